@@ -1,0 +1,1 @@
+"""Takes an MLflow promotion to a statistically decided rollout."""

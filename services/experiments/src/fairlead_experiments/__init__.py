@@ -1,0 +1,1 @@
+"""Takes exposures and outcomes, computes the analysis of a rollout."""

@@ -1,0 +1,1 @@
+"""Splits traffic exactly and stickily: Envoy and the agent beside it."""

@@ -1,0 +1,1 @@
+"""What starts: commands and web applications."""

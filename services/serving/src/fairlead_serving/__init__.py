@@ -1,0 +1,1 @@
+"""Serves any MLflow model: one process, one model version."""

@@ -1,0 +1,1 @@
+"""The worked example: will this flight arrive late."""
