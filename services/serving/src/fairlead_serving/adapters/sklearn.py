@@ -1,0 +1,61 @@
+"""Loads scikit-learn models without MLflow."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from fairlead_serving.adapters.arrays import Arrays, to_json
+from fairlead_serving.adapters.code import add_code, data_path
+from fairlead_serving.app.ports import Model, ModelFolder
+from fairlead_serving.domain.decode import Data
+from fairlead_serving.domain.errors import CannotLoadError
+
+_LIBRARIES: Mapping[str, Any] = {"pickle": pickle, "cloudpickle": cloudpickle}
+
+
+class SklearnLoader:
+    """Loads what `mlflow.sklearn` saved: skops, cloudpickle or pickle."""
+
+    def can_load(self, folder: ModelFolder) -> bool:
+        """Tell whether MLflow would load the folder with its scikit-learn module."""
+        return "sklearn" in folder.flavors and folder.pyfunc.get("loader_module") in (
+            None,
+            "mlflow.sklearn",
+        )
+
+    def load(self, folder: ModelFolder) -> Model:
+        """Load the model; reading a pickle runs code, so the model has to be trusted."""
+        add_code(folder, "sklearn")
+        settings = folder.flavors["sklearn"]
+        path = data_path(folder, settings.get("pickled_model") or folder.pyfunc.get("model_path"))
+        estimator = _read(path, settings)
+        if not hasattr(estimator, folder.predict_fn):
+            raise CannotLoadError(f"The model has no method '{folder.predict_fn}' to predict with.")
+        return _SklearnModel(estimator, folder.predict_fn)
+
+
+class _SklearnModel:
+    def __init__(self, estimator: Any, predict_fn: str) -> None:
+        self._predict = getattr(estimator, predict_fn)
+        self._arrays = Arrays()
+
+    def predict(self, data: Data, params: Mapping[str, object]) -> object:
+        """Predict; scikit-learn has no use for parameters, and MLflow drops them here too."""
+        del params
+        return to_json(self._predict(self._arrays.build(data)))
+
+
+def _read(path: str, settings: Mapping[str, Any]) -> Any:
+    serialization = settings.get("serialization_format", "pickle")
+    if serialization == "skops":
+        # Slow to import, and most models are not saved with it.
+        from skops.io import load  # noqa: PLC0415
+
+        return load(path, trusted=settings.get("skops_trusted_types"))
+    if serialization not in _LIBRARIES:
+        raise CannotLoadError(f"The model is saved as '{serialization}', which is not known here.")
+    with Path(path).open("rb") as file:
+        return _LIBRARIES[serialization].load(file)

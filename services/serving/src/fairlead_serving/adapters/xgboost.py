@@ -1,0 +1,71 @@
+"""Loads XGBoost models without MLflow: boosters and the scikit-learn interface."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from fairlead_serving.adapters.arrays import Arrays, to_json
+from fairlead_serving.adapters.code import add_code, data_path
+from fairlead_serving.app.ports import Model, ModelFolder
+from fairlead_serving.domain.decode import Data
+from fairlead_serving.domain.errors import CannotLoadError
+
+_PACKAGE = "xgboost"
+
+
+class XgboostLoader:
+    """Loads what `mlflow.xgboost` saved.
+
+    Args:
+        threads: How many threads one prediction may use; XGBoost does not restore it.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+
+    def can_load(self, folder: ModelFolder) -> bool:
+        """Tell whether MLflow would load the folder with its XGBoost module."""
+        return _PACKAGE in folder.flavors and folder.pyfunc.get("loader_module") == "mlflow.xgboost"
+
+    def load(self, folder: ModelFolder) -> Model:
+        """Load the model."""
+        add_code(folder, _PACKAGE)
+        settings = folder.flavors[_PACKAGE]
+        model = _new(str(settings.get("model_class", "xgboost.core.Booster")), self._threads)
+        model.load_model(data_path(folder, settings.get("data") or folder.pyfunc.get("data")))
+        return _XgboostModel(_predict_fn(model, folder.predict_fn, self._threads))
+
+
+class _XgboostModel:
+    def __init__(self, predict: Callable[..., Any]) -> None:
+        self._predict = predict
+        self._arrays = Arrays()
+
+    def predict(self, data: Data, params: Mapping[str, object]) -> object:
+        return to_json(self._predict(self._arrays.build(data), **params))
+
+
+def _new(name: str, threads: int) -> Any:
+    # Optional, and only this flavor needs it.
+    import xgboost  # noqa: PLC0415
+
+    short = name.rpartition(".")[2]
+    known = getattr(xgboost, short, None)
+    if not name.startswith("xgboost.") or not isinstance(known, type):
+        raise CannotLoadError(f"'{name}' is not a model class of the XGBoost installed here.")
+    return known({"nthread": threads}) if short == "Booster" else known(n_jobs=threads)
+
+
+def _predict_fn(model: Any, name: str, threads: int) -> Callable[..., Any]:
+    import xgboost  # noqa: PLC0415
+
+    if isinstance(model, xgboost.Booster):
+
+        def predict(data: Any, **params: object) -> Any:
+            return model.predict(xgboost.DMatrix(data, nthread=threads), **params)
+
+        return predict
+    method = getattr(model, name, None)
+    if method is None:
+        raise CannotLoadError(f"The model has no method '{name}' to predict with.")
+    return partial(method, validate_features=True)

@@ -1,0 +1,72 @@
+"""What the use cases need from outside."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from fairlead_serving.domain.decode import Data
+from fairlead_serving.domain.signature import Signature
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """What the `MLmodel` file of a folder says.
+
+    Attributes:
+        path: The folder.
+        flavors: Each flavor's own settings.
+        signature: The model's; empty when it has none.
+        example: A payload for `/invocations`, if the model was saved with one.
+        takes_anything: Whether the signature comes from type hints, which MLflow leaves to
+            the model itself to check.
+    """
+
+    path: Path
+    flavors: Mapping[str, Mapping[str, Any]]
+    signature: Signature = field(default_factory=Signature)
+    example: Any = None
+    takes_anything: bool = False
+
+    @property
+    def pyfunc(self) -> Mapping[str, Any]:
+        """The settings that every flavor shares."""
+        return self.flavors.get("python_function", {})
+
+    @property
+    def predict_fn(self) -> str:
+        """The method to call, which a model's author may choose when saving it."""
+        return str(self.pyfunc.get("predict_fn", "predict"))
+
+
+class Model(Protocol):
+    """A loaded model: all that stands between HTTP and a prediction."""
+
+    def predict(self, data: Data, params: Mapping[str, object]) -> object:
+        """Predict.
+
+        Args:
+            data: The checked input.
+            params: The checked parameters.
+
+        Returns:
+            The predictions as lists, objects and scalars that JSON has.
+
+        Raises:
+            BadInputError: The model cannot take the input.
+        """
+
+
+class FlavorLoader(Protocol):
+    """Loads the models of one flavor."""
+
+    def can_load(self, folder: ModelFolder) -> bool:
+        """Tell whether a folder is of this flavor."""
+
+    def load(self, folder: ModelFolder) -> Model:
+        """Load the model.
+
+        Raises:
+            ImportError: A module is not installed.
+            CannotLoadError: The folder does not hold what its `MLmodel` says.
+        """

@@ -1,0 +1,133 @@
+"""The use cases: load a model and warm it up, predict with it."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fairlead_serving.app.ports import FlavorLoader, Model, ModelFolder
+from fairlead_serving.domain.decode import RawColumns, Request, decode, decode_columns
+from fairlead_serving.domain.errors import BadInputError, CannotLoadError, ModelRaisedError
+from fairlead_serving.domain.signature import Signature
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model that is loaded and warm."""
+
+    model: Model
+    folder: ModelFolder
+
+    @property
+    def signature(self) -> Signature:
+        """The signature that requests are checked against."""
+        return Signature() if self.folder.takes_anything else self.folder.signature
+
+    def predict_json(self, payload: object) -> tuple[object, int]:
+        """Predict on a decoded JSON payload.
+
+        Args:
+            payload: One of MLflow's forms.
+
+        Returns:
+            The predictions, and on how many rows.
+
+        Raises:
+            BadInputError: The payload is not of the signature.
+            ModelRaisedError: The model failed.
+        """
+        return self._predict(decode(payload, self.signature))
+
+    def predict_columns(self, columns: RawColumns) -> tuple[object, int]:
+        """Predict on named columns; otherwise as `predict_json`."""
+        return self._predict(decode_columns(columns, self.signature))
+
+    def _predict(self, request: Request) -> tuple[object, int]:
+        if request.extra:
+            _log.debug("The request has columns that the signature does not know; left out")
+        try:
+            return self.model.predict(request.data, request.params), request.data.rows
+        except BadInputError:
+            raise
+        except Exception as error:
+            _log.debug("The model raised", exc_info=True)
+            raise ModelRaisedError(type(error).__name__) from error
+
+
+def load(
+    folder: ModelFolder,
+    loaders: Sequence[FlavorLoader],
+    check_environment: Callable[[ModelFolder, FlavorLoader], None],
+) -> Served:
+    """Load a model with the first loader that can, and warm it up.
+
+    Args:
+        folder: What to load.
+        loaders: The most specific first.
+        check_environment: Raises `CannotLoadError` when the model's requirements are not met.
+
+    Returns:
+        The model, ready to predict.
+
+    Raises:
+        CannotLoadError: It will not load, however often it is tried.
+    """
+    loader = next((loader for loader in loaders if loader.can_load(folder)), None)
+    if loader is None:
+        raise CannotLoadError("The model has no python_function flavor, so it cannot be served.")
+    check_environment(folder, loader)
+    served = Served(_load(folder, loader), folder)
+    warm_up(served)
+    return served
+
+
+def warm_up(served: Served) -> None:
+    """Predict once on the model's own input example, so that no caller waits for first imports.
+
+    An example may be stale, so a failure only warns; but a module that is not installed would
+    fail every request.
+
+    Args:
+        served: The model.
+
+    Raises:
+        CannotLoadError: Predicting needs a module that is not installed.
+    """
+    if served.folder.example is None:
+        return
+    try:
+        served.predict_json(served.folder.example)
+    except BadInputError as error:
+        _log.warning("The model's input example is not of its signature: %s", error.message)
+    except ModelRaisedError as error:
+        if isinstance(error.__cause__, ImportError):
+            raise CannotLoadError(_missing(error.__cause__)) from error
+        _log.warning("The model raised %s on its own input example", error.exception_class)
+
+
+def _load(folder: ModelFolder, loader: FlavorLoader) -> Model:
+    try:
+        return loader.load(folder)
+    except CannotLoadError:
+        raise
+    except ImportError as error:
+        raise CannotLoadError(_missing(error)) from error
+    except Exception as error:
+        # Reading a model runs its own code, so anything may come; what matters is that it will
+        # come again on every start.
+        raise CannotLoadError(
+            f"The model cannot be loaded: {type(error).__name__}: {_one_line(error)}"
+        ) from error
+
+
+def _missing(error: ImportError) -> str:
+    what = f"the module '{error.name}'" if error.name else _one_line(error)
+    return (
+        f"The model needs {what}, which is not installed here; "
+        "use an image that has it, or list it in the model's requirements and build one."
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or "no message"

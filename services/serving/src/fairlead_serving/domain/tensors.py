@@ -1,0 +1,139 @@
+"""Checks nested lists against a tensor signature."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fairlead_serving.domain.errors import BadInputError
+from fairlead_serving.domain.signature import Kind, Tensor
+from fairlead_serving.domain.values import json_name, read_column
+
+_MAX_DIMENSIONS = 32
+_UNSIGNED_BITS = {"uint8": 8, "uint16": 16, "uint32": 32, "uint64": 64}
+_SIGNED_BITS = {"int8": 8, "int16": 16, "int32": 32, "int64": 64}
+_KINDS = {"bool": Kind.BOOLEAN, "float16": Kind.FLOAT, "float32": Kind.FLOAT}
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """A tensor as one flat list of values and its shape."""
+
+    values: Sequence[Any]
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """One array, or several by name."""
+
+    arrays: Mapping[str | None, Array]
+    rows: int
+
+
+def read_tensors(form: str, given: object, specs: Sequence[Tensor]) -> Tensors:
+    """Read nested lists into the arrays that a signature asks for.
+
+    Args:
+        form: The key of the request, for messages.
+        given: Nested lists, a mapping of them, or the columns of a data frame.
+        specs: The tensors of the signature; a single one may be without a name.
+
+    Returns:
+        The arrays, with the lengths that the signature leaves open filled in.
+
+    Raises:
+        BadInputError: A tensor is missing, ragged, or not of its shape or type.
+    """
+    if specs[0].name is None:
+        array = _read_array(form, _matrix(given), specs[0])
+        return Tensors({None: array}, _count_rows([array]))
+    mapping = _mapping(form, given, specs)
+    arrays = {spec.name: _read_named(mapping, spec) for spec in specs}
+    return Tensors(arrays, _count_rows(list(arrays.values())))
+
+
+def _matrix(given: object) -> object:
+    """Turn the columns of a data frame into rows; leave anything else."""
+    if not isinstance(given, Mapping):
+        return given
+    columns = list(given.values())
+    if not all(isinstance(column, list | tuple) for column in columns):
+        return None
+    if len(columns) == 1 and columns[0] and isinstance(columns[0][0], list):
+        return list(columns[0])
+    return [list(row) for row in zip(*columns, strict=False)]
+
+
+def _mapping(form: str, given: object, specs: Sequence[Tensor]) -> Mapping[Any, Any]:
+    if isinstance(given, Mapping):
+        return given
+    if isinstance(given, list) and given and all(isinstance(row, dict) for row in given):
+        return {spec.name: [row.get(spec.name) for row in given] for spec in specs}
+    if len(specs) == 1 and isinstance(given, list):
+        return {specs[0].name: given}
+    names = ", ".join(str(spec.name) for spec in specs)
+    raise BadInputError(f"'{form}' must be an object with the tensors {names}.", form)
+
+
+def _read_named(mapping: Mapping[Any, Any], spec: Tensor) -> Array:
+    if mapping.get(spec.name) is None:
+        raise BadInputError(f"The tensor '{spec.name}' is missing.", spec.name)
+    return _read_array(str(spec.name), mapping[spec.name], spec)
+
+
+def _read_array(field: str, given: object, spec: Tensor) -> Array:
+    values, shape = _flatten(field, given)
+    fits = len(shape) == len(spec.shape) and all(
+        wanted in (-1, actual) for wanted, actual in zip(spec.shape, shape, strict=True)
+    )
+    if not fits:
+        raise BadInputError(
+            f"'{field}' must have the shape {list(spec.shape)}, not {list(shape)}.", field
+        )
+    return Array(_read_items(field, values, spec.dtype), shape, spec.dtype)
+
+
+def _flatten(field: str, given: object) -> tuple[list[Any], tuple[int, ...]]:
+    """Take nested lists apart, one dimension a turn: no recursion for a payload to exhaust."""
+    if not isinstance(given, list | tuple):
+        raise BadInputError(f"'{field}' must be a list, not {json_name(given)}.", field)
+    items: list[Any] = list(given)
+    shape = [len(items)]
+    while items and any(isinstance(item, list) for item in items):
+        lengths = {len(item) if isinstance(item, list) else -1 for item in items}
+        if len(lengths) > 1 or len(shape) == _MAX_DIMENSIONS:
+            raise BadInputError(f"'{field}' has lists of different lengths or depths.", field)
+        shape.append(lengths.pop())
+        items = [value for item in items for value in item]
+    return items, tuple(shape)
+
+
+def _read_items(field: str, values: Sequence[Any], dtype: str) -> Sequence[Any]:
+    kind = _kind(dtype)
+    read = read_column(field, values, kind)
+    bits, unsigned = _SIGNED_BITS.get(dtype), _UNSIGNED_BITS.get(dtype)
+    low, high = (0, 2 ** (unsigned or 0)) if unsigned else (-(2 ** ((bits or 64) - 1)), 2**63)
+    high = 2 ** (bits - 1) if bits else high
+    if kind is Kind.LONG and not all(low <= value < high for value in read):
+        raise BadInputError(f"'{field}' has a value out of the range of {dtype}.", field)
+    return read
+
+
+def _kind(dtype: str) -> Kind:
+    if dtype in _SIGNED_BITS or dtype in _UNSIGNED_BITS:
+        return Kind.LONG
+    if dtype.startswith("datetime"):
+        return Kind.DATETIME
+    if dtype.startswith(("str", "object", "<U", "U")):
+        return Kind.STRING
+    if dtype.startswith("bytes"):
+        return Kind.STRING
+    return _KINDS.get(dtype, Kind.DOUBLE)
+
+
+def _count_rows(arrays: Sequence[Array]) -> int:
+    rows = arrays[0].shape[0] if arrays[0].shape else 1
+    if rows == 0:
+        raise BadInputError("There are no rows.")
+    return rows

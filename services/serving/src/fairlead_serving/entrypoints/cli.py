@@ -1,0 +1,110 @@
+"""The `fairlead-serving` command."""
+
+import argparse
+import logging
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fairlead_serving.domain.source import parse_model
+from fairlead_serving.entrypoints.settings import Settings
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_BACKLOG = 2048
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve one model until a signal comes.
+
+    Args:
+        argv: The arguments; those of the process if None.
+
+    Returns:
+        0 after a signal; 1 when the address is taken; 2 for wrong arguments; 3 when the model
+        can never load; 4 when it could not be fetched just now.
+    """
+    settings, log_level = _parse(argv)
+    logging.basicConfig(
+        level=log_level.upper(), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # Before numpy is imported, which reads them once: a pool of threads as wide as the machine
+    # slows a small prediction down, and its neighbours too.
+    for variable in _THREAD_VARIABLES:
+        os.environ.setdefault(variable, str(settings.threads))
+    from fairlead_serving.entrypoints.server import report, run  # noqa: PLC0415
+
+    try:
+        listener = _listen(settings.host, settings.port)
+    except OSError as error:
+        report(settings, f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.")
+        return 1
+    with listener:
+        return run(settings, listener)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind with TCP named as the protocol: asyncio sets TCP_NODELAY only then."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def _parse(argv: Sequence[str] | None) -> tuple[Settings, str]:
+    parser = _parser()
+    given = parser.parse_args(argv)
+    try:
+        version = parse_model(given.model)
+    except ValueError as error:
+        parser.error(str(error))
+    if version is not None and not given.tracking_uri:
+        parser.error("models:/ needs --tracking-uri or MLFLOW_TRACKING_URI")
+    log_level = given.log_level
+    fields = {key: value for key, value in vars(given).items() if key != "log_level"}
+    fields["name"] = given.name or (version and version.name) or Path(given.model).resolve().name
+    fields["version"] = given.version or (version.version if version else "")
+    return Settings(**fields), log_level
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fairlead-serving", description="Serve one version of an MLflow model."
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="a model folder, or models:/NAME/VERSION")
+    add("--name", help="the name in metrics and documents; the model's own if left out")
+    add("--version", default="", help="the version in the same places; that of the URI if left out")
+    add("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
+    add("--port", type=int, required=True, help="the port to listen on")
+    add("--cache", type=Path, default=_default_cache(), help="where fetched models are kept")
+    add(
+        "--tracking-uri",
+        default=os.environ.get("MLFLOW_TRACKING_URI", ""),
+        help="the MLflow server to fetch from (MLFLOW_TRACKING_URI)",
+    )
+    add("--drain-seconds", type=float, default=2.0, help="requests are taken so long after SIGTERM")
+    add("--termination-log", type=Path, help="the file for the reason why the process ended")
+    add(
+        "--environment",
+        choices=("check", "ignore"),
+        default="check",
+        help="stop when the model's requirements are not met, or only warn",
+    )
+    add("--threads", type=int, default=1, help="how many threads one prediction may use")
+    add("--max-body-bytes", type=int, default=10 * 1024 * 1024, help="the largest body taken")
+    add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    return parser
+
+
+def _default_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fairlead" / "models"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

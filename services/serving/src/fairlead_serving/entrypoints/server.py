@@ -1,0 +1,122 @@
+"""Runs the server of one model: loads beside the probes, drains on SIGTERM."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import uvicorn
+
+from fairlead_serving.domain.errors import CannotFetchError, CannotLoadError
+from fairlead_serving.entrypoints.http import State, create_app
+from fairlead_serving.entrypoints.settings import Settings
+from fairlead_serving.entrypoints.wiring import fetch_and_load
+
+CANNOT_LOAD = 3
+CANNOT_FETCH = 4
+
+_KEEP_ALIVE_SECONDS = 75
+"""Longer than the gateway keeps idle connections, so that it is the gateway that closes them."""
+
+_log = logging.getLogger(__name__)
+
+
+class _Server(uvicorn.Server):
+    """Keeps answering for a while after SIGTERM, where uvicorn would stop listening at once."""
+
+    def __init__(self, config: uvicorn.Config, state: State, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._state = state
+        self._drain_seconds = drain_seconds
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        yield
+
+    def _on_signal(self, number: int) -> None:
+        if self._state.draining:
+            os._exit(128 + number)
+        self._state.draining = True
+        # Nobody sends requests to a model that was never ready.
+        delay = self._drain_seconds if self._state.served else 0.0
+        _log.info("Draining for %g s", delay)
+        asyncio.get_running_loop().call_later(delay, self._stop)
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+
+def run(settings: Settings, listener: socket.socket) -> int:
+    """Serve until a signal comes or the model turns out not to load.
+
+    Args:
+        settings: The settings of the process.
+        listener: A bound socket.
+
+    Returns:
+        The exit code: 0 after a signal, 3 and 4 as in the contract.
+    """
+    state = State()
+    with contextlib.ExitStack() as stack:
+        worker = ThreadPoolExecutor(1, "model")
+        stack.callback(worker.shutdown, wait=False)
+        code = asyncio.run(_serve(settings, listener, state, worker))
+    if code == 0 and state.served is None:
+        os._exit(0)  # The thread that still fetches or loads cannot be told to stop.
+    return code
+
+
+async def _serve(
+    settings: Settings, listener: socket.socket, state: State, worker: ThreadPoolExecutor
+) -> int:
+    config = uvicorn.Config(
+        create_app(settings, state, worker),
+        access_log=False,
+        log_config=None,
+        lifespan="off",
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+    )
+    server = _Server(config, state, settings.drain_seconds)
+    loading = asyncio.create_task(_load(settings, state, worker, server))
+    await server.serve([listener])
+    return await loading if loading.done() else 0
+
+
+async def _load(
+    settings: Settings, state: State, worker: ThreadPoolExecutor, server: _Server
+) -> int:
+    loop = asyncio.get_running_loop()
+    try:
+        state.served = await loop.run_in_executor(worker, fetch_and_load, settings)
+    except (CannotLoadError, CannotFetchError) as error:
+        _log.debug("The model is not served", exc_info=True)
+        report(settings, str(error))
+        server.should_exit = True
+        return CANNOT_LOAD if isinstance(error, CannotLoadError) else CANNOT_FETCH
+    _log.info("Ready: %s %s", settings.name, settings.version)
+    return 0
+
+
+def report(settings: Settings, sentence: str) -> None:
+    """Say in one line why the process ends: to people, and to Kubernetes.
+
+    Args:
+        settings: Names the termination log, if there is one.
+        sentence: The reason.
+    """
+    line = " ".join(sentence.split())
+    _log.error("%s", line)
+    if settings.termination_log is None:
+        return
+    try:
+        settings.termination_log.write_text(f"{line}\n", encoding="utf-8")
+    except OSError as error:
+        _log.warning("The termination log cannot be written: %s", error.strerror)

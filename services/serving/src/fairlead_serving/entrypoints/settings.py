@@ -1,0 +1,37 @@
+"""What a serving process is told on its command line."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of one process.
+
+    Attributes:
+        model: A folder, or `models:/NAME/VERSION`.
+        name: The name in metrics and in the OpenAPI document.
+        version: The version in the same places; empty for a folder.
+        host: The address to listen on.
+        port: The port; 0 lets the system choose.
+        cache: Where fetched models are kept.
+        tracking_uri: The MLflow server to fetch from.
+        drain_seconds: How long requests are still taken after SIGTERM.
+        termination_log: The file for the one sentence on why the process ended.
+        environment: `check` the model's requirements, or `ignore` what is not met.
+        threads: How many threads one prediction may use.
+        max_body_bytes: The largest body taken.
+    """
+
+    model: str
+    name: str = "model"
+    version: str = ""
+    host: str = "127.0.0.1"
+    port: int = 0
+    cache: Path = Path(".cache/models")
+    tracking_uri: str = ""
+    drain_seconds: float = 2.0
+    termination_log: Path | None = None
+    environment: str = "check"
+    threads: int = 1
+    max_body_bytes: int = 10 * 1024 * 1024
