@@ -1,0 +1,233 @@
+"""Reads what was counted for a rollout, grouped by the database."""
+
+from collections import defaultdict
+from typing import Any
+
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Connection,
+    and_,
+    exists,
+    func,
+    or_,
+    select,
+)
+
+from fairlead_experiments.adapters.schema import BUCKETS, UNIT_OUTCOMES, UNITS
+from fairlead_experiments.domain.effect import Arm, Overlap, StepSummary, Summary
+from fairlead_experiments.domain.records import (
+    Aggregates,
+    Bucket,
+    Objective,
+    Requests,
+    Rollout,
+    UnitCounts,
+)
+
+
+def read(connection: Connection, rollout: Rollout) -> Aggregates:
+    """Answer the aggregates of a rollout; the caller's transaction makes them one moment's."""
+    mixed = _mixed(connection, rollout.id)
+    measured: tuple[StepSummary, ...] = ()
+    overlaps: tuple[Overlap, ...] = ()
+    distinct: dict[str, int] = {}
+    if rollout.objective:
+        values = _unit_means(rollout.id, rollout.objective)
+        measured, overlaps = _moments(connection, values)
+        distinct = _measured_distinct(connection, values, measured)
+    return Aggregates(
+        buckets=_buckets(connection, rollout),
+        units=_units(connection, rollout.id),
+        mixed=mixed,
+        distinct=_distinct(connection, rollout.id),
+        outcomes=_outcomes(connection, rollout),
+        measured=measured,
+        overlaps=overlaps,
+        measured_distinct=distinct,
+        unassigned=_unassigned(connection, rollout.id),
+    )
+
+
+def _buckets(connection: Connection, rollout: Rollout) -> tuple[Bucket, ...]:
+    rows = connection.execute(
+        select(BUCKETS).where(BUCKETS.c.rollout == rollout.id, BUCKETS.c.assigned == 1)
+    )
+    found: defaultdict[tuple[int, int], dict[str, Requests]] = defaultdict(dict)
+    for row in rows:
+        arms = found[row.step, row.bucket]
+        arms[row.arm] = arms.get(row.arm, Requests()).plus(_requests(row, rollout))
+    return tuple(
+        Bucket(step, arms.get(Arm.STABLE, Requests()), arms.get(Arm.CANDIDATE, Requests()))
+        for (step, _), arms in sorted(found.items())
+    )
+
+
+def _requests(row: Any, rollout: Rollout) -> Requests:
+    """A row's counters; all its requests are errors of the arm where another version stood in."""
+    stood_in = row.version not in ("", rollout.version(row.arm))
+    return Requests(
+        requests=row.requests,
+        answered=row.answered,
+        errors=row.requests if stood_in else row.failed,
+        slow=row.slow,
+        fallbacks=row.requests if stood_in else 0,
+        retried=row.retried,
+    )
+
+
+def _unassigned(connection: Connection, rollout: str) -> int:
+    total = select(func.coalesce(func.sum(BUCKETS.c.requests), 0))
+    of_none = total.where(BUCKETS.c.rollout == rollout, BUCKETS.c.assigned == 0)
+    return int(connection.scalar(of_none) or 0)
+
+
+def _units(connection: Connection, rollout: str) -> dict[tuple[int, str], UnitCounts]:
+    exposed = select(UNITS.c.step, UNITS.c.arm, func.count()).where(UNITS.c.rollout == rollout)
+    grouped = exposed.group_by(UNITS.c.step, UNITS.c.arm)
+    other = UNITS.alias("other")
+    seen_elsewhere = exists().where(
+        other.c.rollout == UNITS.c.rollout,
+        other.c.unit == UNITS.c.unit,
+        or_(
+            other.c.step < UNITS.c.step,
+            and_(other.c.step == UNITS.c.step, other.c.arm != UNITS.c.arm),
+        ),
+    )
+    new = {(step, arm): n for step, arm, n in connection.execute(grouped.where(~seen_elsewhere))}
+    return {
+        (step, arm): UnitCounts(units=n, new=new.get((step, arm), 0))
+        for step, arm, n in connection.execute(grouped)
+    }
+
+
+def _mixed(connection: Connection, rollout: str) -> dict[int, int]:
+    twice = (
+        select(UNITS.c.step)
+        .where(UNITS.c.rollout == rollout)
+        .group_by(UNITS.c.unit, UNITS.c.step)
+        .having(func.count() > 1)
+        .subquery()
+    )
+    counted = select(twice.c.step, func.count()).group_by(twice.c.step)
+    return {row[0]: row[1] for row in connection.execute(counted)}
+
+
+def _distinct(connection: Connection, rollout: str) -> dict[str, int]:
+    counted = select(UNITS.c.arm, func.count(UNITS.c.unit.distinct()))
+    rows = connection.execute(counted.where(UNITS.c.rollout == rollout).group_by(UNITS.c.arm))
+    return {row[0]: row[1] for row in rows}
+
+
+def _outcomes(connection: Connection, rollout: Rollout) -> dict[str, int]:
+    """Outcomes per arm: of the objective, or of any name where there is none."""
+    counted = select(UNIT_OUTCOMES.c.arm, func.sum(UNIT_OUTCOMES.c.n))
+    counted = counted.where(UNIT_OUTCOMES.c.rollout == rollout.id)
+    if rollout.objective:
+        counted = counted.where(UNIT_OUTCOMES.c.outcome == rollout.objective.outcome)
+    return {arm: int(n) for arm, n in connection.execute(counted.group_by(UNIT_OUTCOMES.c.arm))}
+
+
+# --- the objective --------------------------------------------------------------------------
+
+
+def _unit_means(rollout: str, objective: Objective) -> CTE:
+    """Each unit's mean outcome in a step, without units that met both arms in it."""
+    other_arm = exists().where(
+        UNITS.c.rollout == UNIT_OUTCOMES.c.rollout,
+        UNITS.c.unit == UNIT_OUTCOMES.c.unit,
+        UNITS.c.step == UNIT_OUTCOMES.c.step,
+        UNITS.c.arm != UNIT_OUTCOMES.c.arm,
+    )
+    return (
+        select(
+            UNIT_OUTCOMES.c.unit,
+            UNIT_OUTCOMES.c.step,
+            UNIT_OUTCOMES.c.arm,
+            (UNIT_OUTCOMES.c.total / UNIT_OUTCOMES.c.n).label("y"),
+        )
+        .where(UNIT_OUTCOMES.c.rollout == rollout, UNIT_OUTCOMES.c.outcome == objective.outcome)
+        .where(~other_arm)
+        .cte("unit_means")
+    )
+
+
+def _moments(
+    connection: Connection, values: CTE
+) -> tuple[tuple[StepSummary, ...], tuple[Overlap, ...]]:
+    """Means, M2 and products across steps, in one statement and so of one moment.
+
+    Values are taken as distances from their common mean, so that a large offset does not cancel.
+    """
+    centred = _centred(values)
+    rows = connection.execute(_pairs(centred)).all()
+    cells = {
+        (row.step, row.arm): Summary(
+            row.n, row.first / row.n, max(0.0, row.product - row.first * row.first / row.n)
+        )
+        for row in rows
+        if row.step == row.other_step
+    }
+    overlaps = tuple(
+        Overlap(row.step, Arm(row.arm), row.other_step, Arm(row.other_arm), _comoment(row, cells))
+        for row in rows
+        if row.step != row.other_step
+    )
+    centre = connection.scalar(select(func.avg(values.c.y))) or 0.0
+    return _summaries(cells, centre), overlaps
+
+
+def _centred(values: CTE) -> CTE:
+    centre = select(func.avg(values.c.y)).scalar_subquery()
+    return select(values.c.unit, values.c.step, values.c.arm, (values.c.y - centre).label("y")).cte(
+        "centred"
+    )
+
+
+def _pairs(centred: CTE) -> Any:
+    other = centred.alias("other")
+    first: ColumnElement[float] = centred.c.y
+    key = (centred.c.step, centred.c.arm, other.c.step, other.c.arm)
+    return (
+        select(
+            centred.c.step,
+            centred.c.arm,
+            other.c.step.label("other_step"),
+            other.c.arm.label("other_arm"),
+            func.count().label("n"),
+            func.sum(first * other.c.y).label("product"),
+            func.sum(first).label("first"),
+            func.sum(other.c.y).label("second"),
+        )
+        .where(centred.c.unit == other.c.unit, centred.c.step <= other.c.step)
+        .group_by(*key)
+        .order_by(*key)
+    )
+
+
+def _comoment(row: Any, cells: dict[tuple[int, str], Summary]) -> float:
+    """Sum of (x - a)(y - b) over the shared units, a and b the means of the whole cells."""
+    a = cells[row.step, row.arm].mean
+    b = cells[row.other_step, row.other_arm].mean
+    return float(row.product - b * row.first - a * row.second + row.n * a * b)
+
+
+def _summaries(cells: dict[tuple[int, str], Summary], centre: float) -> tuple[StepSummary, ...]:
+    def cell(step: int, arm: Arm) -> Summary:
+        found = cells.get((step, arm))
+        return Summary(found.n, found.mean + centre, found.m2) if found else Summary()
+
+    return tuple(
+        StepSummary(step, cell(step, Arm.STABLE), cell(step, Arm.CANDIDATE))
+        for step in sorted({step for step, _ in cells})
+    )
+
+
+def _measured_distinct(
+    connection: Connection, values: CTE, measured: tuple[StepSummary, ...]
+) -> dict[str, int]:
+    """Distinct measured units per arm, over the steps that enter the estimate."""
+    entered = [step.index for step in measured if step.is_comparable]
+    counted = select(values.c.arm, func.count(values.c.unit.distinct()))
+    rows = connection.execute(counted.where(values.c.step.in_(entered)).group_by(values.c.arm))
+    return {row[0]: row[1] for row in rows}

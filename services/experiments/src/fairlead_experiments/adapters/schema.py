@@ -1,0 +1,110 @@
+"""The tables.
+
+`exposures` and `outcomes` are what was sent, each row once; everything else is counted from them
+and kept in the same transaction. Times are microseconds since 1970 (UTC): the same integer on
+every database.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+METADATA = MetaData()
+
+ROLLOUTS = Table(
+    "rollouts",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("model", String(63), nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("slower_than", Double, nullable=True),
+    Column("document", Text, nullable=False),
+    Index("ix_rollouts_model", "model"),
+)
+"""The controller's records. `slower_than` is copied out of the document for the counters."""
+
+EXPOSURES = Table(
+    "exposures",
+    METADATA,
+    Column("inference_id", String(64), primary_key=True),
+    Column("rollout", String(64), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("arm", String(9), nullable=False),
+    Column("version", String(64), nullable=True),
+    Column("unit", String(256), nullable=True),
+    Column("at", BigInteger, nullable=False),
+    Column("code", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("duration_ms", Double, nullable=False),
+    Index("ix_exposures_unit", "unit", "rollout", "at"),
+    Index("ix_exposures_rollout", "rollout"),
+)
+
+OUTCOMES = Table(
+    "outcomes",
+    METADATA,
+    Column("subject", String(384), primary_key=True),
+    Column("outcome", String(64), primary_key=True),
+    Column("moment", BigInteger, primary_key=True, autoincrement=False),
+    Column("value", Double, nullable=False),
+    Column("observed_at", BigInteger, nullable=False),
+    Column("inference_id", String(64), nullable=True),
+    Column("model", String(63), nullable=True),
+    Column("unit", String(256), nullable=True),
+    Index("ix_outcomes_inference", "inference_id"),
+    Index("ix_outcomes_unit", "unit", "model"),
+)
+"""`inference_id` is the exposure an outcome belongs to: given, or found for a unit's outcome."""
+
+UNITS = Table(
+    "units",
+    METADATA,
+    Column("rollout", String(64), primary_key=True),
+    Column("unit", String(256), primary_key=True),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("arm", String(9), primary_key=True),
+    Column("requests", Integer, nullable=False),
+)
+"""Who met what: one row per rollout, unit, step and arm."""
+
+UNIT_OUTCOMES = Table(
+    "unit_outcomes",
+    METADATA,
+    Column("rollout", String(64), primary_key=True),
+    Column("outcome", String(64), primary_key=True),
+    Column("unit", String(256), primary_key=True),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("arm", String(9), primary_key=True),
+    Column("n", Integer, nullable=False),
+    Column("total", Double, nullable=False),
+)
+"""A unit's outcomes in a step and arm: their number and their sum."""
+
+BUCKETS = Table(
+    "buckets",
+    METADATA,
+    Column("rollout", String(64), primary_key=True),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("bucket", BigInteger, primary_key=True, autoincrement=False),
+    Column("arm", String(9), primary_key=True),
+    Column("version", String(64), primary_key=True),
+    Column("assigned", Integer, primary_key=True, autoincrement=False),
+    Column("requests", Integer, nullable=False),
+    Column("answered", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("retried", Integer, nullable=False),
+    Column("slow", Integer, nullable=False),
+)
+"""Requests per ten seconds, by the version that answered ("" where none did).
+
+Whether another version stood in is told when it is read, because the record that names the arms'
+versions may come after the exposures. `assigned` is 0 for requests without a unit.
+"""

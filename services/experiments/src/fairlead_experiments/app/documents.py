@@ -1,0 +1,46 @@
+"""The rollout record as JSON: the form it is kept in, and answered in."""
+
+import json
+
+from fairlead_experiments.app.validation import read_rollout
+from fairlead_experiments.domain.analysis import timestamp
+from fairlead_experiments.domain.records import Rollout
+
+
+def dump_rollout(rollout: Rollout) -> str:
+    """Write a record."""
+    return json.dumps(build_rollout(rollout), sort_keys=True)
+
+
+def load_rollout(document: str) -> Rollout:
+    """Read a record that was written here."""
+    fields = json.loads(document)
+    return read_rollout(fields["id"], fields)
+
+
+def build_rollout(rollout: Rollout) -> dict[str, object]:
+    """Answer the record as the document of contracts.md, with its id."""
+    objective = rollout.objective
+    latency = rollout.latency
+    return {
+        "id": rollout.id,
+        "model": rollout.model,
+        "stable": rollout.stable,
+        "candidate": rollout.candidate,
+        "startedAt": timestamp(rollout.started_at),
+        "decidedAt": timestamp(rollout.decided_at) if rollout.decided_at else None,
+        "state": rollout.state,
+        "reason": rollout.reason,
+        "steps": [{"index": step.index, "weight": step.weight} for step in rollout.steps],
+        "objective": objective
+        and {
+            "outcome": objective.outcome,
+            "better": objective.better,
+            "minimumEffect": objective.minimum_effect,
+            "alpha": objective.alpha,
+        },
+        "guardrails": {
+            "errors": rollout.errors and {"margin": rollout.errors.margin},
+            "latency": latency and {"slowerThan": latency.slower_than, "margin": latency.margin},
+        },
+    }

@@ -1,0 +1,43 @@
+"""What the use cases need from outside."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+from fairlead_experiments.domain.records import Aggregates, Counts, Exposure, Outcome, Rollout
+
+
+class Store(Protocol):
+    """Keeps what comes in, counted once.
+
+    Each method is one transaction: what it answers for is kept, whatever dies afterwards.
+    Methods raise `StoreUnavailableError` when the database does not answer.
+    """
+
+    def check(self) -> None:
+        """Raise unless the database answers."""
+
+    def add_exposures(self, exposures: Sequence[Exposure]) -> Counts:
+        """Keep each exposure the first time its inference id comes."""
+
+    def add_outcomes(self, outcomes: Sequence[Outcome]) -> Counts:
+        """Keep each outcome, the one observed last where several have one key."""
+
+    def put_rollout(self, rollout: Rollout) -> None:
+        """Keep or replace the record of a rollout."""
+
+    def get_rollout(self, rollout: str) -> Rollout | None:
+        """Answer the record, or None."""
+
+    def list_rollouts(self, model: str | None) -> list[Rollout]:
+        """Answer all records, or a model's, the latest start first."""
+
+    def read_aggregates(self, rollout: Rollout) -> Aggregates:
+        """Answer what was counted for a rollout, as of one moment."""
+
+
+class Clock(Protocol):
+    """Tells the time."""
+
+    def __call__(self) -> datetime:
+        """Answer the time now, in UTC."""

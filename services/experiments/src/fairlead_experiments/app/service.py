@@ -1,0 +1,70 @@
+"""The use cases: take exposures and outcomes, keep rollouts, analyse them."""
+
+from dataclasses import dataclass
+
+from fairlead_experiments.app.errors import NotFoundError
+from fairlead_experiments.app.ports import Clock, Store
+from fairlead_experiments.app.validation import (
+    Item,
+    Rejection,
+    read_exposures,
+    read_outcomes,
+    read_rollout,
+)
+from fairlead_experiments.domain.analysis import Document, analyse
+from fairlead_experiments.domain.records import Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a batch."""
+
+    accepted: int
+    duplicates: int
+    rejected: tuple[Rejection, ...]
+
+
+class Experiments:
+    """The use cases over one store and one clock."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    def check(self) -> None:
+        """Raise unless requests can be answered."""
+        self._store.check()
+
+    def take_exposures(self, items: list[Item]) -> Receipt:
+        """Keep the valid exposures of a batch, each counted once."""
+        exposures, rejected = read_exposures(items, now=self._clock())
+        counts = self._store.add_exposures(exposures)
+        return Receipt(counts.accepted, counts.duplicates, tuple(rejected))
+
+    def take_outcomes(self, items: list[Item]) -> Receipt:
+        """Keep the valid outcomes of a batch; the one observed last wins."""
+        outcomes, rejected = read_outcomes(items, now=self._clock())
+        counts = self._store.add_outcomes(outcomes)
+        return Receipt(counts.accepted, counts.duplicates, tuple(rejected))
+
+    def put_rollout(self, rollout_id: str, document: Item) -> Rollout:
+        """Keep or replace the record of a rollout."""
+        rollout = read_rollout(rollout_id, document)
+        self._store.put_rollout(rollout)
+        return rollout
+
+    def get_rollout(self, rollout_id: str) -> Rollout:
+        """Answer the record of a rollout."""
+        rollout = self._store.get_rollout(rollout_id)
+        if rollout is None:
+            raise NotFoundError("no rollout has this id")
+        return rollout
+
+    def list_rollouts(self, model: str | None = None) -> list[Rollout]:
+        """Answer the records of all rollouts, or of one model's."""
+        return self._store.list_rollouts(model)
+
+    def analyse(self, rollout_id: str) -> Document:
+        """Answer the analysis of a rollout as of now."""
+        rollout = self.get_rollout(rollout_id)
+        return analyse(rollout, self._store.read_aggregates(rollout), at=self._clock())

@@ -1,0 +1,321 @@
+"""Reads what callers send: each item becomes a record, or is named with its field and reason.
+
+Written out by hand because a batch of 10,000 items is read on every request and because a reason
+must never repeat what was sent, which the messages of validation libraries do.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from fairlead_experiments.app.errors import BadRequestError
+from fairlead_experiments.domain.effect import Arm
+from fairlead_experiments.domain.records import (
+    FULL_WEIGHT,
+    ErrorGuardrail,
+    Exposure,
+    LatencyGuardrail,
+    Objective,
+    Outcome,
+    Rollout,
+    RolloutStep,
+)
+
+T = TypeVar("T")
+
+Item = object
+"""Whatever JSON an item is."""
+
+BATCH_LIMIT = 10_000
+SKEW = timedelta(days=1)
+"""How far ahead of ours a caller's clock may be."""
+
+LARGEST_VALUE = 1e100
+"""Sums of squares of larger outcomes would not be finite."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_OUTCOME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MODEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_TIME = re.compile(
+    r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
+)
+_MISSING = object()
+_STEPS, _CODES, _ATTEMPTS, _SLOWEST = 999, range(100, 600), 1000, 1e9
+_UNIT, _VERSION, _REASON = 256, 64, 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """An item that was not taken."""
+
+    index: int
+    field: str
+    reason: str
+
+
+class _Invalid(Exception):  # noqa: N818 - it never leaves this module
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(field, reason)
+        self.field = field
+        self.reason = reason
+
+
+def read_exposures(
+    items: Sequence[Item], *, now: datetime
+) -> tuple[list[Exposure], list[Rejection]]:
+    """Read a batch of exposures: the valid ones, and the others by index."""
+    latest = microseconds(now + SKEW)
+    return _read(items, lambda item: _exposure(item, latest))
+
+
+def read_outcomes(items: Sequence[Item], *, now: datetime) -> tuple[list[Outcome], list[Rejection]]:
+    """Read a batch of outcomes: the valid ones, and the others by index."""
+    latest = microseconds(now + SKEW)
+    return _read(items, lambda item: _outcome(item, latest))
+
+
+def read_rollout(rollout_id: str, document: Item) -> Rollout:
+    """Read the record of a rollout.
+
+    Raises:
+        BadRequestError: A field is missing or wrong; it is named.
+    """
+    try:
+        return _rollout(rollout_id, document)
+    except _Invalid as invalid:
+        raise BadRequestError(invalid.reason, field=invalid.field) from invalid
+
+
+def microseconds(moment: datetime) -> int:
+    """Answer the microseconds since 1970 of a time with a zone."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def _read(items: Sequence[Item], read: Callable[[Item], T]) -> tuple[list[T], list[Rejection]]:
+    taken: list[T] = []
+    rejected: list[Rejection] = []
+    for index, item in enumerate(items):
+        try:
+            taken.append(read(item))
+        except _Invalid as invalid:
+            rejected.append(Rejection(index, invalid.field, invalid.reason))
+    return taken, rejected
+
+
+def _exposure(item: Item, latest: int) -> Exposure:
+    fields = _object(item)
+    inference_id = _identifier(fields, "inferenceId")
+    return Exposure(
+        inference_id=inference_id,
+        rollout=_identifier(fields, "rollout"),
+        step=_integer(fields, "step", 0, _STEPS),
+        arm=_choice(fields, "arm", (Arm.STABLE.value, Arm.CANDIDATE.value)),
+        version=_optional_text(fields, "version", _VERSION),
+        unit=_optional_text(fields, "unit", _UNIT) or None,
+        at=_moment(fields, "at", latest),
+        code=_code(fields),
+        attempts=_integer(fields, "attempts", 0, _ATTEMPTS),
+        duration_ms=_number(fields, "durationMs", 0.0, _SLOWEST),
+    )
+
+
+def _outcome(item: Item, latest: int) -> Outcome:
+    fields = _object(item)
+    name = _matching(fields, "outcome", _OUTCOME, "1 to 64 of A-Z a-z 0-9 _ . -")
+    value = _value(fields)
+    observed = _moment(fields, "observedAt", latest)
+    if fields.get("inferenceId") is not None:
+        if fields.get("unit") is not None:
+            raise _Invalid("unit", "give either inferenceId, or unit and model")
+        key = _identifier(fields, "inferenceId")
+        return Outcome(f"inference:{key}", name, 0, value, observed, inference_id=key)
+    if fields.get("unit") is None and fields.get("model") is None:
+        raise _Invalid("inferenceId", "give inferenceId, or unit and model")
+    model = _model(fields)
+    unit = _text(fields, "unit", _UNIT)
+    subject = f"unit:{model}:{unit}"
+    return Outcome(subject, name, observed, value, observed, model=model, unit=unit)
+
+
+def _rollout(rollout_id: str, document: Item) -> Rollout:
+    if not _ID.fullmatch(rollout_id):
+        raise _Invalid("id", "must be 1 to 64 of A-Z a-z 0-9 . _ : -")
+    fields = _object(document)
+    guarded = _part(fields, "guardrails") or {}
+    return Rollout(
+        id=rollout_id,
+        model=_model(fields),
+        stable=_text(fields, "stable", _VERSION),
+        candidate=_text(fields, "candidate", _VERSION),
+        started_at=_datetime(fields, "startedAt"),
+        decided_at=None if fields.get("decidedAt") is None else _datetime(fields, "decidedAt"),
+        state=_text(fields, "state", _VERSION),
+        reason=_optional_text(fields, "reason", _REASON) or "",
+        steps=_steps(fields),
+        objective=_objective(_part(fields, "objective")),
+        errors=_errors(_part(guarded, "errors", "guardrails.")),
+        latency=_latency(_part(guarded, "latency", "guardrails.")),
+    )
+
+
+def _steps(fields: dict[str, object]) -> tuple[RolloutStep, ...]:
+    steps = fields.get("steps", _MISSING)
+    if not isinstance(steps, list):
+        raise _Invalid("steps", _wanted(steps, "must be a list"))
+    if len(steps) > _STEPS:
+        raise _Invalid("steps", f"must have at most {_STEPS} entries")
+    found: dict[int, RolloutStep] = {}
+    for place, entry in enumerate(steps):
+        path = f"steps[{place}]."
+        if not isinstance(entry, dict):
+            raise _Invalid(f"steps[{place}]", "must be an object")
+        index = _integer(entry, "index", 0, _STEPS, path)
+        if index in found:
+            raise _Invalid(f"{path}index", "must not be given twice")
+        found[index] = RolloutStep(index, _integer(entry, "weight", 0, FULL_WEIGHT, path))
+    return tuple(found[index] for index in sorted(found))
+
+
+def _objective(fields: dict[str, object] | None) -> Objective | None:
+    if fields is None:
+        return None
+    path = "objective."
+    effect = _number(fields, "minimumEffect", 0.0, LARGEST_VALUE, path)
+    alpha = _number(fields, "alpha", 0.0, 1.0, path) if "alpha" in fields else 0.05
+    if effect < 1 / LARGEST_VALUE:
+        raise _Invalid(f"{path}minimumEffect", "must be above 0")
+    if not 1e-6 <= alpha <= 0.5:  # noqa: PLR2004
+        raise _Invalid(f"{path}alpha", "must be from 0.000001 to 0.5")
+    outcome = _matching(fields, "outcome", _OUTCOME, "1 to 64 of A-Z a-z 0-9 _ . -", path)
+    return Objective(outcome, _choice(fields, "better", ("higher", "lower"), path), effect, alpha)
+
+
+def _errors(fields: dict[str, object] | None) -> ErrorGuardrail | None:
+    if fields is None:
+        return None
+    return ErrorGuardrail(_number(fields, "margin", 0.0, 1000.0, "guardrails.errors."))
+
+
+def _latency(fields: dict[str, object] | None) -> LatencyGuardrail | None:
+    if fields is None:
+        return None
+    path = "guardrails.latency."
+    slower_than = _number(fields, "slowerThan", 0.0, _SLOWEST, path)
+    return LatencyGuardrail(slower_than, _number(fields, "margin", 0.0, 1000.0, path))
+
+
+# --- fields ---------------------------------------------------------------------------------
+
+
+def _object(item: Item) -> dict[str, object]:
+    if not isinstance(item, dict):
+        raise _Invalid("", "must be an object")
+    return item
+
+
+def _part(fields: dict[str, object], name: str, path: str = "") -> dict[str, object] | None:
+    part = fields.get(name)
+    if part is not None and not isinstance(part, dict):
+        raise _Invalid(f"{path}{name}", "must be an object or null")
+    return part
+
+
+def _wanted(value: object, reason: str) -> str:
+    return "is missing" if value is _MISSING else reason
+
+
+def _text(fields: dict[str, object], name: str, most: int) -> str:
+    value = fields.get(name, _MISSING)
+    if not isinstance(value, str):
+        raise _Invalid(name, _wanted(value, "must be a string"))
+    if not 1 <= len(value) <= most:
+        raise _Invalid(name, f"must have 1 to {most} characters")
+    if _CONTROL.search(value):
+        raise _Invalid(name, "must not have control characters")
+    return value
+
+
+def _optional_text(fields: dict[str, object], name: str, most: int) -> str | None:
+    value = fields.get(name)
+    return None if value is None or value == "" else _text(fields, name, most)
+
+
+def _matching(
+    fields: dict[str, object], name: str, pattern: re.Pattern[str], rule: str, path: str = ""
+) -> str:
+    value = fields.get(name, _MISSING)
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise _Invalid(f"{path}{name}", _wanted(value, f"must be {rule}"))
+    return value
+
+
+def _identifier(fields: dict[str, object], name: str) -> str:
+    return _matching(fields, name, _ID, "1 to 64 of A-Z a-z 0-9 . _ : -")
+
+
+def _model(fields: dict[str, object]) -> str:
+    return _matching(fields, "model", _MODEL, "a DNS label of at most 63 characters")
+
+
+def _choice(fields: dict[str, object], name: str, of: tuple[str, ...], path: str = "") -> str:
+    value = fields.get(name, _MISSING)
+    if not isinstance(value, str) or value not in of:
+        raise _Invalid(f"{path}{name}", _wanted(value, f"must be {' or '.join(of)}"))
+    return value
+
+
+def _integer(fields: dict[str, object], name: str, low: int, high: int, path: str = "") -> int:
+    value = fields.get(name, _MISSING)
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise _Invalid(
+            f"{path}{name}", _wanted(value, f"must be an integer from {low} to {high:,}")
+        )
+    return value
+
+
+def _code(fields: dict[str, object]) -> int:
+    value = fields.get("code", _MISSING)
+    if value == 0 and type(value) is int:
+        return 0
+    if type(value) is not int or value not in _CODES:
+        raise _Invalid("code", _wanted(value, "must be an HTTP status code, or 0 for no answer"))
+    return value
+
+
+def _number(fields: dict[str, object], name: str, low: float, high: float, path: str = "") -> float:
+    value = fields.get(name, _MISSING)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise _Invalid(
+            f"{path}{name}", _wanted(value, f"must be a number from {low:g} to {high:g}")
+        )
+    return float(value)
+
+
+def _value(fields: dict[str, object]) -> float:
+    value = fields.get("value", _MISSING)
+    if not isinstance(value, int | float) or not abs(value) <= LARGEST_VALUE:
+        raise _Invalid("value", _wanted(value, "must be a number within 1e100, true or false"))
+    return float(value)
+
+
+def _moment(fields: dict[str, object], name: str, latest: int) -> int:
+    found = microseconds(_datetime(fields, name))
+    if found > latest:
+        raise _Invalid(name, "must not be more than a day ahead of the server's clock")
+    return found
+
+
+def _datetime(fields: dict[str, object], name: str) -> datetime:
+    value = fields.get(name, _MISSING)
+    reason = "must be an RFC 3339 time with a zone, such as 2026-01-01T00:00:00Z"
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        raise _Invalid(name, _wanted(value, reason))
+    try:
+        return datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise _Invalid(name, reason) from error

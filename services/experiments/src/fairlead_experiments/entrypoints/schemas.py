@@ -1,0 +1,299 @@
+# ruff: noqa: N815 - the names of the contract, which is JSON
+"""What the published OpenAPI document says about bodies. Reading them is `app.validation`'s."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_ID = r"^[A-Za-z0-9._:-]{1,64}$"
+_OUTCOME = r"^[A-Za-z0-9_.-]{1,64}$"
+_TIME = "RFC 3339 with a zone, at most a day ahead of the server's clock."
+_ROLLOUT_ID = "5f0c2f0e-8f4d-5b53-9a0e-2b4f6f9f7c11"
+_INFERENCE_ID = "5b2e7d0c-2f63-4a53-8d4e-0a5f1f1f9b21"
+
+State = Literal["insufficient", "holding", "better", "worse", "invalid"]
+ArmName = Literal["stable", "candidate"]
+
+
+def _example(**example: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [example]})
+
+
+class ExposureBody(BaseModel):
+    """One unit met one arm. Counted once by its inference id, however often it comes."""
+
+    model_config = _example(
+        inferenceId=_INFERENCE_ID,
+        rollout=_ROLLOUT_ID,
+        step=1,
+        arm="candidate",
+        version="4",
+        unit="N14228",
+        at="2026-01-01T00:00:00.123Z",
+        code=200,
+        attempts=1,
+        durationMs=12.3,
+    )
+    inferenceId: str = Field(pattern=_ID)
+    rollout: str = Field(pattern=_ID)
+    step: int = Field(ge=0, le=999)
+    arm: ArmName = Field(description="The assigned arm, whoever answered.")
+    version: str | None = Field(
+        default=None, max_length=64, description="The version that answered; null if none did."
+    )
+    unit: str | None = Field(
+        default=None, max_length=256, description="Null for a request without one."
+    )
+    at: str = Field(json_schema_extra={"format": "date-time"}, description=_TIME)
+    code: int = Field(ge=0, le=599, description="HTTP status code; 0 for no answer.")
+    attempts: int = Field(ge=0, le=1000)
+    durationMs: float = Field(ge=0, le=1e9)
+
+
+class ExposureBatch(BaseModel):
+    """At most 10,000 exposures; each stands alone."""
+
+    exposures: list[ExposureBody] = Field(min_length=1, max_length=10_000)
+
+
+class OutcomeBody(BaseModel):
+    """A number reported later, by `inferenceId`, or by `unit` and `model`.
+
+    An outcome of a unit and model belongs to the unit's latest exposure, at or before `observedAt`,
+    in any rollout of the model. Of several with one key, the one observed last counts.
+    """
+
+    model_config = _example(
+        inferenceId=_INFERENCE_ID,
+        outcome="squared_error",
+        value=0.04,
+        observedAt="2026-01-01T00:05:00Z",
+    )
+    inferenceId: str | None = Field(default=None, pattern=_ID)
+    unit: str | None = Field(default=None, max_length=256)
+    model: str | None = Field(default=None, max_length=63)
+    outcome: str = Field(pattern=_OUTCOME)
+    value: float | bool = Field(description="A number within 1e100; true is 1, false is 0.")
+    observedAt: str = Field(json_schema_extra={"format": "date-time"}, description=_TIME)
+
+
+class OutcomeBatch(BaseModel):
+    """At most 10,000 outcomes; each stands alone."""
+
+    outcomes: list[OutcomeBody] = Field(min_length=1, max_length=10_000)
+
+
+class RejectionBody(BaseModel):
+    """An item that was not taken; it is never repeated here."""
+
+    index: int
+    field: str
+    reason: str
+
+
+class ReceiptBody(BaseModel):
+    """What became of a batch."""
+
+    model_config = _example(
+        accepted=1,
+        duplicates=0,
+        rejected=[{"index": 3, "field": "arm", "reason": "must be stable or candidate"}],
+    )
+    accepted: int
+    duplicates: int
+    rejected: list[RejectionBody]
+
+
+class ErrorBody(BaseModel):
+    """Why a request was refused; the payload is never repeated."""
+
+    model_config = _example(
+        error_code="INVALID_PARAMETER_VALUE", message="steps: is missing", field="steps"
+    )
+    error_code: str
+    message: str
+    field: str | None
+
+
+class StepBody(BaseModel):
+    """One step; its weight is of 10,000."""
+
+    index: int = Field(ge=0, le=999)
+    weight: int = Field(ge=0, le=10_000)
+
+
+class ObjectiveBody(BaseModel):
+    """The outcome that decides."""
+
+    outcome: str = Field(pattern=_OUTCOME)
+    better: Literal["higher", "lower"]
+    minimumEffect: float = Field(gt=0, description="The smallest effect worth finding, absolute.")
+    alpha: float = Field(default=0.05, ge=1e-6, le=0.5)
+
+
+class ErrorGuardrailBody(BaseModel):
+    """Errors may be `1 + margin` times stable's."""
+
+    margin: float = Field(ge=0, le=1000)
+
+
+class LatencyGuardrailBody(BaseModel):
+    """Answers slower than `slowerThan` seconds may be `1 + margin` times stable's."""
+
+    slowerThan: float = Field(ge=0)
+    margin: float = Field(ge=0, le=1000)
+
+
+class GuardrailsBody(BaseModel):
+    """What must not get worse."""
+
+    errors: ErrorGuardrailBody | None = None
+    latency: LatencyGuardrailBody | None = None
+
+
+class RolloutRecord(BaseModel):
+    """The record of a rollout, as the controller keeps it here."""
+
+    model_config = _example(
+        model="flight-delay",
+        stable="3",
+        candidate="4",
+        startedAt="2026-01-01T00:00:00Z",
+        decidedAt=None,
+        state="running",
+        reason="",
+        steps=[{"index": 0, "weight": 100}, {"index": 1, "weight": 1000}],
+        objective={
+            "outcome": "squared_error",
+            "better": "lower",
+            "minimumEffect": 0.01,
+            "alpha": 0.05,
+        },
+        guardrails={"errors": {"margin": 0.25}, "latency": {"slowerThan": 0.2, "margin": 0.25}},
+    )
+    model: str = Field(max_length=63)
+    stable: str = Field(max_length=64)
+    candidate: str = Field(max_length=64)
+    startedAt: str = Field(json_schema_extra={"format": "date-time"})
+    decidedAt: str | None = Field(default=None, json_schema_extra={"format": "date-time"})
+    state: str = Field(max_length=64)
+    reason: str = Field(default="", max_length=5000)
+    steps: list[StepBody]
+    objective: ObjectiveBody | None = None
+    guardrails: GuardrailsBody | None = None
+
+
+class RolloutDocument(RolloutRecord):
+    """The record of a rollout with its id."""
+
+    id: str = Field(pattern=_ID)
+
+
+class RolloutList(BaseModel):
+    """Rollouts, the latest start first."""
+
+    rollouts: list[RolloutDocument]
+
+
+class ArmDocument(BaseModel):
+    """What one arm has seen. `outcomes` counts the objective's (without one: all)."""
+
+    requests: int
+    units: int
+    errors: int
+    slow: int
+    fallbacks: int
+    retried: int
+    outcomes: int
+
+
+class ArmsDocument(BaseModel):
+    """Both arms."""
+
+    stable: ArmDocument
+    candidate: ArmDocument
+
+
+class StepArmDocument(BaseModel):
+    """One arm in one step. `waiting`: units without an outcome yet."""
+
+    requests: int
+    units: int
+    measured: int
+    waiting: int
+    mean: float | None
+    variance: float | None
+
+
+class StepDocument(BaseModel):
+    """One step. `mixed`: units that met both arms in it; they are left out of every comparison."""
+
+    index: int
+    weight: int | None
+    stable: StepArmDocument
+    candidate: StepArmDocument
+    effect: float | None
+    standardError: float | None
+    mixed: int
+
+
+class ObjectiveDocument(BaseModel):
+    """What the objective says, over all steps."""
+
+    outcome: str
+    better: Literal["higher", "lower"]
+    state: State
+    effect: float | None
+    ciLow: float | None
+    ciHigh: float | None
+    evalue: float | None
+    threshold: float
+    unitsStable: int
+    unitsCandidate: int
+    unitsNeeded: int
+    reason: str
+
+
+class RatioDocument(BaseModel):
+    """Whether the arms got the shares of units they were given."""
+
+    state: State
+    evalue: float | None
+    threshold: float
+    expected: float | None
+    observed: float | None
+    mixed: int
+    reason: str
+
+
+class GuardrailDocument(BaseModel):
+    """What one guardrail says."""
+
+    name: Literal["errors", "latency"]
+    state: State
+    evalue: float
+    threshold: float
+    stableBad: int
+    candidateBad: int
+    stableRequests: int
+    candidateRequests: int
+    currentStep: int
+    currentCandidateRequests: int
+    requestsNeeded: int
+    reason: str
+
+
+class AnalysisDocument(BaseModel):
+    """What the numbers of a rollout say."""
+
+    rollout: str
+    model: str
+    at: str = Field(json_schema_extra={"format": "date-time"})
+    verdict: State
+    reason: str
+    arms: ArmsDocument
+    steps: list[StepDocument]
+    objective: ObjectiveDocument | None
+    srm: RatioDocument
+    guardrails: list[GuardrailDocument]
+    unassigned: int = Field(description="Requests without a unit: no part of any comparison.")
