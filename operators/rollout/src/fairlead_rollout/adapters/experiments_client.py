@@ -1,0 +1,67 @@
+"""The experiments service over HTTP."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from fairlead_rollout.adapters.http import WRITE_TIMEOUT, call
+from fairlead_rollout.domain.errors import UnavailableError
+from fairlead_rollout.domain.snapshot import Analysis, StepCounts, Verdict
+from fairlead_rollout.domain.status import Writeback, parse_time
+
+
+class ExperimentsClient:
+    """Reads analyses and keeps rollout records."""
+
+    def __init__(self, http: httpx.Client):
+        self._http = http
+
+    def analysis(self, rollout: str) -> Analysis | None:
+        """Return the analysis of a rollout, or None while the service cannot say."""
+        try:
+            response = call(self._http, "GET", f"/v1/rollouts/{rollout}/analysis")
+        except UnavailableError:
+            return None
+        return read_analysis(response.json()) if response.is_success else None
+
+    def records(self, name: str) -> tuple[Mapping[str, Any], ...] | None:
+        """Return the rollout records of a served model, newest last, or None while away."""
+        try:
+            response = call(self._http, "GET", "/v1/rollouts", params={"model": name})
+        except UnavailableError:
+            return None
+        if not response.is_success:
+            return None
+        return tuple(sorted(response.json()["rollouts"], key=lambda r: str(r["startedAt"])))
+
+    def put_record(self, item: Writeback) -> None:
+        """Keep a rollout's record.
+
+        Raises:
+            UnavailableError: The service does not answer, or does not take it.
+        """
+        path = f"/v1/rollouts/{item.rollout}"
+        response = call(self._http, "PUT", path, json=item.content, timeout=WRITE_TIMEOUT)
+        if not response.is_success:
+            raise UnavailableError(f"PUT {path}: {response.status_code} {response.text[:200]}")
+
+
+def read_analysis(document: Mapping[str, Any]) -> Analysis:
+    """Read the analysis document of `docs/reference/contracts.md`."""
+    steps = {
+        step["index"]: StepCounts(
+            stable=step["stable"]["requests"], candidate=step["candidate"]["requests"]
+        )
+        for step in document["steps"]
+    }
+    return Analysis(
+        verdict=Verdict(document["verdict"]),
+        reason=document["reason"],
+        at=parse_time(document["at"]),
+        steps=steps,
+        objective=document["objective"],
+        guardrails=tuple(document["guardrails"]),
+        srm=document["srm"],
+        arms=document["arms"],
+    )

@@ -1,0 +1,183 @@
+"""MLflow's registry over its REST API.
+
+One tag-filtered search tells where all pointers stand: stages send no webhook, and moving an alias
+changes no timestamp, so a poll is the only truth. The MLflow client is not imported: it costs a
+second and 100 MB to start.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from fairlead_rollout.adapters.http import WRITE_TIMEOUT, call
+from fairlead_rollout.app.ports import Clock
+from fairlead_rollout.domain.errors import FairleadError, UnavailableError
+from fairlead_rollout.domain.snapshot import RegistryView
+from fairlead_rollout.domain.spec import Pointer, ServedModelSpec
+from fairlead_rollout.domain.status import Writeback
+
+log = logging.getLogger(__name__)
+
+API = "/api/2.0/mlflow"
+MANAGED = "fairlead.managed"
+POLL_EVERY = timedelta(seconds=2)
+STALE_AFTER = timedelta(seconds=6)  # three polls missed
+PAGE = 1000
+
+
+class MlflowRegistry:
+    """Looks at MLflow every two seconds and writes verdicts back.
+
+    The poll has a thread of its own, so that a registry that hangs never delays an abort.
+    """
+
+    def __init__(self, http: httpx.Client, clock: Clock):
+        self._http = http
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._models: Mapping[str, Mapping[str, Any]] = {}
+        self._seen_at: datetime | None = None
+        self._wanted: frozenset[str] = frozenset()
+        self._looked_for: frozenset[str] = frozenset()
+
+    def run(self, stop: threading.Event, woken: threading.Event) -> None:
+        """Poll until told to stop; `woken` is set when something has changed."""
+        while not stop.is_set():
+            try:
+                if self.poll():
+                    woken.set()
+            except FairleadError as error:
+                log.debug("MLflow: %s", error)
+            except (KeyError, ValueError) as error:
+                log.warning("MLflow answered something unknown: %s", type(error).__name__)
+            stop.wait(POLL_EVERY.total_seconds())
+
+    def poll(self) -> bool:
+        """Look once.
+
+        Returns:
+            Whether a pointer has moved.
+
+        Raises:
+            UnavailableError: MLflow does not answer.
+        """
+        with self._lock:
+            wanted, known = self._wanted, self._models
+        for model in wanted - known.keys():
+            self._manage(model)
+        models = {model["name"]: _pointers(model) for model in self._search()}
+        with self._lock:
+            changed = models != self._models or wanted != self._looked_for
+            self._models, self._looked_for = models, wanted
+            self._seen_at = self._clock.now()
+        return changed
+
+    def view(self, spec: ServedModelSpec) -> RegistryView | None:
+        """Return where the pointers stood at the last poll; None when that is too long ago."""
+        with self._lock:
+            self._wanted |= {spec.model}
+            if self._seen_at is None or self._clock.now() - self._seen_at > STALE_AFTER:
+                return None
+            if spec.model not in self._looked_for:
+                return None
+            pointers = self._models.get(spec.model, {})
+        shadow = spec.shadow
+        return RegistryView(
+            production=pointers.get(_key(spec.production)),
+            shadow=pointers.get(_key(shadow)) if shadow else None,
+        )
+
+    def write(self, spec: ServedModelSpec, item: Writeback) -> None:
+        """Tell MLflow about a rollout.
+
+        A version or a run that is gone cannot be told any more; that is logged, not an error.
+
+        Raises:
+            UnavailableError: MLflow does not answer; try again later.
+        """
+        match item.kind:
+            case "tags":
+                for key, value in item.content.items():
+                    version = {"name": spec.model, "version": item.version}
+                    tag = {**version, "key": key, "value": value}
+                    self._post("/model-versions/set-tag", tag)
+            case "production":
+                self._move(spec.model, spec.production, item.version)
+            case "report":
+                self._log_report(spec.model, item.version, item.content)
+
+    def _manage(self, model: str) -> None:
+        """Tag a registered model so that the poll finds it; one that does not exist yet is not."""
+        tag = {"name": model, "key": MANAGED, "value": "true"}
+        path = f"{API}/registered-models/set-tag"
+        call(self._http, "POST", path, json=tag, timeout=WRITE_TIMEOUT)
+
+    def _search(self) -> Iterable[Mapping[str, Any]]:
+        token = ""
+        while True:
+            query = {"filter": f"tags.`{MANAGED}` = 'true'", "max_results": PAGE}
+            page = {"page_token": token} if token else {}
+            path = f"{API}/registered-models/search"
+            response = call(self._http, "GET", path, params={**query, **page})
+            if not response.is_success:
+                raise UnavailableError(f"GET {path}: {response.status_code}")
+            document = response.json()
+            yield from document.get("registered_models", ())
+            token = document.get("next_page_token", "")
+            if not token:
+                return
+
+    def _move(self, model: str, pointer: Pointer, version: str) -> None:
+        target = {"name": model, "version": version}
+        if pointer.alias:
+            self._post("/registered-models/alias", {**target, "alias": pointer.alias})
+            return
+        # Without archiving, the higher version number would go on being the stage's version.
+        stage = {"stage": pointer.stage, "archive_existing_versions": True}
+        self._post("/model-versions/transition-stage", {**target, **stage})
+
+    def _log_report(self, model: str, version: str, content: Mapping[str, Any]) -> None:
+        query = {"name": model, "version": version}
+        response = call(self._http, "GET", f"{API}/model-versions/get", params=query)
+        run = response.json()["model_version"].get("run_id") if response.is_success else None
+        uri = self._artifact_uri(run) if run else None
+        if uri is None or not uri.startswith("mlflow-artifacts:"):
+            log.warning("rollout.json of %s version %s has no run to go to", model, version)
+            return
+        path = uri.removeprefix("mlflow-artifacts:").lstrip("/")
+        url = f"/api/2.0/mlflow-artifacts/artifacts/{quote(path)}/rollout.json"
+        body = json.dumps(content, indent=1).encode()
+        call(self._http, "PUT", url, content=body, timeout=WRITE_TIMEOUT)
+
+    def _artifact_uri(self, run: str) -> str | None:
+        response = call(self._http, "GET", f"{API}/runs/get", params={"run_id": run})
+        return response.json()["run"]["info"]["artifact_uri"] if response.is_success else None
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> None:
+        response = call(self._http, "POST", API + path, json=body, timeout=WRITE_TIMEOUT)
+        if not response.is_success:
+            code = response.json().get("error_code", response.status_code)
+            log.warning("MLflow does not take %s for %s: %s", path, body["name"], code)
+
+
+def _key(pointer: Pointer) -> str:
+    return f"stage/{pointer.stage}" if pointer.stage else f"alias/{pointer.alias}"
+
+
+def _pointers(model: Mapping[str, Any]) -> dict[str, str]:
+    """Read where a registered model's stages and aliases point.
+
+    MLflow's own rule holds for stages: the highest version number in the stage.
+    """
+    stages: dict[str, str] = {}
+    for version in model.get("latest_versions", ()):
+        key = f"stage/{version['current_stage']}"
+        stages[key] = max(stages.get(key, "0"), str(version["version"]), key=int)
+    aliases = {f"alias/{a['alias']}": str(a["version"]) for a in model.get("aliases", ())}
+    return stages | aliases

@@ -1,0 +1,109 @@
+"""The ServedModel's schema: completes a document with defaults and checks it."""
+
+import copy
+import functools
+import json
+from collections.abc import Callable, Mapping
+from importlib import resources
+from typing import Any
+
+import jsonschema
+
+from fairlead_rollout.domain.errors import InvalidSpecError
+from fairlead_rollout.domain.spec import ServedModelSpec, parse_spec
+
+Document = dict[str, Any]
+
+
+@functools.cache
+def served_model_schema() -> Document:
+    """Return the JSON schema of a ServedModel."""
+    text = resources.files(__package__).joinpath("served-model.schema.json").read_text("utf-8")
+    schema: Document = json.loads(text)
+    return schema
+
+
+def complete_manifest(manifest: Any) -> Document:
+    """Check a ServedModel document and fill in defaults, as an API server would.
+
+    Raises:
+        InvalidSpecError: The message names each wrong field, what is wrong, and never a value
+            that could be a secret.
+    """
+    schema = served_model_schema()
+    document = copy.deepcopy(manifest)
+    if isinstance(document, dict):
+        _fill(schema, schema, document)
+    validator = jsonschema.Draft202012Validator(schema)
+    problems = sorted(validator.iter_errors(document), key=lambda e: e.json_path)
+    if problems:
+        raise InvalidSpecError("; ".join(_describe(problem) for problem in problems[:5]))
+    completed: Document = document
+    return completed
+
+
+def read_spec(manifest: Any) -> ServedModelSpec:
+    """Read the spec out of a ServedModel document.
+
+    Raises:
+        InvalidSpecError: The document is wrong; the message names the field.
+    """
+    return parse_spec(complete_manifest(manifest)["spec"])
+
+
+def _resolve(root: Document, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    ref = schema.get("$ref")
+    if ref is None:
+        return schema
+    return {**root["$defs"][ref.removeprefix("#/$defs/")], **schema}
+
+
+def _fill(root: Document, schema: Mapping[str, Any], value: Any) -> None:
+    schema = _resolve(root, schema)
+    if isinstance(value, list):
+        for item in value:
+            _fill(root, schema.get("items", {}), item)
+    if not isinstance(value, dict):
+        return
+    for name, part in schema.get("properties", {}).items():
+        if name not in value and "default" in part:
+            value[name] = copy.deepcopy(part["default"])
+        if name in value:
+            _fill(root, part, value[name])
+
+
+def _describe(problem: jsonschema.ValidationError) -> str:
+    field = problem.json_path.removeprefix("$").removeprefix(".") or "the document"
+    describe = _DESCRIPTIONS.get(str(problem.validator), _plainly)
+    return f"{field}: {describe(problem)}"
+
+
+def _plainly(problem: Any) -> str:
+    return f"{problem.validator} is {problem.validator_value}"
+
+
+def _fields(problem: Any) -> str:
+    return ", ".join(problem.schema.get("properties", {})) or "none"
+
+
+def _unknown(problem: Any) -> str:
+    unknown = ", ".join(sorted(set(problem.instance) - set(problem.schema.get("properties", {}))))
+    return f"has unknown fields {unknown} (known: {_fields(problem)})"
+
+
+def _missing(problem: Any) -> str:
+    missing = ", ".join(n for n in problem.validator_value if n not in problem.instance)
+    return f"is missing {missing}"
+
+
+_DESCRIPTIONS: Mapping[str, Callable[[Any], str]] = {
+    "required": _missing,
+    "additionalProperties": _unknown,
+    "type": lambda p: f"must be of type {p.validator_value}, is {type(p.instance).__name__}",
+    "enum": lambda p: f"must be {' or '.join(p.validator_value)}",
+    "const": lambda p: f"must be {p.validator_value}",
+    "oneOf": lambda _: "needs exactly one of for, until",
+    "minProperties": lambda p: f"needs exactly one of {_fields(p)}",
+    "maxProperties": lambda p: f"needs exactly one of {_fields(p)}",
+    "pattern": lambda p: f"must match {p.validator_value}",
+}

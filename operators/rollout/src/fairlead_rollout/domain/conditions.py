@@ -1,0 +1,107 @@
+"""Conditions, derived from what was seen and decided; they are never a state of their own."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from fairlead_rollout.domain.reasons import Reason
+from fairlead_rollout.domain.ruling import Context, Ruling
+from fairlead_rollout.domain.status import Condition, ConditionType, RolloutState, Status
+
+STALLING = frozenset({Reason.FIRST_VERSION_FAILED, Reason.INVALID_SPEC})
+AGAINST = frozenset(
+    {
+        Reason.GUARDRAIL_WORSE,
+        Reason.OBJECTIVE_WORSE,
+        Reason.SAMPLE_RATIO_MISMATCH,
+        Reason.CANDIDATE_FAILED,
+        Reason.PROGRESS_DEADLINE_EXCEEDED,
+        Reason.ABORTED_BY_PERSON,
+    }
+)
+
+Seen = tuple[ConditionType, str, str, str]
+
+
+def with_conditions(status: Status, context: Context, ruling: Ruling) -> Status:
+    """Return the status with its conditions and its observed generation."""
+    seen = (
+        _ready(status, context, ruling),
+        _candidate_available(status, context),
+        _traffic_applied(status, context),
+        *_present_while_true(status, context, ruling),
+    )
+    conditions = tuple(_carried_over(context.status, item, context.now) for item in seen)
+    generation = context.snapshot.generation
+    return replace(status, conditions=conditions, observed_generation=generation)
+
+
+def stalled(status: Status, message: str, generation: int, now: datetime) -> Status:
+    """Return the status of a ServedModel whose spec a person must mend; traffic stays."""
+    item = (ConditionType.STALLED, "True", Reason.INVALID_SPEC, message)
+    others = tuple(c for c in status.conditions if c.type != ConditionType.STALLED)
+    conditions = (*others, _carried_over(status, item, now))
+    return replace(status, conditions=conditions, observed_generation=generation)
+
+
+def _carried_over(before: Status, seen: Seen, now: datetime) -> Condition:
+    kind, status, reason, message = seen
+    old = before.condition(kind)
+    since = old.last_transition_time if old is not None and old.status == status else now
+    return Condition(
+        type=kind, status=status, reason=str(reason), message=message, last_transition_time=since
+    )
+
+
+def _ready(status: Status, context: Context, ruling: Ruling) -> Seen:
+    if status.stable is None:
+        unknown = ruling.reason == Reason.STARTING_FIRST_VERSION
+        return (
+            ConditionType.READY,
+            "Unknown" if unknown else "False",
+            ruling.reason,
+            ruling.message,
+        )
+    workload = context.snapshot.workload(status.stable)
+    ready = workload.ready if workload else 0
+    message = f"version {status.stable} serves with {ready} of {context.spec.replicas} processes"
+    return ConditionType.READY, "True" if ready else "False", Reason.SERVING, message
+
+
+def _candidate_available(status: Status, context: Context) -> Seen:
+    kind, rollout = ConditionType.CANDIDATE_AVAILABLE, status.rollout
+    if rollout is None or not rollout.is_active:
+        return kind, "False", Reason.NO_CANDIDATE, "no version is on trial"
+    if context.is_available(rollout.candidate):
+        message = f"version {rollout.candidate} is ready and healthy in the gateway"
+        return kind, "True", Reason.CANDIDATE_AVAILABLE, message
+    starting = rollout.state is RolloutState.PENDING
+    reason = Reason.STARTING_CANDIDATE if starting else Reason.CANDIDATE_UNAVAILABLE
+    message = f"version {rollout.candidate} has no ready process"
+    return kind, "Unknown" if starting else "False", reason, message
+
+
+def _traffic_applied(status: Status, context: Context) -> Seen:
+    kind, applied = ConditionType.TRAFFIC_APPLIED, context.snapshot.applied
+    if status.traffic is None:
+        return kind, "Unknown", Reason.APPLYING_TRAFFIC, "there is no plan yet"
+    if applied is None:
+        return kind, "Unknown", Reason.APPLYING_TRAFFIC, "the gateway's agent does not answer"
+    if applied.has(status.traffic):
+        return kind, "True", Reason.TRAFFIC_APPLIED, "the gateway routes by the newest plan"
+    return kind, "False", Reason.APPLYING_TRAFFIC, "the gateway is applying the newest plan"
+
+
+def _present_while_true(status: Status, context: Context, ruling: Ruling) -> tuple[Seen, ...]:
+    seen: list[Seen] = []
+    rollout = status.rollout
+    if rollout is not None and rollout.is_active:
+        seen.append((ConditionType.PROGRESSING, "True", ruling.reason, ruling.message))
+    if ruling.reason in STALLING:
+        seen.append((ConditionType.STALLED, "True", ruling.reason, ruling.message))
+    if context.snapshot.registry is None:
+        message = "MLflow does not answer; traffic stays as it is"
+        reason = Reason.REGISTRY_UNREACHABLE
+        seen.append((ConditionType.REGISTRY_UNAVAILABLE, "True", reason, message))
+    if rollout is not None and rollout.state in {RolloutState.ABORTED, RolloutState.INVALID}:
+        seen.append((ConditionType.ABORTED, "True", rollout.reason, rollout.message))
+    return tuple(seen)

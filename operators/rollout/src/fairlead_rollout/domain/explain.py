@@ -1,0 +1,114 @@
+"""A served model's state in plain words: what goes on, which numbers decided, what would change it."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from fairlead_rollout.domain.durations import format_duration
+from fairlead_rollout.domain.snapshot import Analysis
+from fairlead_rollout.domain.spec import Objective, ServedModelSpec
+from fairlead_rollout.domain.status import ConditionType, Rollout, RolloutState, Status
+
+
+def explain(
+    name: str, spec: ServedModelSpec, status: Status, analysis: Analysis | None, now: datetime
+) -> str:
+    """Tell a person how a served model is.
+
+    Args:
+        name: The served model's name.
+        spec: What was asked for.
+        status: Its status.
+        analysis: The current or last rollout's analysis, None if it cannot be had.
+        now: The time.
+    """
+    rollout = status.rollout
+    parts = [_headline(name, spec, status)]
+    parts.extend(_troubles(status))
+    if rollout is not None:
+        parts.append(_story(rollout, spec, now))
+        parts.extend(_numbers(analysis))
+        parts.append(_what_next(rollout, spec, status))
+    return "\n".join(part for part in parts if part)
+
+
+def _headline(name: str, spec: ServedModelSpec, status: Status) -> str:
+    if status.stable is None:
+        waiting = status.condition(ConditionType.READY)
+        why = waiting.message if waiting else "the controller has not looked at it yet"
+        return f"{name} does not serve yet: {why}."
+    pointer = f"{spec.production} of {spec.model!r} names version {status.production or 'none'}"
+    return f"{name} serves version {status.stable}; in MLflow {pointer}."
+
+
+def _troubles(status: Status) -> Iterable[str]:
+    for kind in (ConditionType.STALLED, ConditionType.REGISTRY_UNAVAILABLE):
+        condition = status.condition(kind)
+        if condition is not None:
+            yield f"Attention: {condition.message}."
+
+
+def _story(rollout: Rollout, spec: ServedModelSpec, now: datetime) -> str:
+    who = f"version {rollout.candidate} against version {rollout.baseline} (rollout {rollout.id})"
+    if not rollout.is_active:
+        assert rollout.decided_at is not None
+        took = format_duration(rollout.decided_at - rollout.started_at)
+        return f"The last rollout, {who}, was {rollout.state} after {took}. Why: {rollout.message}."
+    age = format_duration(now - rollout.started_at)
+    if rollout.step is None:
+        return f"On trial since {age}: {who}. It gets no traffic yet: {rollout.message}."
+    step = spec.rollout.steps[rollout.step]
+    where = f"step {rollout.step + 1} of {len(spec.rollout.steps)} at {step.weight / 100:g} %"
+    return f"On trial since {age}: {who}, {where}."
+
+
+def _numbers(analysis: Analysis | None) -> Iterable[str]:
+    if analysis is None:
+        return
+    for arm in ("stable", "candidate"):
+        counts = analysis.arms.get(arm, {})
+        yield f"  {arm}: {_counts(counts)}"
+    if analysis.objective is not None:
+        yield f"  objective {analysis.objective['outcome']}: {analysis.objective.get('reason')}"
+    for guardrail in analysis.guardrails:
+        yield f"  guardrail {guardrail['name']}: {guardrail.get('reason')}"
+    if analysis.srm is not None:
+        yield f"  split: {analysis.srm.get('reason')}"
+
+
+def _counts(counts: Mapping[str, Any]) -> str:
+    known = ("requests", "units", "outcomes", "errors", "slow", "fallbacks", "retried")
+    return ", ".join(f"{counts[key]:,} {key}" for key in known if key in counts)
+
+
+def _what_next(rollout: Rollout, spec: ServedModelSpec, status: Status) -> str:
+    if rollout.state is RolloutState.PROMOTED:
+        return "A version that is promoted in MLflow next is put on trial against it."
+    if not rollout.is_active:
+        if status.settled is None:
+            return "It is put on trial again when it is promoted again in MLflow."
+        return (
+            f"It stays out until {spec.production} moves to another version, "
+            "or 'fairlead retry' starts it again."
+        )
+    if rollout.paused:
+        return "A person paused it: 'fairlead resume' goes on, 'fairlead abort' ends it."
+    progressing = status.condition(ConditionType.PROGRESSING)
+    waiting = f"Waiting: {progressing.message}. " if progressing else ""
+    return waiting + _what_decides(spec)
+
+
+def _what_decides(spec: ServedModelSpec) -> str:
+    ends = "It is aborted as soon as a guardrail or the split fails"
+    objective = spec.rollout.objective
+    if objective is None:
+        return f"{ends}, and promoted when every step has passed."
+    limit = format_duration(spec.rollout.max_duration)
+    ending = f"without a decision within {limit}: {spec.rollout.on_inconclusive}"
+    return (
+        f"{ends} or {_bar(objective)} speaks against it, promoted when it speaks for it; {ending}."
+    )
+
+
+def _bar(objective: Objective) -> str:
+    return f"the e-value of {objective.outcome} reaches {1 / objective.alpha:g} and"

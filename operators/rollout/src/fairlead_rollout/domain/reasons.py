@@ -1,0 +1,44 @@
+"""Reasons: one word for why something is as it is, the same in conditions, events and tags."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why; each member's comment is its documentation."""
+
+    SERVING = "Serving"  # The stable version serves and nothing is on trial.
+    WAITING_FOR_VERSION = "WaitingForVersion"  # The registry's pointer names no version yet.
+    PRODUCTION_MISSING = "ProductionMissing"  # The pointer is gone; what serves goes on serving.
+    STARTING_FIRST_VERSION = "StartingFirstVersion"  # The first version's processes are starting.
+    FIRST_VERSION_FAILED = (
+        "FirstVersionFailed"  # The first version does not start; a person must act.
+    )
+    INVALID_SPEC = "InvalidSpec"  # The ServedModel is wrong; a person must act.
+    REGISTRY_UNREACHABLE = "RegistryUnreachable"  # MLflow does not answer; traffic stays as it is.
+    STATUS_REBUILT = "StatusRebuilt"  # A lost status was rebuilt from what exists.
+    STARTING_CANDIDATE = "StartingCandidate"  # The candidate's processes are starting.
+    CANDIDATE_AVAILABLE = "CandidateAvailable"  # The candidate is ready and healthy in the gateway.
+    CANDIDATE_UNAVAILABLE = "CandidateUnavailable"  # No process of the candidate is ready.
+    NO_CANDIDATE = "NoCandidate"  # No version is on trial.
+    APPLYING_TRAFFIC = "ApplyingTraffic"  # The gateway has not applied the newest plan yet.
+    TRAFFIC_APPLIED = "TrafficApplied"  # The gateway routes by the newest plan.
+    STEP_HOLDING = "StepHolding"  # The step's time is not over.
+    NOT_ENOUGH_DATA = "NotEnoughData"  # Too few requests or units: the weight holds.
+    UNDECIDED = "Undecided"  # The objective has enough data to look, and has not decided.
+    ANALYSIS_UNAVAILABLE = "AnalysisUnavailable"  # Experiments does not answer: the weight holds.
+    PAUSED = "Paused"  # A person holds the rollout.
+    PROMOTING = "Promoting"  # The candidate is scaled to become stable.
+    OBJECTIVE_BETTER = "ObjectiveBetter"  # The objective found the candidate better.
+    OBJECTIVE_WORSE = "ObjectiveWorse"  # The objective found the candidate worse.
+    GUARDRAIL_WORSE = "GuardrailWorse"  # A guardrail found the candidate worse.
+    GUARDRAILS_HELD = "GuardrailsHeld"  # Every step passed with all guardrails holding.
+    SAMPLE_RATIO_MISMATCH = "SampleRatioMismatch"  # The arms' sizes do not fit the weights.
+    CANDIDATE_FAILED = "CandidateFailed"  # The candidate ended by itself and cannot serve.
+    PROGRESS_DEADLINE_EXCEEDED = (
+        "ProgressDeadlineExceeded"  # The candidate did not get ready in time.
+    )
+    INCONCLUSIVE = "Inconclusive"  # `maxDuration` passed without a decision.
+    SUPERSEDED = "Superseded"  # A newer version arrived.
+    PRODUCTION_MOVED_BACK = "ProductionMovedBack"  # The registry points to stable again.
+    ABORTED_BY_PERSON = "AbortedByPerson"  # A person ended the rollout.
+    PROMOTED_BY_PERSON = "PromotedByPerson"  # A person promoted the candidate.

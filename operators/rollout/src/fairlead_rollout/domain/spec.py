@@ -1,0 +1,208 @@
+"""The `spec` of a ServedModel as frozen values.
+
+The schema (`served-model.schema.json`) has checked types and filled in defaults before; what a
+schema cannot say is checked here.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from fairlead_rollout.domain.durations import parse_duration
+from fairlead_rollout.domain.errors import InvalidSpecError
+
+TOTAL_WEIGHT = 10_000  # of every TrafficPlan; a changed sum would move units between arms
+
+
+class OnAbort(StrEnum):
+    """What happens to the registry's pointer when a rollout is aborted."""
+
+    KEEP = "keep"
+    REVERT = "revert"
+
+
+class OnInconclusive(StrEnum):
+    """What happens when `maxDuration` has passed without a decision."""
+
+    KEEP = "keep"
+    PROMOTE = "promote"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pointer:
+    """Where the registry points to a version: a stage or an alias, exactly one of both."""
+
+    stage: str | None = None
+    alias: str | None = None
+
+    def __str__(self) -> str:
+        return f"stage {self.stage}" if self.stage else f"alias {self.alias}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One entry of `rollout.steps`.
+
+    Attributes:
+        weight: The candidate's share, of 10,000.
+        duration: How long the weight is held; None means until the objective has decided.
+    """
+
+    weight: int
+    duration: timedelta | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """The outcome that decides.
+
+    Attributes:
+        minimum_effect: The smallest difference of means worth finding, in the outcome's unit.
+        alpha: The probability of promoting or aborting an equal version, however often one looks.
+    """
+
+    outcome: str
+    better: str
+    minimum_effect: float
+    alpha: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guardrails:
+    """What must not get worse; margins are relative (0.25 = a quarter more), None is off."""
+
+    errors_margin: float | None
+    latency_margin: float | None
+    slower_than: timedelta | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutSpec:
+    """How a candidate is put on trial."""
+
+    steps: tuple[Step, ...]
+    max_duration: timedelta
+    progress_deadline: timedelta
+    minimum_requests: int
+    on_inconclusive: OnInconclusive
+    guardrails: Guardrails
+    objective: Objective | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModelSpec:
+    """What a person wants served, and how."""
+
+    model: str
+    production: Pointer
+    shadow: Pointer | None
+    on_abort: OnAbort
+    unit: Mapping[str, Any]
+    timeout: timedelta
+    max_body_bytes: int
+    retry_on_reset: bool
+    rollout: RolloutSpec
+    replicas: int
+    environment: str
+
+
+def parse_weight(percent: float) -> int:
+    """Turn a weight in percent (steps of 0.01) into one of 10,000.
+
+    Raises:
+        InvalidSpecError: The weight is finer than 0.01 or outside 0 to 100.
+    """
+    weight = round(percent * 100) if math.isfinite(percent) else -1
+    if not math.isclose(weight, percent * 100, abs_tol=1e-6) or not 0 <= weight <= TOTAL_WEIGHT:
+        raise InvalidSpecError(
+            f"spec.rollout.steps: weight {percent} is not a percentage between 0 and 100 in steps of 0.01"
+        )
+    return weight
+
+
+def parse_spec(spec: Mapping[str, Any]) -> ServedModelSpec:
+    """Build the spec from a document that the schema has already accepted and completed.
+
+    Raises:
+        InvalidSpecError: Something a schema cannot say is wrong; the message names the field.
+    """
+    registry, traffic, server = spec["registry"], spec["traffic"], spec["server"]
+    return ServedModelSpec(
+        model=spec["model"],
+        production=Pointer(**registry["production"]),
+        shadow=Pointer(**registry["shadow"]) if "shadow" in registry else None,
+        on_abort=OnAbort(registry["onAbort"]),
+        unit=traffic["unit"],
+        timeout=parse_duration(traffic["timeout"]),
+        max_body_bytes=traffic["maxBodyBytes"],
+        retry_on_reset=traffic["retryOnReset"],
+        rollout=_parse_rollout(spec["rollout"]),
+        replicas=server["replicas"],
+        environment=server["environment"],
+    )
+
+
+def _parse_rollout(rollout: Mapping[str, Any]) -> RolloutSpec:
+    steps = tuple(_parse_step(step) for step in rollout["steps"])
+    objective = _parse_objective(rollout.get("objective"))
+    _check_steps(steps, objective)
+    return RolloutSpec(
+        steps=steps,
+        max_duration=parse_duration(rollout["maxDuration"]),
+        progress_deadline=parse_duration(rollout["progressDeadline"]),
+        minimum_requests=rollout["minimumRequests"],
+        on_inconclusive=OnInconclusive(rollout["onInconclusive"]),
+        guardrails=_parse_guardrails(rollout["guardrails"]),
+        objective=objective,
+    )
+
+
+def _parse_step(step: Mapping[str, Any]) -> Step:
+    duration = parse_duration(step["for"]) if "for" in step else None
+    return Step(weight=parse_weight(step["weight"]), duration=duration)
+
+
+def _check_steps(steps: tuple[Step, ...], objective: Objective | None) -> None:
+    for index, step in enumerate(steps):
+        field = f"spec.rollout.steps[{index}]"
+        if index and step.weight <= steps[index - 1].weight:
+            raise InvalidSpecError(f"{field}.weight: must be above the weight of the step before")
+        if step.weight == 0:
+            raise InvalidSpecError(f"{field}.weight: must be above 0")
+        if step.duration is None and index < len(steps) - 1:
+            raise InvalidSpecError(f"{field}: only the last step may say 'until: decided'")
+        if step.duration is None and objective is None:
+            raise InvalidSpecError(
+                f"{field}: 'until: decided' needs spec.rollout.objective; "
+                "without an objective write how long to hold the weight, such as 'for: 10m'"
+            )
+    if objective is not None and steps[-1].duration is not None:
+        raise InvalidSpecError(
+            f"spec.rollout.steps[{len(steps) - 1}]: with spec.rollout.objective the last step "
+            "holds until the objective has decided; write 'until: decided'"
+        )
+
+
+def _parse_objective(objective: Mapping[str, Any] | None) -> Objective | None:
+    if objective is None:
+        return None
+    if not math.isfinite(objective["minimumEffect"]):
+        raise InvalidSpecError("spec.rollout.objective.minimumEffect: must be a finite number")
+    return Objective(
+        outcome=objective["outcome"],
+        better=objective["better"],
+        minimum_effect=float(objective["minimumEffect"]),
+        alpha=float(objective["alpha"]),
+    )
+
+
+def _parse_guardrails(guardrails: Mapping[str, Any]) -> Guardrails:
+    errors, latency = guardrails.get("errors"), guardrails.get("latency")
+    return Guardrails(
+        errors_margin=float(errors["margin"]) if errors else None,
+        latency_margin=float(latency["margin"]) if latency else None,
+        slower_than=parse_duration(latency["slowerThan"]) if latency else None,
+    )

@@ -1,0 +1,65 @@
+"""The TrafficPlan as the controller writes it; `docs/reference/contracts.md` describes it."""
+
+import hashlib
+import json
+from typing import Any
+
+from fairlead_rollout.domain.spec import TOTAL_WEIGHT, ServedModelSpec
+
+Plan = dict[str, Any]
+RETRY_ATTEMPTS = 2  # one other replica, then the fallback version
+
+
+def build_plan(  # noqa: PLR0913 -- one argument for each thing the plan names
+    spec: ServedModelSpec,
+    *,
+    name: str,
+    stable: str,
+    candidate: str | None = None,
+    weight: int = 0,
+    rollout: str | None = None,
+    step: int | None = None,
+    shadow: str | None = None,
+) -> Plan:
+    """Build the plan of one served model.
+
+    Args:
+        spec: What the person asked for.
+        name: The ServedModel's name, the one in the path.
+        stable: The version of the stable arm.
+        candidate: The version on trial, or None outside a rollout.
+        weight: The candidate's share, of 10,000.
+        rollout: The rollout's id; it is the salt too.
+        step: The step's index.
+        shadow: A version that gets a copy of every request, or None.
+    """
+    arms = [{"arm": "stable", "version": stable, "weight": TOTAL_WEIGHT - weight}]
+    if candidate is not None:
+        arms.insert(0, {"arm": "candidate", "version": candidate, "weight": weight})
+    return {
+        "model": name,
+        "rollout": rollout,
+        "step": step,
+        "salt": rollout or "",
+        "unit": dict(spec.unit),
+        "arms": arms,
+        "shadow": [{"version": shadow, "share": TOTAL_WEIGHT}] if shadow else [],
+        "fallback": stable if candidate is not None else None,
+        "timeout": spec.timeout.total_seconds(),
+        "retries": {"attempts": RETRY_ATTEMPTS, "onReset": spec.retry_on_reset},
+        "limits": {"maxBodyBytes": spec.max_body_bytes},
+    }
+
+
+def plan_digest(plan: Plan) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of the plan's canonical JSON."""
+    canonical = json.dumps(plan, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def versions_in(plan: Plan | None) -> frozenset[str]:
+    """Return the versions that get requests or copies under a plan, the fallback included."""
+    if plan is None:
+        return frozenset()
+    versions = {entry["version"] for entry in (*plan["arms"], *plan["shadow"])}
+    return frozenset(versions | ({plan["fallback"]} if plan["fallback"] else set()))

@@ -1,0 +1,105 @@
+"""What other systems are told about a rollout: documents for MLflow and for experiments."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fairlead_rollout.domain.snapshot import Analysis
+from fairlead_rollout.domain.spec import Objective, RolloutSpec, ServedModelSpec
+from fairlead_rollout.domain.status import Numbers, Rollout, Writeback, format_time, to_document
+
+MAX_TAG = 5_000  # characters MLflow keeps of a tag on every database
+
+
+def record_of(name: str, spec: ServedModelSpec, rollout: Rollout) -> Writeback:
+    """Build the experiments service's record of a rollout."""
+    content = {
+        "model": name,
+        "stable": rollout.baseline,
+        "candidate": rollout.candidate,
+        "startedAt": format_time(rollout.started_at),
+        "decidedAt": format_time(rollout.decided_at) if rollout.decided_at else None,
+        "state": rollout.state.value,
+        "reason": rollout.message,
+        "steps": [{"index": i, "weight": s.weight} for i, s in enumerate(spec.rollout.steps)],
+        "objective": _objective(spec.rollout.objective),
+        "guardrails": _guardrails(spec.rollout),
+    }
+    return Writeback(kind="record", rollout=rollout.id, version=rollout.candidate, content=content)
+
+
+def _objective(objective: Objective | None) -> Mapping[str, Any] | None:
+    return None if objective is None else to_document(objective)
+
+
+def _guardrails(rollout: RolloutSpec) -> Mapping[str, Any]:
+    guardrails = rollout.guardrails
+    errors = {"margin": guardrails.errors_margin} if guardrails.errors_margin is not None else None
+    latency = None
+    if guardrails.slower_than is not None:
+        slower_than = guardrails.slower_than.total_seconds()
+        latency = {"slowerThan": slower_than, "margin": guardrails.latency_margin}
+    return {"errors": errors, "latency": latency}
+
+
+def tags_of(spec: ServedModelSpec, rollout: Rollout) -> Writeback:
+    """Build the `rollout.*` tags of the candidate's model version."""
+    numbers = rollout.numbers
+    objective = spec.rollout.objective
+    values = {
+        "id": rollout.id,
+        "status": rollout.state.value,
+        "baseline_version": rollout.baseline,
+        "started_at": format_time(rollout.started_at),
+        "decided_at": format_time(rollout.decided_at) if rollout.decided_at else None,
+        "reason": f"{rollout.reason}: {rollout.message}" if rollout.decided_at else None,
+        "objective": objective.outcome if objective else None,
+        "effect": numbers.effect,
+        "ci_low": numbers.ci_low,
+        "ci_high": numbers.ci_high,
+        "evalue": numbers.evalue,
+        "units_stable": numbers.units_stable,
+        "units_candidate": numbers.units_candidate,
+    }
+    tags = {f"rollout.{k}": _tag(v) for k, v in values.items() if v is not None}
+    return Writeback(kind="tags", rollout=rollout.id, version=rollout.candidate, content=tags)
+
+
+def _tag(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text[:MAX_TAG]
+
+
+def report_of(name: str, rollout: Rollout, analysis: Analysis | None) -> Writeback:
+    """Build `rollout.json`: the decision with the numbers it was taken on."""
+    content = {
+        "servedModel": name,
+        "rollout": to_document(rollout),
+        "analysis": to_document(analysis) if analysis else None,
+    }
+    return Writeback(kind="report", rollout=rollout.id, version=rollout.candidate, content=content)
+
+
+def production_moved(rollout: Rollout) -> Writeback:
+    """Build the request to move the registry's pointer back to stable."""
+    return Writeback(kind="production", rollout=rollout.id, version=rollout.baseline, content={})
+
+
+def numbers_of(analysis: Analysis | None) -> Numbers:
+    """Take out of an analysis what is kept of a decided rollout."""
+    if analysis is None:
+        return Numbers()
+    objective = analysis.objective or {}
+    arms = analysis.arms
+
+    def units(arm: str, key: str) -> int | None:
+        measured = objective.get(key)
+        return measured if measured is not None else arms.get(arm, {}).get("units")
+
+    return Numbers(
+        effect=objective.get("effect"),
+        ci_low=objective.get("ciLow"),
+        ci_high=objective.get("ciHigh"),
+        evalue=objective.get("evalue"),
+        units_stable=units("stable", "unitsStable"),
+        units_candidate=units("candidate", "unitsCandidate"),
+    )

@@ -1,0 +1,309 @@
+"""The `fairlead` command."""
+
+import argparse
+import getpass
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from fairlead_rollout.adapters.experiments_client import ExperimentsClient
+from fairlead_rollout.adapters.folder_store import FolderStore, SystemClock
+from fairlead_rollout.adapters.home import DEFAULT_HOME, Home
+from fairlead_rollout.adapters.http import client
+from fairlead_rollout.adapters.stack import LISTENERS, read_addresses
+from fairlead_rollout.app.ports import ServedModel
+from fairlead_rollout.domain.durations import format_duration
+from fairlead_rollout.domain.errors import FairleadError, InvalidSpecError, NotFoundError
+from fairlead_rollout.domain.explain import explain
+from fairlead_rollout.domain.snapshot import Analysis, Request, Verb
+from fairlead_rollout.domain.status import Rollout, Status, to_document
+from fairlead_rollout.entrypoints.controller import run_controller
+from fairlead_rollout.entrypoints.generate import run_generate
+from fairlead_rollout.entrypoints.up import run_down, run_up
+
+HANDLED_WITHIN = 10.0  # seconds a person's request may take until the controller has seen it
+Arguments = argparse.Namespace
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, 1 for an error, 2 for wrong use."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except FairleadError as error:
+        print(f"fairlead: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fairlead",
+        description="Promote a version in MLflow; Fairlead decides whether it may replace the old one.",
+    )
+    home = Path(os.environ.get("FAIRLEAD_HOME", DEFAULT_HOME))
+    parser.add_argument("--home", type=Path, default=home, help="folder of the local stack")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_stack_commands(commands)
+    _add_model_commands(commands)
+    return parser
+
+
+def _add_stack_commands(commands: Any) -> None:
+    up = commands.add_parser("up", help="start the local stack; Ctrl-C ends it")
+    for listener in LISTENERS:
+        up.add_argument(
+            f"--{listener}-port", type=_port, default=0, help=f"{listener}'s port (any free one)"
+        )
+    up.add_argument("--mlflow", metavar="URL", help="use this MLflow instead of starting one")
+    up.set_defaults(run=_up)
+    down = commands.add_parser("down", help="end what a killed 'fairlead up' left running")
+    down.set_defaults(run=lambda a: run_down(a.home))
+    controller = commands.add_parser("controller", help="the controller alone ('up' starts it)")
+    controller.set_defaults(run=lambda a: run_controller(a.home))
+    generate = commands.add_parser("generate", help="write the repository's generated files")
+    generate.add_argument("--check", action="store_true", help="fail if one is out of date")
+    generate.set_defaults(run=lambda a: run_generate(check=a.check))
+
+
+def _add_model_commands(commands: Any) -> None:
+    apply = commands.add_parser("apply", help="create or change a served model")
+    apply.add_argument("-f", "--file", required=True, help="YAML file, or - for standard input")
+    apply.set_defaults(run=_apply)
+    get = commands.add_parser("get", help="list served models, or show one")
+    get.add_argument("name", nargs="?")
+    get.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table")
+    get.set_defaults(run=_get)
+    _add_named(commands, "explain", "say in plain words what goes on and why", _explain)
+    _add_named(commands, "history", "list the rollouts that were decided", _history)
+    helps = {
+        Verb.PROMOTE: "let the candidate take all traffic now",
+        Verb.ABORT: "send all traffic back to stable now",
+        Verb.PAUSE: "hold the weight",
+        Verb.RESUME: "go on after a pause",
+        Verb.RETRY: "put the aborted version on trial again",
+    }
+    for verb, text in helps.items():
+        _add_named(commands, verb.value, text, _ask(verb))
+
+
+def _add_named(commands: Any, name: str, text: str, run: Callable[[Arguments], int]) -> None:
+    command = commands.add_parser(name, help=text)
+    command.add_argument("name", help="the served model")
+    command.set_defaults(run=run)
+
+
+def _port(text: str) -> int:
+    port = int(text) if text.isdigit() else -1
+    if not 0 <= port <= 65535:  # noqa: PLR2004 -- the largest port there is
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port between 0 and 65535")
+    return port
+
+
+def _up(arguments: Arguments) -> int:
+    ports = {name: getattr(arguments, f"{name}_port") for name in LISTENERS}
+    return run_up(arguments.home, ports, arguments.mlflow)
+
+
+def _store(arguments: Arguments) -> FolderStore:
+    return FolderStore(Home(arguments.home.resolve()))
+
+
+def _apply(arguments: Arguments) -> int:
+    source = "standard input" if arguments.file == "-" else arguments.file
+    for manifest in _read_documents(arguments.file):
+        try:
+            name, done = _store(arguments).apply(manifest, SystemClock().now())
+        except InvalidSpecError as error:
+            raise InvalidSpecError(f"{source}: {error}") from error
+        print(f"servedmodel/{name} {done}")
+    return 0
+
+
+def _read_documents(file: str) -> list[Any]:
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
+        documents = [d for d in yaml.safe_load_all(text) if d is not None]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise FairleadError(f"{file}: {reason}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise FairleadError(f"{file}{where}: is not YAML") from error
+    if not documents:
+        raise FairleadError(f"{file}: holds no document")
+    return documents
+
+
+def _read(arguments: Arguments) -> ServedModel:
+    store = _store(arguments)
+    store.manifest(arguments.name)
+    served = store.read(arguments.name)
+    assert served is not None
+    return served
+
+
+def _get(arguments: Arguments) -> int:
+    store = _store(arguments)
+    names = (arguments.name,) if arguments.name else store.names()
+    if arguments.output != "table":
+        documents = [_document(store, name) for name in names]
+        return _dump(documents if arguments.name is None else documents[0], arguments.output)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("NAME", "MODEL", "STABLE", "CANDIDATE", "WEIGHT", "STATE", "AGE"):
+        table.add_column(column, overflow="fold")
+    for name in names:
+        arguments.name = name
+        table.add_row(*_row(store, _read(arguments)))
+    Console().print(table)
+    return 0
+
+
+def _document(store: FolderStore, name: str) -> dict[str, Any]:
+    manifest = dict(store.manifest(name))
+    served = store.read(name)
+    status = served.status if served else None
+    return {**manifest, "status": to_document(status) if status else {}}
+
+
+def _dump(document: Any, output: str) -> int:
+    if output == "json":
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        yaml.safe_dump(document, sys.stdout, sort_keys=False, allow_unicode=True)
+    return 0
+
+
+def _row(store: FolderStore, served: ServedModel) -> tuple[str, ...]:
+    status = served.status or Status()
+    rollout = status.rollout if status.rollout and status.rollout.is_active else None
+    weight = 0
+    if rollout is not None and status.traffic is not None:
+        weight = sum(a["weight"] for a in status.traffic["arms"] if a["arm"] == "candidate")
+    age = format_duration(SystemClock().now() - store.created_at(served.name))
+    model = served.spec.model if served.spec else "?"
+    return (
+        served.name,
+        model,
+        status.stable or "-",
+        rollout.candidate if rollout else "-",
+        f"{weight / 100:g}",
+        _state(served, status),
+        age,
+    )
+
+
+def _state(served: ServedModel, status: Status) -> str:
+    if served.spec is None:
+        return f"Stalled: {served.problem}"
+    rollout = status.rollout
+    if rollout is not None:
+        word = "paused" if rollout.paused else rollout.state.value
+        return f"{word}: {rollout.reason}"
+    return "serving" if status.stable else "waiting"
+
+
+def _explain(arguments: Arguments) -> int:
+    served = _read(arguments)
+    if served.spec is None:
+        print(f"{served.name} is stalled: {served.problem}. Mend it and run 'fairlead apply'.")
+        return 0
+    status = served.status or Status()
+    analysis = _analysis(arguments, status.rollout)
+    print(explain(served.name, served.spec, status, analysis, SystemClock().now()))
+    return 0
+
+
+def _analysis(arguments: Arguments, rollout: Rollout | None) -> Analysis | None:
+    if rollout is None:
+        return None
+    try:
+        url = read_addresses(Home(arguments.home.resolve())).url("experiments")
+    except NotFoundError:
+        return None
+    with client(url) as http:
+        return ExperimentsClient(http).analysis(rollout.id)
+
+
+def _history(arguments: Arguments) -> int:
+    status = _read(arguments).status or Status()
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("DECIDED", "FROM", "TO", "VERDICT", "TOOK", "EFFECT", "INTERVAL", "WHY"):
+        table.add_column(column, overflow="fold")
+    for rollout in status.history:
+        table.add_row(*_history_row(rollout))
+    Console().print(table)
+    return 0
+
+
+def _history_row(rollout: Rollout) -> tuple[str, ...]:
+    assert rollout.decided_at is not None
+    numbers = rollout.numbers
+    interval = "-"
+    if numbers.ci_low is not None and numbers.ci_high is not None:
+        interval = f"{numbers.ci_low:+.4f} to {numbers.ci_high:+.4f}"
+    return (
+        rollout.decided_at.isoformat(sep=" ", timespec="seconds"),
+        rollout.baseline,
+        rollout.candidate,
+        rollout.state.value,
+        format_duration(rollout.decided_at - rollout.started_at),
+        f"{numbers.effect:+.4f}" if numbers.effect is not None else "-",
+        interval,
+        f"{rollout.reason}: {rollout.message}",
+    )
+
+
+def _ask(verb: Verb) -> Callable[[Arguments], int]:
+    def run(arguments: Arguments) -> int:
+        status = _read(arguments).status or Status()
+        rollout = status.rollout
+        _check_possible(verb, arguments.name, rollout)
+        assert rollout is not None
+        request = Request(id=str(uuid4()), verb=verb, rollout=rollout.id, by=_person())
+        _store(arguments).ask(arguments.name, request)
+        return _await_handled(arguments, request)
+
+    return run
+
+
+def _check_possible(verb: Verb, name: str, rollout: Rollout | None) -> None:
+    active = rollout is not None and rollout.is_active
+    if verb is Verb.RETRY:
+        if active:
+            raise FairleadError(f"{name}: a rollout is running; there is nothing to retry")
+        if rollout is None:
+            raise FairleadError(f"{name}: there was no rollout yet; there is nothing to retry")
+    elif not active:
+        raise FairleadError(f"{name}: no version is on trial; there is nothing to {verb.value}")
+
+
+def _person() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
+
+
+def _await_handled(arguments: Arguments, request: Request) -> int:
+    """Wait until the controller has dealt with a request; it is kept if the controller is away."""
+    deadline = time.monotonic() + HANDLED_WITHIN
+    while time.monotonic() < deadline:
+        status = _read(arguments).status or Status()
+        if status.handled_request == request.id:
+            return _explain(arguments)
+        time.sleep(0.1)
+    print("asked; the controller has not answered yet (does 'fairlead up' run?)", file=sys.stderr)
+    return 1

@@ -1,0 +1,67 @@
+"""The controller of a local stack."""
+
+import logging
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+
+from fairlead_rollout.adapters.experiments_client import ExperimentsClient
+from fairlead_rollout.adapters.folder_cluster import FolderCluster
+from fairlead_rollout.adapters.folder_store import Changes, FolderStore, SystemClock
+from fairlead_rollout.adapters.gateway_client import GatewayClient
+from fairlead_rollout.adapters.home import Home
+from fairlead_rollout.adapters.http import client
+from fairlead_rollout.adapters.mlflow_registry import MlflowRegistry
+from fairlead_rollout.adapters.stack import read_addresses
+from fairlead_rollout.app.controller import Controller
+from fairlead_rollout.app.ports import Ports
+
+
+def run_controller(root: Path) -> int:
+    """Reconcile the served models of a folder until SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it prints a line for each request
+    home = Home(root.resolve())
+    addresses = read_addresses(home)
+    store, clock = FolderStore(home), SystemClock()
+    registry = MlflowRegistry(client(addresses.url("mlflow")), clock)
+    ports = Ports(
+        store=store,
+        registry=registry,
+        cluster=FolderCluster(home),
+        gateway=GatewayClient(client(addresses.url("agent"))),
+        experiments=ExperimentsClient(client(addresses.url("experiments"))),
+        clock=clock,
+    )
+    stop, woken = threading.Event(), threading.Event()
+    _stop_on_signals(stop)
+    poller = threading.Thread(target=registry.run, args=(stop, woken), daemon=True)
+    poller.start()
+    Controller(ports, _Wake(Changes(store), store, woken)).run(stop)
+    return 0
+
+
+class _Wake:
+    """All served models are due when the registry has changed, else those a person has changed."""
+
+    def __init__(self, changes: Changes, store: FolderStore, woken: threading.Event):
+        self._changes = changes
+        self._store = store
+        self._woken = woken
+
+    def __call__(self) -> frozenset[str]:
+        changed = self._changes()
+        if self._woken.is_set():
+            self._woken.clear()
+            return frozenset(self._store.names())
+        return changed
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)

@@ -1,0 +1,470 @@
+"""One served model through its life: first version, trial, promotion, abort, faults."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from fairlead_rollout.domain.snapshot import Verb, Verdict
+from fairlead_rollout.domain.status import ConditionType, RolloutState, Status
+
+World = Any
+
+
+def reasons(world: World) -> list[str]:
+    """Return the reasons of all events, oldest first."""
+    return [event["reason"] for event in world.store_.events("flight-delay")]
+
+
+def versions(world: World) -> set[str]:
+    """Return the versions that have a workload."""
+    return {w.version for w in world.cluster_.workloads("flight-delay")}
+
+
+def test_first_version_gets_all_traffic_once_it_is_ready(serving: World) -> None:
+    """The first Production version serves without a trial."""
+    assert serving.status.traffic["arms"] == [{"arm": "stable", "version": "1", "weight": 10_000}]
+    assert serving.status.condition(ConditionType.READY).status == "True"
+    assert serving.status.history == ()
+
+
+def test_nothing_serves_while_the_registry_names_no_version(world: World) -> None:
+    """Without a Production version the status says what is waited for."""
+    world.production = None
+    world.run(3)
+    ready = world.status.condition(ConditionType.READY)
+    assert (ready.status, ready.reason) == ("False", "WaitingForVersion")
+    assert "stage Production" in ready.message
+
+
+def test_first_version_that_cannot_load_is_stalled_with_its_reason(world: World) -> None:
+    """A first version that never starts asks for a person and names the cause."""
+    world.broken["1"] = (3, "module 'lost' is not installed")
+    world.run(3)
+    stalled = world.status.condition(ConditionType.STALLED)
+    assert "module 'lost' is not installed" in stalled.message
+    world.production = "2"
+    world.run_until(lambda: world.status.stable == "2")
+    assert world.status.condition(ConditionType.STALLED) is None
+
+
+def test_a_new_version_gets_the_first_weight_only_when_it_is_ready(serving: World) -> None:
+    """The candidate has no weight while its processes start."""
+    serving.production = "2"
+    serving.run()
+    assert serving.rollout.state is RolloutState.PENDING
+    assert serving.weight == 0
+    serving.run_until(lambda: serving.weight == 1_000)
+    assert serving.rollout.state is RolloutState.RUNNING
+    assert serving.status.traffic["salt"] == serving.rollout.id
+
+
+def test_a_step_is_timed_from_when_the_gateway_has_applied_it(on_trial: World) -> None:
+    """A gateway that is late does not shorten the step."""
+    on_trial.gateway_up = False
+    on_trial.run(200, every=1.0)
+    assert on_trial.rollout.step_started_at is None
+    on_trial.gateway_up = True
+    on_trial.run(3)
+    began = on_trial.rollout.step_started_at
+    on_trial.run_until(lambda: on_trial.weight == 5_000)
+    assert on_trial.time - began >= timedelta(seconds=30)
+
+
+def test_too_few_requests_hold_the_weight(on_trial: World) -> None:
+    """A step whose time is over does not end before the candidate was seen often enough."""
+    on_trial.requests = 49
+    on_trial.run(100, every=1.0)
+    assert on_trial.weight == 1_000
+    assert on_trial.status.condition(ConditionType.PROGRESSING).reason == "NotEnoughData"
+    on_trial.requests = 50
+    on_trial.run_until(lambda: on_trial.weight == 5_000)
+
+
+def test_a_better_candidate_becomes_stable_and_the_old_version_goes(on_trial: World) -> None:
+    """Promotion scales first, moves the weight, then removes what no longer serves."""
+    on_trial.run_until(lambda: on_trial.weight == 5_000)
+    on_trial.verdict, on_trial.why = Verdict.BETTER, "version 2 is better"
+    on_trial.run_until(lambda: on_trial.status.stable == "2")
+    arms = on_trial.status.traffic["arms"]
+    assert arms == [{"arm": "stable", "version": "2", "weight": 10_000}]
+    assert on_trial.cluster_.workloads("flight-delay")[-1].wanted == 2
+    on_trial.run_until(lambda: versions(on_trial) == {"2"})
+    on_trial.run_until(lambda: not on_trial.status.writeback)
+    assert on_trial.tags["2"]["rollout.status"] == "promoted"
+    assert on_trial.tags["2"]["rollout.effect"] == "-0.013"
+    assert on_trial.reports[on_trial.rollout.id]["rollout"]["state"] == "promoted"
+    assert on_trial.records_[on_trial.rollout.id]["state"] == "promoted"
+
+
+def test_better_before_the_last_step_is_not_yet_a_promotion(on_trial: World) -> None:
+    """The objective decides for a candidate at the last step only."""
+    on_trial.verdict = Verdict.BETTER
+    on_trial.run(20, every=1.0)
+    assert on_trial.weight == 1_000
+
+
+@pytest.mark.parametrize(
+    ("verdict", "guardrails", "state", "reason"),
+    [
+        pytest.param(Verdict.WORSE, (), "aborted", "ObjectiveWorse", id="objective"),
+        pytest.param(
+            Verdict.WORSE,
+            ({"name": "errors", "state": "worse"},),
+            "aborted",
+            "GuardrailWorse",
+            id="guardrail",
+        ),
+        pytest.param(Verdict.INVALID, (), "invalid", "SampleRatioMismatch", id="split"),
+    ],
+)
+def test_numbers_against_the_candidate_abort_at_any_step(
+    on_trial: World, verdict: Verdict, guardrails: Any, state: str, reason: str
+) -> None:
+    """An abort sets the weight to 0 in the same pass and keeps the candidate out."""
+    on_trial.verdict, on_trial.guardrails = verdict, guardrails
+    on_trial.run()
+    assert on_trial.weight == 0
+    assert (on_trial.rollout.state, on_trial.rollout.reason) == (state, reason)
+    assert on_trial.status.stable == "1"
+    on_trial.run(100, every=1.0)
+    assert on_trial.status.attempts == 1
+    assert versions(on_trial) == {"1"}
+    assert on_trial.tags["2"]["rollout.status"] == state
+
+
+def test_a_candidate_that_cannot_load_is_aborted_without_traffic(serving: World) -> None:
+    """A broken candidate never gets a weight, and the verdict carries its own reason."""
+    serving.production = "2"
+    serving.broken["2"] = (3, "No module named 'calibration_notebook'")
+    serving.run()
+    serving.run_until(lambda: serving.rollout.state is RolloutState.ABORTED)
+    assert serving.rollout.step is None
+    assert "calibration_notebook" in serving.rollout.message
+    serving.run_until(lambda: not serving.status.writeback)
+    assert "calibration_notebook" in serving.tags["2"]["rollout.reason"]
+
+
+def test_a_candidate_that_never_gets_ready_is_aborted_at_the_deadline(serving: World) -> None:
+    """Waiting for a candidate has an end."""
+    serving.production = "2"
+    serving.broken["2"] = (1, "its process ended with exit code 1")
+    serving.run(2)
+    assert serving.rollout.state is RolloutState.PENDING
+    serving.time += timedelta(minutes=10)
+    serving.run()
+    assert serving.rollout.reason == "ProgressDeadlineExceeded"
+
+
+def test_a_third_version_supersedes_the_one_on_trial(on_trial: World) -> None:
+    """A newer promotion ends the trial and starts its own."""
+    on_trial.production = "3"
+    on_trial.run_until(lambda: on_trial.weight == 1_000 and on_trial.rollout.candidate == "3")
+    (superseded,) = on_trial.status.history
+    assert (superseded.candidate, superseded.state) == ("2", "superseded")
+    on_trial.run_until(lambda: versions(on_trial) == {"1", "3"})
+
+
+def test_moving_production_back_ends_the_trial(on_trial: World) -> None:
+    """The registry asks for stable again: the candidate goes, and may come back later."""
+    on_trial.production = "1"
+    on_trial.run_until(lambda: on_trial.rollout.reason == "ProductionMovedBack")
+    assert on_trial.weight == 0
+    on_trial.production = "2"
+    on_trial.run_until(lambda: on_trial.weight == 1_000)
+    assert on_trial.status.attempts == 2
+
+
+def test_an_aborted_version_comes_back_when_promoted_again(on_trial: World) -> None:
+    """Only a new move of the pointer starts a second trial of the same version."""
+    on_trial.verdict = Verdict.WORSE
+    on_trial.run(20, every=1.0)
+    assert on_trial.status.attempts == 1
+    on_trial.production = "1"
+    on_trial.run(2)
+    on_trial.production, on_trial.verdict = "2", Verdict.INSUFFICIENT
+    on_trial.run_until(lambda: on_trial.weight == 1_000)
+    assert on_trial.status.attempts == 2
+
+
+def test_revert_moves_the_pointer_back_to_stable(
+    make_world: Callable[..., World], build_manifest: Callable[..., Any]
+) -> None:
+    """With `onAbort: revert` MLflow names stable again after an abort."""
+    world = make_world(build_manifest(registry={"onAbort": "revert"}))
+    world.run_until(lambda: world.status.stable == "1")
+    world.production = "2"
+    world.run_until(lambda: world.weight == 1_000)
+    world.verdict = Verdict.WORSE
+    world.run_until(lambda: world.production == "1")
+    world.run(5)
+    assert world.status.settled is None
+
+
+@pytest.mark.parametrize(("verb", "stable"), [(Verb.ABORT, "1"), (Verb.PROMOTE, "2")])
+def test_a_person_decides_at_once(on_trial: World, verb: Verb, stable: str) -> None:
+    """A person's word ends the trial, and the history names the person."""
+    on_trial.ask(verb)
+    on_trial.run_until(lambda: not on_trial.rollout.is_active)
+    assert on_trial.status.stable == stable
+    assert "by ada" in on_trial.rollout.message
+
+
+def test_a_paused_rollout_holds_its_weight_but_still_aborts(on_trial: World) -> None:
+    """Pausing stops the steps, not the guardrails."""
+    on_trial.ask(Verb.PAUSE)
+    on_trial.run(100, every=1.0)
+    assert on_trial.weight == 1_000
+    assert on_trial.rollout.paused
+    on_trial.verdict = Verdict.WORSE
+    on_trial.run()
+    assert on_trial.weight == 0
+
+
+def test_a_resumed_rollout_goes_on(on_trial: World) -> None:
+    """After a pause the steps go on."""
+    on_trial.ask(Verb.PAUSE)
+    on_trial.run(50, every=1.0)
+    on_trial.ask(Verb.RESUME, "request-2")
+    on_trial.run_until(lambda: on_trial.weight == 5_000)
+
+
+def test_retry_puts_an_aborted_version_on_trial_again(on_trial: World) -> None:
+    """A retry is a rollout of its own with an id of its own."""
+    on_trial.verdict = Verdict.WORSE
+    on_trial.run(2)
+    first = on_trial.rollout.id
+    on_trial.verdict = Verdict.INSUFFICIENT
+    on_trial.ask(Verb.RETRY)
+    on_trial.run_until(lambda: on_trial.weight == 1_000)
+    assert on_trial.rollout.id != first
+
+
+def test_a_request_for_an_earlier_rollout_does_nothing(on_trial: World) -> None:
+    """An abort that was meant for the version before does not hit its successor."""
+    on_trial.ask(Verb.ABORT)
+    on_trial.production = "3"
+    request = on_trial.store_.manifest("flight-delay")["metadata"]["request"]
+    on_trial.store_.ask("flight-delay", _stale(request))
+    on_trial.run_until(lambda: on_trial.weight == 1_000 and on_trial.rollout.candidate == "3")
+    assert on_trial.rollout.is_active
+
+
+def _stale(request: Any) -> Any:
+    from fairlead_rollout.domain.snapshot import Request  # noqa: PLC0415
+
+    return Request(id="stale", verb=Verb.ABORT, rollout="00000000-0000", by=request["by"])
+
+
+def test_a_rollout_without_a_decision_ends_at_its_maximum(on_trial: World) -> None:
+    """`maxDuration` keeps stable unless the spec says otherwise."""
+    on_trial.run_until(lambda: on_trial.weight == 5_000)
+    on_trial.time += timedelta(hours=1)
+    on_trial.run(2)
+    assert (on_trial.rollout.reason, on_trial.status.stable) == ("Inconclusive", "1")
+
+
+def test_guardrails_decide_without_an_objective(
+    make_world: Callable[..., World], build_manifest: Callable[..., Any]
+) -> None:
+    """Without an objective the candidate is promoted after its last step."""
+    steps = {"steps": [{"weight": 5, "for": "10s"}, {"weight": 50, "for": "10s"}]}
+    world = make_world(build_manifest(rollout=steps))
+    world.run_until(lambda: world.status.stable == "1")
+    world.production, world.verdict = "2", Verdict.HOLDING
+    world.run_until(lambda: world.status.stable == "2")
+    assert world.rollout.reason == "GuardrailsHeld"
+
+
+def test_a_registry_outage_takes_no_traffic_and_loses_no_verdict(on_trial: World) -> None:
+    """While MLflow is away the trial goes on; the verdict is told when it is back."""
+    on_trial.registry_up = False
+    on_trial.run_until(lambda: on_trial.weight == 5_000)
+    condition = on_trial.status.condition(ConditionType.REGISTRY_UNAVAILABLE)
+    assert condition.reason == "RegistryUnreachable"
+    on_trial.verdict = Verdict.BETTER
+    on_trial.run_until(lambda: on_trial.status.stable == "2")
+    assert "rollout.decided_at" not in on_trial.tags["2"]
+    on_trial.registry_up = True
+    on_trial.run_until(lambda: not on_trial.status.writeback)
+    assert on_trial.tags["2"]["rollout.status"] == "promoted"
+    assert on_trial.status.condition(ConditionType.REGISTRY_UNAVAILABLE) is None
+
+
+def test_a_missing_production_version_takes_no_traffic(serving: World) -> None:
+    """The pointer may vanish; what serves goes on serving."""
+    serving.production = None
+    serving.run(10, every=1.0)
+    assert serving.status.stable == "1"
+    assert serving.status.traffic["arms"][0]["weight"] == 10_000
+
+
+def test_nothing_moves_while_experiments_is_away(on_trial: World) -> None:
+    """Without numbers the weight holds."""
+    on_trial.experiments_up = False
+    on_trial.run(100, every=1.0)
+    assert on_trial.weight == 1_000
+    on_trial.experiments_up = True
+    on_trial.run_until(lambda: on_trial.weight == 5_000)
+
+
+def test_a_trial_starts_only_when_experiments_knows_of_it(serving: World) -> None:
+    """No exposure may come before the record that says how to judge it."""
+    serving.production = "2"
+    serving.run()
+    serving.experiments_up = False
+    serving.run(20, every=0.5)
+    assert serving.weight == 0
+    serving.experiments_up = True
+    serving.run_until(lambda: serving.weight == 1_000)
+
+
+def test_staging_gets_copies_and_never_an_arm(
+    make_world: Callable[..., World], build_manifest: Callable[..., Any]
+) -> None:
+    """A shadow version is in the plan as a shadow only, once it is ready."""
+    world = make_world(build_manifest(registry={"shadow": {"stage": "Staging"}}))
+    world.shadow = "7"
+    world.run_until(lambda: bool(world.status.traffic and world.status.traffic["shadow"]))
+    assert world.status.traffic["shadow"] == [{"version": "7", "share": 10_000}]
+    world.shadow = None
+    world.run_until(lambda: versions(world) == {"1"})
+
+
+def test_a_wrong_spec_stalls_and_takes_no_traffic(
+    serving: World, build_manifest: Callable[..., Any]
+) -> None:
+    """A manifest broken behind the command's back says so and changes nothing."""
+    path = serving.home.served_models / "flight-delay" / "manifest.json"
+    path.write_text(path.read_text("utf-8").replace('"replicas": 2', '"replicas": "two"'), "utf-8")
+    before = serving.status.traffic
+    serving.run(3)
+    stalled = serving.status.condition(ConditionType.STALLED)
+    assert "spec.server.replicas" in stalled.message
+    assert serving.status.traffic == before
+
+
+@pytest.mark.parametrize("moment", ["serving", "on_trial", "last_step", "aborted", "promoted"])
+def test_a_lost_status_is_rebuilt_before_anything_changes(on_trial: World, moment: str) -> None:
+    """Stable and the trial are told from processes and records; traffic does not move."""
+    if moment == "serving":
+        on_trial.production = "1"
+        on_trial.run_until(lambda: versions(on_trial) == {"1"})
+    if moment == "last_step":
+        on_trial.run_until(lambda: on_trial.weight == 5_000)
+    if moment in {"aborted", "promoted"}:
+        on_trial.ask(Verb.ABORT if moment == "aborted" else Verb.PROMOTE)
+        on_trial.run_until(lambda: not on_trial.rollout.is_active)
+    on_trial.run_until(lambda: not on_trial.status.writeback)
+    before = on_trial.status
+    (on_trial.home.served_models / "flight-delay" / "status.json").write_text("{half", "utf-8")
+    on_trial.run()
+    after = on_trial.status
+    assert (after.stable, after.traffic) == (before.stable, before.traffic)
+    assert after.attempts == before.attempts
+    assert _ids(after) == _ids(before)
+    on_trial.run(50, every=0.1)
+    assert on_trial.status.attempts == before.attempts
+
+
+def _ids(status: Status) -> list[tuple[str, str]]:
+    return [(rollout.id, rollout.state) for rollout in status.history]
+
+
+def test_a_lost_status_waits_for_experiments(serving: World) -> None:
+    """While the records cannot be read nothing is written and nothing changes."""
+    path = serving.home.served_models / "flight-delay" / "status.json"
+    path.unlink()
+    serving.experiments_up = False
+    serving.run(3)
+    assert not path.exists()
+    assert versions(serving) == {"1"}
+
+
+def test_events_tell_each_change_once(on_trial: World) -> None:
+    """A repeated pass tells nothing twice."""
+    on_trial.run(20)
+    told = reasons(on_trial)
+    assert len(told) == len(set(told))
+    assert "ApplyingTraffic" in told
+
+
+def _until(world: World, condition: Callable[[], bool]) -> None:
+    world.run_until(condition, every=3.0)
+
+
+def _story(world: World) -> None:
+    """Promote version 2, abort version 3, let version 4 fail to load."""
+    _until(world, lambda: world.status.stable == "1")
+    world.production = "2"
+    _until(world, lambda: world.weight == 5_000)
+    world.verdict = Verdict.BETTER
+    _until(world, lambda: world.status.stable == "2")
+    world.verdict, world.production = Verdict.INSUFFICIENT, "3"
+    _until(world, lambda: world.weight == 1_000)
+    world.verdict = Verdict.WORSE
+    _until(world, lambda: world.rollout.state is RolloutState.ABORTED)
+    world.verdict, world.production = Verdict.INSUFFICIENT, "4"
+    world.broken["4"] = (3, "cannot load")
+    _until(world, lambda: world.rollout.candidate == "4" and not world.rollout.is_active)
+    _until(world, lambda: not world.status.writeback and versions(world) == {"2"})
+
+
+def _outcome(world: World) -> Any:
+    status = world.status
+    history = [(r.id, r.candidate, r.baseline, r.state, r.reason) for r in status.history]
+    tags = {v: {k: t for k, t in kept.items() if "_at" not in k} for v, kept in world.tags.items()}
+    records = {i: (r["state"], r["candidate"]) for i, r in world.records_.items()}
+    return (
+        status.stable,
+        status.settled,
+        status.traffic,
+        history,
+        tags,
+        records,
+        world.reports.keys(),
+    )
+
+
+def _run_story_killed_at(world: World, killed: type[BaseException], write: int) -> bool:
+    """Play the story with a controller that is killed at one write and started again."""
+    reconcile_once, world.kill_at = world.run, write
+    was_killed = []
+
+    def run(passes: int = 1, every: float = 0.0) -> None:
+        try:
+            reconcile_once(passes, every)
+        except killed:
+            was_killed.append(True)
+            world.kill_at = None
+
+    world.run = run
+    _story(world)
+    return bool(was_killed)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before-the-write", "after-the-write"])
+def test_killed_at_any_write_the_second_run_ends_the_same(
+    make_world: Callable[..., World], killed: type[BaseException], after: bool
+) -> None:
+    """Every point between two writes of three rollouts: same state, same history, same tags."""
+    whole = make_world()
+    whole.store_.manifest("flight-delay")
+    _story(whole)
+    uid = whole.store_.read("flight-delay").uid
+    for write in range(1, whole.writes + 1):
+        world = make_world()
+        _set_uid(world, uid)
+        world.kill_after = after
+        assert _run_story_killed_at(world, killed, write)
+        assert _outcome(world) == _outcome(whole)
+
+
+def _set_uid(world: World, uid: str) -> None:
+    from fairlead_rollout.adapters.files import read_json, write_json  # noqa: PLC0415
+
+    path = world.home.served_models / "flight-delay" / "manifest.json"
+    document = read_json(path)
+    document["metadata"]["uid"] = uid
+    write_json(path, document)

@@ -1,0 +1,314 @@
+"""A small world for the controller: real stores in a folder, the outside in memory.
+
+The outside (MLflow, the gateway, experiments, the machine that runs processes) is moved by hand or
+by `settle`, and every write can be made the controller's last.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairlead_rollout.adapters.files import read_json, write_json
+from fairlead_rollout.adapters.folder_cluster import FolderCluster
+from fairlead_rollout.adapters.folder_store import FolderStore
+from fairlead_rollout.adapters.home import Home
+from fairlead_rollout.app.ports import Ports
+from fairlead_rollout.app.reconcile import reconcile
+from fairlead_rollout.domain.actions import EmitEvent
+from fairlead_rollout.domain.errors import UnavailableError
+from fairlead_rollout.domain.names import workload_name
+from fairlead_rollout.domain.snapshot import (
+    Analysis,
+    Applied,
+    RegistryView,
+    Request,
+    StepCounts,
+    Verb,
+    Verdict,
+)
+from fairlead_rollout.domain.spec import ServedModelSpec
+from fairlead_rollout.domain.status import Rollout, Status, Writeback
+from fairlead_rollout.domain.traffic import plan_digest
+
+NAME = "flight-delay"
+MODEL = "Flight Delay (EU) – 2026.v1"
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def manifest(**spec: Any) -> dict[str, Any]:
+    """Build a ServedModel document with an objective and short steps."""
+    rollout = {
+        "steps": [{"weight": 10, "for": "30s"}, {"weight": 50, "until": "decided"}],
+        "objective": {"outcome": "squared_error", "better": "lower", "minimumEffect": 0.01},
+        "maxDuration": "1h",
+    }
+    return {
+        "apiVersion": "fairlead.dev/v1alpha1",
+        "kind": "ServedModel",
+        "metadata": {"name": NAME},
+        "spec": {"model": MODEL, "rollout": rollout, "server": {"replicas": 2}, **spec},
+    }
+
+
+class KilledError(BaseException):
+    """The controller was killed here; nothing may catch it."""
+
+
+@dataclass
+class World:
+    """The outside of one controller."""
+
+    home: Home
+    time: datetime = START
+    production: str | None = "1"
+    shadow: str | None = None
+    registry_up: bool = True
+    gateway_up: bool = True
+    experiments_up: bool = True
+    verdict: Verdict = Verdict.INSUFFICIENT
+    why: str = "not enough units yet"
+    guardrails: tuple[Mapping[str, Any], ...] = ()
+    requests: int = 1_000
+    broken: dict[str, tuple[int, str]] = field(default_factory=dict)
+    records_: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    tags: dict[str, dict[str, str]] = field(default_factory=dict)
+    reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    routed: Mapping[str, Any] | None = None
+    writes: int = 0
+    kill_at: int | None = None
+    kill_after: bool = False
+
+    def __post_init__(self) -> None:
+        """Put the real stores into the folder."""
+        self.store_ = FolderStore(self.home)
+        self.cluster_ = FolderCluster(self.home)
+
+    # -- the controller's side
+
+    @property
+    def ports(self) -> Ports:
+        """Return the world as ports."""
+        return Ports(
+            store=self, registry=self, cluster=self, gateway=self, experiments=self, clock=self
+        )
+
+    def run(self, passes: int = 1, every: float = 0.0) -> None:
+        """Let the outside settle and reconcile, some times."""
+        for _ in range(passes):
+            self.settle()
+            reconcile(NAME, self.ports)
+            self.time += timedelta(seconds=every)
+
+    def run_until(self, condition: Callable[[], bool], every: float = 0.25) -> None:
+        """Go on until something is so; fails after ten simulated minutes."""
+        for _ in range(2_400):
+            if condition():
+                return
+            self.run(every=every)
+        raise AssertionError(f"still not so: {self.status}")
+
+    @property
+    def status(self) -> Status:
+        """Return the status as it is stored."""
+        served = self.store_.read(NAME)
+        assert served is not None
+        return served.status or Status()
+
+    @property
+    def rollout(self) -> Rollout:
+        """Return the current or last rollout."""
+        assert self.status.rollout is not None
+        return self.status.rollout
+
+    @property
+    def weight(self) -> int:
+        """Return the candidate's weight in the plan, of 10,000."""
+        arms = (self.status.traffic or {"arms": ()})["arms"]
+        return sum(arm["weight"] for arm in arms if arm["arm"] == "candidate")
+
+    def ask(self, verb: Verb, request: str = "request-1") -> None:
+        """Ask as a person would."""
+        wanted = Request(id=request, verb=verb, rollout=self.rollout.id, by="ada")
+        self.store_.ask(NAME, wanted)
+
+    # -- the outside
+
+    def settle(self) -> None:
+        """Start and stop the processes that are wanted; let the gateway take the newest plan."""
+        for folder in self.home.workloads.glob("*"):
+            spec = read_json(folder / "spec.json")
+            if spec is None:
+                (folder / "status.json").unlink(missing_ok=True)
+                folder.rmdir()
+            else:
+                write_json(folder / "status.json", self._process_status(spec))
+        if self.gateway_up:
+            served = self.store_.read(NAME)
+            if served and served.status and served.status.traffic:
+                self.routed = served.status.traffic
+
+    def _process_status(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        code, reason = self.broken.get(spec["version"], (0, ""))
+        ends = [{"address": "127.0.0.1", "port": n, "ready": True} for n in range(spec["replicas"])]
+        failure = {"exitCode": code, "reason": reason} if reason else None
+        return {"endpoints": [] if reason else ends, "restarts": 0, "failure": failure}
+
+    def _write(self, action: Callable[[], Any]) -> Any:
+        """Count a write, and end the controller at the chosen one: before it, or right after."""
+        self.writes += 1
+        if self.writes == self.kill_at and not self.kill_after:
+            raise KilledError
+        result = action()
+        if self.writes == self.kill_at:
+            raise KilledError
+        return result
+
+    # -- ports
+
+    def now(self) -> datetime:
+        """See Clock."""
+        return self.time
+
+    def names(self) -> tuple[str, ...]:
+        """See Store."""
+        return self.store_.names()
+
+    def read(self, name: str) -> Any:
+        """See Store."""
+        return self.store_.read(name)
+
+    def write_status(self, name: str, status: Status) -> None:
+        """See Store."""
+        self._write(lambda: self.store_.write_status(name, status))
+
+    def emit(self, name: str, event: EmitEvent, at: datetime) -> None:
+        """See Store."""
+        self._write(lambda: self.store_.emit(name, event, at))
+
+    def view(self, spec: ServedModelSpec) -> RegistryView | None:
+        """See Registry."""
+        if not self.registry_up:
+            return None
+        return RegistryView(production=self.production, shadow=self.shadow)
+
+    def write(self, spec: ServedModelSpec, item: Writeback) -> None:
+        """See Registry."""
+        if not self.registry_up:
+            raise UnavailableError("MLflow is away")
+        self._write(lambda: self._take(item))
+
+    def _take(self, item: Writeback) -> None:
+        if item.kind == "tags":
+            self.tags.setdefault(item.version, {}).update(item.content)
+        elif item.kind == "report":
+            self.reports[item.rollout] = item.content
+        elif item.kind == "production":
+            self.production = item.version
+
+    def workloads(self, name: str) -> Any:
+        """See Cluster."""
+        return self.cluster_.workloads(name)
+
+    def ensure(self, name: str, spec: ServedModelSpec, version: str, replicas: int) -> None:
+        """See Cluster."""
+        workload = workload_name(name, spec.model, version)
+        before = read_json(self.home.workloads / workload / "spec.json")
+        if before is None or before["replicas"] != replicas:
+            self._write(lambda: self.cluster_.ensure(name, spec, version, replicas))
+
+    def remove(self, name: str, version: str) -> None:
+        """See Cluster."""
+        self._write(lambda: self.cluster_.remove(name, version))
+
+    def applied(self, name: str) -> Applied | None:
+        """See Gateway."""
+        if not self.gateway_up:
+            return None
+        healthy = {w.version: w.ready for w in self.cluster_.workloads(name)}
+        digest = plan_digest(dict(self.routed)) if self.routed else None
+        return Applied(digest=digest, healthy=healthy)
+
+    def analysis(self, rollout: str) -> Analysis | None:
+        """See Experiments."""
+        if not self.experiments_up:
+            return None
+        counts = StepCounts(stable=self.requests, candidate=self.requests)
+        step = (self.routed or {}).get("step")
+        return Analysis(
+            verdict=self.verdict,
+            reason=self.why,
+            at=self.time,
+            steps=dict.fromkeys(range((step or 0) + 1), counts),
+            objective={"effect": -0.013, "ciLow": -0.02, "ciHigh": -0.005, "evalue": 54.0},
+            guardrails=self.guardrails,
+            arms={"stable": {"units": 900}, "candidate": {"units": 880}},
+        )
+
+    def records(self, name: str) -> tuple[Mapping[str, Any], ...] | None:
+        """See Experiments."""
+        if not self.experiments_up:
+            return None
+        ours = ({**r, "id": i} for i, r in self.records_.items() if r["model"] == name)
+        return tuple(sorted(ours, key=lambda r: str(r["startedAt"])))
+
+    def put_record(self, item: Writeback) -> None:
+        """See Experiments."""
+        if not self.experiments_up:
+            raise UnavailableError("experiments is away")
+        self._write(lambda: self.records_.update({item.rollout: item.content}))
+
+
+@pytest.fixture
+def make_world(tmp_path: Path) -> Callable[..., World]:
+    """Return a maker of worlds, each in a folder of its own."""
+    made = iter(range(10_000))
+
+    def make(document: Mapping[str, Any] | None = None) -> World:
+        world = World(home=Home(tmp_path / str(next(made))))
+        world.store_.apply(document or manifest(), START)
+        return world
+
+    return make
+
+
+@pytest.fixture
+def world(make_world: Callable[..., World]) -> World:
+    """Return a world with one ServedModel that has not been looked at yet."""
+    return make_world()
+
+
+@pytest.fixture
+def serving(world: World) -> World:
+    """Return a world in which version 1 serves."""
+    world.run_until(lambda: world.status.stable == "1")
+    return world
+
+
+@pytest.fixture
+def on_trial(serving: World) -> World:
+    """Return a world in which version 2 is on trial at its first step."""
+    serving.production = "2"
+    serving.run_until(lambda: serving.weight == 1_000)
+    return serving
+
+
+@pytest.fixture
+def build_manifest() -> Callable[..., dict[str, Any]]:
+    """Return the builder of ServedModel documents."""
+    return manifest
+
+
+@pytest.fixture
+def changed() -> Callable[..., Any]:
+    """Return `dataclasses.replace`."""
+    return replace
+
+
+@pytest.fixture
+def killed() -> type[BaseException]:
+    """Return what ends a controller at a chosen write."""
+    return KilledError
