@@ -1,0 +1,155 @@
+"""Envoy: its administration interface, its validation, its command line."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+
+from fairlead_gateway.app.ports import EnvoyStatus
+from fairlead_gateway.domain.render import JSON, LISTENER, ROUTES
+
+_log = logging.getLogger(__name__)
+
+_PREFIXES = {
+    "listeners": "listener_manager.lds",
+    "clusters": "cluster_manager.cds",
+    "routes": f"http.{LISTENER}.rds.{ROUTES}",
+}
+_FILTER = (
+    r"^(listener_manager\.lds|cluster_manager\.cds|http\.\w+\.rds\.\w+)"
+    r"\.(version_text|update_rejected|update_failure)$|^cluster_manager\.warming_clusters$"
+)
+
+
+class EnvoyAdmin:
+    """A running Envoy's administration interface.
+
+    Args:
+        port: Its port on loopback.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._client = httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", timeout=2.0, trust_env=False
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def status(self) -> EnvoyStatus | None:
+        """Return what it has taken, or None while it cannot be reached."""
+        try:
+            answer = self._client.get("/stats", params={"filter": _FILTER})
+        except httpx.HTTPError:
+            return None
+        stats = dict(line.split(": ", 1) for line in answer.text.splitlines() if ": " in line)
+        return EnvoyStatus(
+            versions={
+                kind: stats.get(f"{prefix}.version_text", "").strip('"')
+                for kind, prefix in _PREFIXES.items()
+            },
+            rejected={
+                # A file that is no JSON counts as a failure instead.
+                kind: int(stats.get(f"{prefix}.update_rejected", 0))
+                for kind, prefix in _PREFIXES.items()
+            },
+            warming=int(stats.get("cluster_manager.warming_clusters", 0)),
+        )
+
+    def healthy(self) -> Mapping[str, int]:
+        """Return how many endpoints of its own each cluster can use; empty if not reached."""
+        try:
+            answer = self._client.get("/clusters", params={"format": "json"})
+            clusters = answer.json().get("cluster_statuses", [])
+        except (httpx.HTTPError, ValueError):
+            return {}
+        return {
+            cluster["name"]: sum(_is_own_and_healthy(h) for h in cluster.get("host_statuses", []))
+            for cluster in clusters
+        }
+
+    def reopen_logs(self) -> bool:
+        """Make it open its log anew; False if it cannot be reached."""
+        try:
+            return self._client.post("/reopen_logs").is_success
+        except httpx.HTTPError:
+            return False
+
+
+def _is_own_and_healthy(host: JSON) -> bool:
+    """Tell whether an endpoint belongs to the version itself and may get requests."""
+    health = host.get("health_status", {})
+    failed = any(value is True for key, value in health.items() if key.startswith("failed_"))
+    return host.get("priority", 0) == 0 and not failed
+
+
+class EnvoyValidator:
+    """Lets Envoy itself check a configuration, in a process of its own.
+
+    Args:
+        folder: Where the file to check may lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def check(self, static: JSON) -> str | None:
+        """Return why Envoy would refuse it, or None; None, too, where there is no Envoy to ask."""
+        binary = find_envoy()
+        if binary is None:
+            return None
+        with tempfile.NamedTemporaryFile("w", dir=self._folder, suffix=".json") as file:
+            json.dump(static, file)
+            file.flush()
+            command = [binary, "--mode", "validate", "-c", file.name, "-l", "error"]
+            try:
+                done = subprocess.run(  # noqa: S603 - no shell, no user's words.
+                    command, capture_output=True, text=True, check=False, timeout=30
+                )
+            except subprocess.TimeoutExpired:
+                _log.warning("Envoy did not validate a configuration in time; it goes unchecked")
+                return None
+        return None if done.returncode == 0 else _reason(done.stderr, file.name)
+
+
+def _reason(stderr: str, name: str) -> str:
+    lines = stderr.strip().splitlines() or ["no reason given"]
+    return lines[-1].rpartition("] ")[2].replace(f"'{name}'", "it")
+
+
+def find_envoy() -> str | None:
+    """Find Envoy's binary on the path, else beside the interpreter."""
+    return shutil.which("envoy") or shutil.which("envoy", path=str(Path(sys.executable).parent))
+
+
+def become_envoy(bootstrap: Path, *, concurrency: int, log_level: str) -> None:
+    """Replace this process by Envoy.
+
+    Args:
+        bootstrap: The configuration to start with.
+        concurrency: How many worker threads.
+        log_level: The level of Envoy's own log.
+    """
+    binary = find_envoy()
+    if binary is None:
+        raise FileNotFoundError("no envoy on PATH; install fairlead-gateway[envoy]")
+    command = [
+        binary,
+        *("--config-path", str(bootstrap)),
+        *("--concurrency", str(concurrency)),
+        *("--log-level", log_level),
+        *("--drain-time-s", "5"),
+        # A kill loses at most this much of the access log.
+        *("--file-flush-interval-msec", "200"),
+        "--reject-unknown-dynamic-fields",
+        "--disable-hot-restart",  # It would let one Envoy per machine and user run only.
+    ]
+    os.execv(binary, command)  # noqa: S606 - no shell on purpose.

@@ -1,0 +1,378 @@
+"""Bring Envoy to what is wanted, make before break, one small step at a time.
+
+`Applier.step` is level-based: it looks at what is wanted, at the files and at what Envoy has
+taken of them, does the next thing that is due, and returns. Called again and again it goes
+
+1. endpoints, at once and always; 2. new clusters; 3. the listener; 4. routes;
+5. after a grace, away with the clusters no route names any more.
+
+Each file is written only after Envoy has taken the one before. While Envoy is down all are
+written at once: it will read them together.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from fairlead_gateway.app.ports import (
+    Applied,
+    Clock,
+    Configuration,
+    Envoy,
+    EnvoyStatus,
+    Health,
+    Memory,
+    Snapshot,
+    Source,
+    Validator,
+)
+from fairlead_gateway.domain.bootstrap import render_static
+from fairlead_gateway.domain.endpoints import VersionKey
+from fairlead_gateway.domain.plan import TOTAL_WEIGHT, Arm, TrafficPlan, Unit, plan_digest
+from fairlead_gateway.domain.render import (
+    ListenerSettings,
+    XdsPaths,
+    cluster_name,
+    fallbacks_of,
+    needed_versions,
+    render_endpoints,
+    render_listener,
+    render_routes,
+    render_static_cluster,
+    routes_from,
+    units_of,
+)
+
+_log = logging.getLogger(__name__)
+
+_POLL = 0.05  # Seconds between two looks at a source where nothing happens.
+_SOON = 0.005  # ... while Envoy is about to follow.
+_RESYNC = 2.0  # ... between two full comparisons although nothing has changed.
+
+Plans = Mapping[str, TrafficPlan]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplierSettings:
+    """How the applier works.
+
+    Attributes:
+        listener: Where Envoy listens and logs.
+        paths: Where it reads.
+        grace: Seconds between the last route to a cluster and the cluster's removal.
+        patience: Seconds Envoy may take to follow a file before it counts as rejected.
+    """
+
+    listener: ListenerSettings
+    paths: XdsPaths
+    grace: float = 5.0
+    patience: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplierPorts:
+    """What the applier works with."""
+
+    source: Source
+    files: Configuration
+    envoy: Envoy
+    validator: Validator
+    memory: Memory
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Where things stand, for others to read.
+
+    Attributes:
+        ready: Whether Envoy has followed a full configuration.
+        applied: The plan of each model that Envoy follows.
+        problems: What keeps it from more, by model or file.
+        snapshot: What was wanted last.
+        rejected: How many configurations were refused.
+    """
+
+    ready: bool = False
+    applied: Mapping[str, Applied] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+    snapshot: Snapshot | None = None
+    rejected: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Written:
+    """A file Envoy has not been seen to follow yet."""
+
+    version: str
+    rejected_before: int
+    since: float
+
+
+class Applier:
+    """Keeps Envoy at what is wanted.
+
+    Args:
+        settings: How to work.
+        ports: What to work with.
+    """
+
+    def __init__(self, settings: ApplierSettings, ports: ApplierPorts) -> None:
+        self._settings = settings
+        self._ports = ports
+        self._good: dict[str, Applied] = dict(ports.memory.load())
+        self._confirmed: dict[str, Applied] = {}
+        self._refused: dict[str, tuple[str, str]] = {}
+        self._validated: object = None
+        self._written: dict[str, _Written] = {}
+        self._units: frozenset[Unit] = frozenset()
+        self._unused_since: dict[str, float] = {}
+        self._blockage = ""
+        self._rejected = 0
+        self._seen: Snapshot | None = None
+        self._due = 0.0
+        self.report = Report()
+
+    def step(self) -> float:
+        """Do what is due.
+
+        Returns:
+            Seconds to wait before the next step.
+        """
+        snapshot = self._ports.source.read()
+        now = self._ports.clock.monotonic()
+        if snapshot is self._seen and now < self._due:
+            return _POLL
+        settled = False
+        # A source that is not there yet is no reason to forget what was served before.
+        if snapshot.complete or not self._good:
+            settled = self._advance(snapshot, now)
+        self._seen = snapshot
+        self._due = now + (_RESYNC if settled else _POLL if self._unused_since else 0.0)
+        self.report = Report(
+            ready=self.report.ready or bool(self._written.get("routes") and settled),
+            applied=dict(self._confirmed),
+            problems=self._problems(snapshot),
+            snapshot=snapshot,
+            rejected=self._rejected,
+        )
+        return _POLL if settled else _SOON
+
+    def _advance(self, snapshot: Snapshot, now: float) -> bool:
+        status = self._ports.envoy.status()
+        self._notice_rejection(snapshot, status, now)
+        plans = self._validate(self._wanted(snapshot), snapshot)
+        self._units |= units_of(plans.values())
+        self._write_endpoints(plans, snapshot)
+        for write in (self._make_clusters, self._make_listener, self._make_routes):
+            kind, version = write(plans, snapshot)
+            self._note(kind, version, status, now)
+            if status is not None and not _has_taken(status, kind, version):
+                return False
+        if status is None:
+            return False
+        self._confirm(plans)
+        return self._break(plans, snapshot, now)
+
+    # What is wanted
+
+    def _wanted(self, snapshot: Snapshot) -> dict[str, TrafficPlan]:
+        """Take the wanted plans, but the last good one where a plan is bad or was refused."""
+        wanted: dict[str, TrafficPlan] = {}
+        for model, plan in snapshot.plans.items():
+            refused = self._refused.get(model)
+            if refused is not None and refused[0] == plan_digest(plan):
+                wanted |= self._last_good(model)
+            else:
+                self._refused.pop(model, None)
+                wanted[model] = plan
+        for model in snapshot.problems:
+            wanted = self._last_good(model) | wanted
+        return wanted
+
+    def _last_good(self, model: str) -> dict[str, TrafficPlan]:
+        good = self._good.get(model)
+        return {} if good is None else {model: good.plan}
+
+    def _problems(self, snapshot: Snapshot) -> dict[str, str]:
+        refused = {model: reason for model, (_, reason) in self._refused.items()}
+        blocked = {"envoy": self._blockage} if self._blockage else {}
+        return {**blocked, **refused, **snapshot.workload_problems, **snapshot.problems}
+
+    # Endpoints
+
+    def _write_endpoints(self, plans: Plans, snapshot: Snapshot) -> None:
+        fallbacks = fallbacks_of(plans.values())
+        kept = set(self._ports.files.clusters())
+        for key in self._keys(plans, snapshot, kept):
+            rendered = render_endpoints(key, snapshot.endpoints, fallbacks.get(key))
+            self._ports.files.write_endpoints(cluster_name(*key), rendered)
+
+    def _keys(
+        self, plans: Plans, snapshot: Snapshot, clusters: Iterable[str] = ()
+    ) -> list[VersionKey]:
+        kept = {(model, version) for model, _, version in (n.rpartition("-v") for n in clusters)}
+        return sorted(needed_versions(plans.values(), snapshot.endpoints) | kept)
+
+    # Validation
+
+    def _validate(self, plans: dict[str, TrafficPlan], snapshot: Snapshot) -> Plans:
+        """Let Envoy check a new structure; leave out the models it would refuse."""
+        structure = _structure(plans)
+        if structure == self._validated:
+            return plans
+        reason = self._check(plans, snapshot)
+        if reason is None:
+            self._validated = structure
+            return plans
+        accepted = {model: plan for model, plan in plans.items() if plan == self._good_plan(model)}
+        for model in sorted(set(plans) - set(accepted)):
+            reason = self._check({**accepted, model: plans[model]}, snapshot)
+            if reason is None:
+                accepted[model] = plans[model]
+            else:
+                self._refuse(model, plans[model], reason)
+                accepted |= self._last_good(model)
+        self._validated = _structure(accepted)
+        return accepted
+
+    def _check(self, plans: Plans, snapshot: Snapshot) -> str | None:
+        units = units_of(plans.values())
+        fallbacks = fallbacks_of(plans.values())
+        clusters = [
+            render_static_cluster(
+                cluster_name(*key), render_endpoints(key, snapshot.endpoints, fallbacks.get(key))
+            )
+            for key in self._keys(plans, snapshot)
+        ]
+        routes = {"route_config": render_routes(plans.values(), units)}
+        listener = render_listener(self._settings.listener, units, routes)
+        return self._ports.validator.check(render_static(listener, clusters))
+
+    def _good_plan(self, model: str) -> TrafficPlan | None:
+        good = self._good.get(model)
+        return None if good is None else good.plan
+
+    def _refuse(self, model: str, plan: TrafficPlan, reason: str) -> None:
+        self._refused[model] = (plan_digest(plan), reason)
+        self._rejected += 1
+        _log.error(
+            "Envoy refuses the plan of a model; the last good one stays",
+            extra={"model": model, "reason": reason},
+        )
+
+    # Make
+
+    def _make_clusters(self, plans: Plans, snapshot: Snapshot) -> tuple[str, str]:
+        keys = self._keys(plans, snapshot, self._ports.files.clusters())
+        return "clusters", self._ports.files.write_clusters([cluster_name(*key) for key in keys])
+
+    def _make_listener(self, _: Plans, __: Snapshot) -> tuple[str, str]:
+        # Units once found stay found: routes may still ask for one that no plan names any more.
+        source = routes_from(self._settings.paths)
+        listener = render_listener(self._settings.listener, self._units, source)
+        return "listeners", self._ports.files.write_listener(listener)
+
+    def _make_routes(self, plans: Plans, _: Snapshot) -> tuple[str, str]:
+        routes = render_routes(plans.values(), self._units)
+        return "routes", self._ports.files.write_routes(routes)
+
+    def _note(self, kind: str, version: str, status: EnvoyStatus | None, now: float) -> None:
+        written = self._written.get(kind)
+        if written is None or written.version != version:
+            rejected = 0 if status is None else status.rejected.get(kind, 0)
+            self._written[kind] = _Written(version=version, rejected_before=rejected, since=now)
+
+    # Rejections
+
+    def _notice_rejection(self, snapshot: Snapshot, status: EnvoyStatus | None, now: float) -> None:
+        """Give up what Envoy refused, and blame the models whose plans were new in it."""
+        if status is None:
+            return
+        for kind, written in self._written.items():
+            if _has_taken(status, kind, written.version):
+                written.since = now
+                self._blockage = ""
+                continue
+            count = status.rejected.get(kind, 0)
+            late = now - written.since > self._settings.patience
+            if count > written.rejected_before or late:
+                self._blame(kind, snapshot)
+                written.rejected_before, written.since = count, now
+            written.rejected_before = min(written.rejected_before, count)  # Envoy restarted.
+
+    def _blame(self, kind: str, snapshot: Snapshot) -> None:
+        wanted = self._wanted(snapshot)
+        new = [model for model, plan in wanted.items() if plan != self._good_plan(model)]
+        for model in new:
+            self._refuse(model, wanted[model], f"Envoy rejected the {kind}")
+        if not new:
+            self._rejected += 1
+            self._blockage = f"Envoy does not follow the {kind}; its log says why"
+            _log.error(self._blockage)
+
+    # Settle
+
+    def _confirm(self, plans: Plans) -> None:
+        """Remember the plans Envoy is now seen to follow."""
+        now = self._ports.clock.now()
+        confirmed: dict[str, Applied] = {}
+        for model, plan in plans.items():
+            good = self._good.get(model)
+            same = good is not None and good.plan == plan
+            confirmed[model] = good if good and same else Applied(plan=plan, at=now)
+        self._confirmed = confirmed
+        if confirmed != self._good:
+            self._good = confirmed
+            self._ports.memory.save(confirmed)
+
+    def _break(self, plans: Plans, snapshot: Snapshot, now: float) -> bool:
+        """Remove the clusters that have had no use for the whole grace."""
+        written = self._ports.files.clusters()
+        needed = {cluster_name(*key) for key in self._keys(plans, snapshot)}
+        unused = {name: self._unused_since.get(name, now) for name in set(written) - needed}
+        expired = {name for name, since in unused.items() if now - since >= self._settings.grace}
+        self._unused_since = unused
+        if expired:
+            self._ports.files.write_clusters(sorted(set(written) - expired))
+            self._unused_since = {k: v for k, v in unused.items() if k not in expired}
+            return False
+        self._ports.files.remove_endpoints(written)
+        return not unused
+
+
+def _has_taken(status: EnvoyStatus, kind: str, version: str) -> bool:
+    warm = kind != "clusters" or status.warming == 0
+    return warm and status.versions.get(kind) == version
+
+
+def _structure(plans: Plans) -> object:
+    """Reduce plans to what Envoy could refuse: a weight or a step changes nothing there."""
+    return {
+        model: replace(plan, step=None if plan.rollout is None else 0, arms=_evened(plan))
+        for model, plan in plans.items()
+    }
+
+
+def _evened(plan: TrafficPlan) -> tuple[Arm, ...]:
+    weights = [0] * (len(plan.arms) - 1) + [TOTAL_WEIGHT]
+    return tuple(
+        replace(arm, weight=weight) for arm, weight in zip(plan.arms, weights, strict=True)
+    )
+
+
+def health_of(snapshot: Snapshot, healthy: Mapping[str, int]) -> dict[str, dict[str, Health]]:
+    """Tell how many endpoints each version has, and how many of them Envoy can use.
+
+    Args:
+        snapshot: What is wanted, with every version's endpoints.
+        healthy: The usable endpoints of each cluster.
+    """
+    keys = needed_versions(snapshot.plans.values(), snapshot.endpoints)
+    found: dict[str, dict[str, Health]] = {}
+    for model, version in sorted(keys):
+        endpoints = snapshot.endpoints.get((model, version), ())
+        ready = sum(endpoint.ready for endpoint in endpoints)
+        usable = min(healthy.get(cluster_name(model, version), 0), ready)
+        found.setdefault(model, {})[version] = Health(healthy=usable, total=len(endpoints))
+    return found

@@ -1,0 +1,192 @@
+"""What the use cases need from the outside."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fairlead_gateway.domain.endpoints import Endpoint, VersionKey
+from fairlead_gateway.domain.exposure import Exposure, LogLine
+from fairlead_gateway.domain.plan import TrafficPlan
+from fairlead_gateway.domain.render import JSON
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What others want served, at one moment.
+
+    Attributes:
+        plans: The plan of each served model that has one.
+        endpoints: Every version's endpoints.
+        problems: The served models whose plan cannot be read, with the reason.
+        workload_problems: The workloads that cannot be read, with the reason.
+        complete: Whether the source was there at all.
+    """
+
+    plans: Mapping[str, TrafficPlan]
+    endpoints: Mapping[VersionKey, tuple[Endpoint, ...]]
+    problems: Mapping[str, str] = field(default_factory=dict)
+    workload_problems: Mapping[str, str] = field(default_factory=dict)
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """The plan of one served model that Envoy follows.
+
+    Attributes:
+        plan: The plan.
+        at: When it was first seen to be followed, in seconds since the epoch.
+    """
+
+    plan: TrafficPlan
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvoyStatus:
+    """What Envoy has taken of what was written.
+
+    Attributes:
+        versions: The version of `listeners`, `clusters` and `routes` it follows.
+        rejected: How often it has refused each of them.
+        warming: The clusters still without endpoints.
+    """
+
+    versions: Mapping[str, str]
+    rejected: Mapping[str, int]
+    warming: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """The endpoints of one version.
+
+    Attributes:
+        healthy: How many Envoy sends traffic to.
+        total: How many there are, ready or not.
+    """
+
+    healthy: int
+    total: int
+
+
+class Source(Protocol):
+    """Where plans and endpoints come from."""
+
+    def read(self) -> Snapshot:
+        """Return what is wanted now."""
+
+
+class Configuration(Protocol):
+    """The files Envoy reads."""
+
+    def clusters(self) -> Sequence[str]:
+        """Return the names of the clusters written last."""
+
+    def write_endpoints(self, cluster: str, endpoints: JSON) -> None:
+        """Replace one cluster's endpoints, unless they are the same."""
+
+    def write_clusters(self, names: Sequence[str]) -> str:
+        """Replace the clusters, unless they are the same; return their version."""
+
+    def write_listener(self, listener: JSON) -> str:
+        """Replace the listener, unless it is the same; return its version."""
+
+    def write_routes(self, routes: JSON) -> str:
+        """Replace the routes, unless they are the same; return their version."""
+
+    def remove_endpoints(self, keep: Sequence[str]) -> None:
+        """Remove the endpoints of every cluster not kept."""
+
+
+class Envoy(Protocol):
+    """A running Envoy's administration interface."""
+
+    def status(self) -> EnvoyStatus | None:
+        """Return what it has taken, or None while it cannot be reached."""
+
+    def healthy(self) -> Mapping[str, int]:
+        """Return how many endpoints of its own each cluster can use; empty if not reached."""
+
+    def reopen_logs(self) -> bool:
+        """Make it open its log anew; False if it cannot be reached."""
+
+
+class Validator(Protocol):
+    """Checks a configuration before it is written."""
+
+    def check(self, static: JSON) -> str | None:
+        """Return why Envoy would refuse it, or None."""
+
+
+class Memory(Protocol):
+    """What survives a restart of the agent: the plans last followed."""
+
+    def load(self) -> Mapping[str, Applied]:
+        """Return the plans saved last."""
+
+    def save(self, applied: Mapping[str, Applied]) -> None:
+        """Replace the plans."""
+
+
+class Clock(Protocol):
+    """The time."""
+
+    def now(self) -> float:
+        """Return seconds since the epoch."""
+
+    def monotonic(self) -> float:
+        """Return seconds that never run back."""
+
+
+class Experiments(Protocol):
+    """The experiments service."""
+
+    def send(self, exposures: Sequence[Exposure]) -> "Delivery":
+        """Hand exposures over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What became of a batch.
+
+    Attributes:
+        taken: Whether the service has it for good.
+        refused: Whether it will never take this batch as it is.
+        rejected: Items it named as wrong, by field.
+        reason: Why it was not taken.
+    """
+
+    taken: bool
+    refused: bool = False
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    reason: str = ""
+
+
+class Log(Protocol):
+    """Envoy's access log, read once from front to back."""
+
+    def read(self) -> Sequence[bytes]:
+        """Return the next lines, without those already returned; empty if there are none."""
+
+    def commit(self) -> None:
+        """Remember that all lines returned so far are done with, and survive a restart."""
+
+    def backlog(self) -> int:
+        """Return how many bytes are not done with."""
+
+
+class Meter(Protocol):
+    """What is counted."""
+
+    def request(self, line: LogLine) -> None:
+        """Count one request to a served model."""
+
+    def shipped(self, count: int) -> None:
+        """Count exposures the experiments service has taken."""
+
+    def dropped(self, reason: str, count: int) -> None:
+        """Count lines and exposures that will never be taken."""
+
+    def backlog(self, size: int) -> None:
+        """Note how many bytes of the log are not shipped."""

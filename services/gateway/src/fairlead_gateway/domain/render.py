@@ -1,0 +1,670 @@
+"""From traffic plans and endpoints to Envoy's resources, as plain dictionaries.
+
+A cluster is one version of one model. The candidate's cluster holds the fallback version's
+endpoints at priority 1: they take over when none of its own is healthy, and answer retries. The
+route decides the arm; the endpoint's metadata tells which version answered.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fairlead_gateway.domain.endpoints import Endpoint, VersionKey
+from fairlead_gateway.domain.plan import Arm, TrafficPlan, Unit, UnitKind
+
+JSON = dict[str, Any]
+
+ROUTES = "models"
+"""The name of the one route configuration."""
+
+LISTENER = "gateway"
+"""The name of the one listener, and the prefix of its statistics."""
+
+INFERENCE_ID = "[A-Za-z0-9._:-]{1,64}"
+"""What a client may give as an inference id."""
+
+UNIT_HEADER = "x-fairlead-unit"
+"""The request header that carries the unit as it was assigned, from the route to the log."""
+
+DEFAULT_UNIT = Unit(kind=UnitKind.HEADER, name="x-unit-id")
+
+_COPIED = {UnitKind.HEADER: "REQ", UnitKind.QUERY: "QUERY_PARAM"}
+"""The units the listener copies to a header of their own, and Envoy's operator that reads them."""
+
+_ALL_TRAFFIC = 100_000  # Percent: one healthy endpoint of up to 1,000 keeps its priority in charge.
+_UPSTREAM_IDLE = "30s"  # Below the serving process's own 75 s, so that it never closes first.
+_TYPE = "type.googleapis.com/envoy."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerSettings:
+    """Where Envoy listens and logs.
+
+    Attributes:
+        host: The address to listen at.
+        port: The port to listen at.
+        access_log: The path of the access log.
+    """
+
+    host: str
+    port: int
+    access_log: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XdsPaths:
+    """Where Envoy finds what the agent writes.
+
+    Attributes:
+        routes: The file of the route configuration.
+        endpoints: The folder with one file of endpoints for each cluster.
+    """
+
+    routes: str
+    endpoints: str
+
+
+def cluster_name(model: str, version: str) -> str:
+    """Name the cluster of one version; without dots, which would split Envoy's statistics."""
+    return f"{model}-v{version}"
+
+
+def version_of(cluster: str) -> str:
+    """Return the version a cluster was named for."""
+    return cluster.rpartition("-v")[2]
+
+
+def needed_versions(
+    plans: Iterable[TrafficPlan], endpoints: Iterable[VersionKey]
+) -> set[VersionKey]:
+    """Return every version that needs a cluster: named by a plan, or there to be named soon."""
+    named = {(plan.model, version) for plan in plans for version in plan.versions}
+    return named | set(endpoints)
+
+
+def units_of(plans: Iterable[TrafficPlan]) -> frozenset[Unit]:
+    """Return the units the listener must find; the default one always, as plans come and go."""
+    return frozenset(plan.unit for plan in plans if plan.unit.kind in _COPIED) | {DEFAULT_UNIT}
+
+
+def fallbacks_of(plans: Iterable[TrafficPlan]) -> Mapping[VersionKey, str]:
+    """Return which version stands in for which."""
+    return {
+        (plan.model, arm.version): plan.fallback
+        for plan in plans
+        for arm in plan.arms
+        if plan.fallback is not None and plan.fallback != arm.version
+    }
+
+
+# --- endpoints ------------------------------------------------------------------------------------
+
+
+def render_endpoints(
+    key: VersionKey,
+    endpoints: Mapping[VersionKey, Sequence[Endpoint]],
+    fallback: str | None,
+) -> JSON:
+    """Render the endpoints of one version's cluster: its own, then the fallback's.
+
+    Args:
+        key: The model and the version.
+        endpoints: Every version's endpoints.
+        fallback: The version that stands in, if any.
+    """
+    model, version = key
+    priorities = [version] if fallback is None else [version, fallback]
+    return {
+        "cluster_name": cluster_name(model, version),
+        "endpoints": [
+            {
+                "priority": priority,
+                "lb_endpoints": [
+                    _render_endpoint(endpoint, member)
+                    for endpoint in endpoints.get((model, member), ())
+                    if endpoint.ready
+                ],
+            }
+            for priority, member in enumerate(priorities)
+        ],
+        "policy": {"overprovisioning_factor": _ALL_TRAFFIC},
+    }
+
+
+def _render_endpoint(endpoint: Endpoint, version: str) -> JSON:
+    socket = {"address": endpoint.address, "port_value": endpoint.port}
+    return {
+        "endpoint": {"address": {"socket_address": socket}},
+        "metadata": {"filter_metadata": {"fairlead": {"version": version}}},
+    }
+
+
+# --- clusters -------------------------------------------------------------------------------------
+
+
+def render_cluster(name: str, paths: XdsPaths) -> JSON:
+    """Render a cluster whose endpoints come from a file of its own."""
+    path = f"{paths.endpoints}/{name}.json"
+    return {
+        "name": name,
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": from_file(path)},
+        **_cluster_behaviour(),
+    }
+
+
+def render_static_cluster(name: str, endpoints: JSON) -> JSON:
+    """Render a cluster with its endpoints inside, for a validation that needs no other file."""
+    return {"name": name, "type": "STATIC", "load_assignment": endpoints, **_cluster_behaviour()}
+
+
+def _cluster_behaviour() -> JSON:
+    unlimited = 1_000_000
+    http = f"{_TYPE}extensions.upstreams.http.v3.HttpProtocolOptions"
+    return {
+        "connect_timeout": "1s",
+        # The defaults (3 parallel retries, 1,024 requests) would fail requests of a busy model
+        # the moment a replica dies. The serving process limits itself.
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "priority": "DEFAULT",
+                    "max_connections": unlimited,
+                    "max_pending_requests": unlimited,
+                    "max_requests": unlimited,
+                    "max_retries": unlimited,
+                }
+            ]
+        },
+        "outlier_detection": _outlier_detection(),
+        # With every endpoint ejected and nothing to stand in, trying them all beats a 503.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 1}},
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": http,
+                "common_http_protocol_options": {"idle_timeout": _UPSTREAM_IDLE},
+                "explicit_http_config": {"http_protocol_options": {}},
+            }
+        },
+    }
+
+
+def _outlier_detection() -> JSON:
+    """Set an endpoint aside for seconds when it cannot be reached, or is no server at all.
+
+    A model's own 500 never ejects: hiding a candidate's errors behind stable is not our job.
+    Even a single endpoint may be ejected: for the candidate stable then stands in, and for stable
+    the panic threshold above sends the requests to it all the same.
+    """
+    return {
+        "split_external_local_origin_errors": True,
+        "consecutive_local_origin_failure": 5,
+        "enforcing_consecutive_local_origin_failure": 100,
+        "consecutive_gateway_failure": 5,
+        "enforcing_consecutive_gateway_failure": 100,
+        "enforcing_consecutive_5xx": 0,
+        "enforcing_success_rate": 0,
+        "enforcing_local_origin_success_rate": 0,
+        "enforcing_failure_percentage": 0,
+        "interval": "0.5s",
+        "base_ejection_time": "1s",
+        "max_ejection_time": "10s",
+        "max_ejection_percent": 100,
+    }
+
+
+# --- routes ---------------------------------------------------------------------------------------
+
+
+def render_routes(plans: Iterable[TrafficPlan], units: Collection[Unit]) -> JSON:
+    """Render the one route configuration.
+
+    Args:
+        plans: The plans, one for each served model.
+        units: The units the listener copies into internal headers.
+    """
+    ordered = sorted(plans, key=lambda plan: plan.model)
+    routes = [route for plan in ordered for route in _model_routes(plan)]
+    return {
+        "name": ROUTES,
+        "ignore_port_in_host_matching": True,
+        "request_headers_to_remove": sorted(internal_header(unit) for unit in units),
+        "virtual_hosts": [
+            {"name": ROUTES, "domains": ["*"], "routes": [*routes, _unknown_route()]},
+        ],
+    }
+
+
+def internal_header(unit: Unit) -> str:
+    """Name the header that carries a unit from the listener to the route.
+
+    A parameter's name is spelled in hexadecimal, as its case counts and a header's does not.
+    """
+    name = unit.name if unit.kind is UnitKind.HEADER else unit.name.encode().hex()
+    return f"x-fairlead-from-{unit.kind}-{name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """Where a route finds its unit.
+
+    Attributes:
+        header: The request header that holds it.
+        present: The regular expression that the whole header matches if there is a unit.
+        rewrite: What is replaced to get from the header's value to what is hashed.
+        unit: The format of the unit itself, for the log.
+    """
+
+    header: str
+    present: str
+    rewrite: JSON
+    unit: str
+
+
+def _source(plan: TrafficPlan) -> _Source:
+    if plan.unit.kind is UnitKind.COOKIE:
+        pattern = cookie_pattern(plan.unit.name)
+        rewrite = {"pattern": _pattern(pattern), "substitution": f"{plan.salt}:\\1"}
+        return _Source(
+            header="cookie",
+            present=pattern,
+            rewrite=rewrite,
+            unit="%DYNAMIC_METADATA(fairlead:unit)%",
+        )
+    request = plan.unit.kind is UnitKind.REQUEST
+    header = "x-inference-id" if request else internal_header(plan.unit)
+    return _Source(
+        header=header,
+        present=".+",  # Never true of bytes that are not UTF-8.
+        rewrite={"pattern": _pattern("^"), "substitution": f"{plan.salt}:"},
+        unit=f"%REQ({header})%",
+    )
+
+
+def cookie_pattern(name: str) -> str:
+    """Return the expression that finds a cookie's value in the whole cookie header.
+
+    The first cookie of that name with a value counts, without the quotes and the spaces around
+    it. A value with a quote inside counts as absent.
+    """
+    return f'^(?:[^;]*;)*?\\s*{name}\\s*=\\s*"?([^";]*[^"; ])"?\\s*(?:;.*)?$'
+
+
+def _model_routes(plan: TrafficPlan) -> list[JSON]:
+    """Render one model's routes: bad ids, predictions with a unit, without one, all else."""
+    name = plan.model
+    predict = f"/models/{name}/invocations|/v2/models/{name}/.+"
+    anything = f"/models/{name}/(invocations|openapi\\.json|docs)|/v2/models/{name}(/.*)?"
+    post = {"name": ":method", "string_match": {"exact": "POST"}}
+    source = _source(plan)
+    has_unit = {"name": source.header, "string_match": _regex(source.present)}
+    return [
+        _bad_id_route(plan, anything),
+        {
+            "match": {"safe_regex": _pattern(predict), "headers": [post, has_unit]},
+            **_common(plan, counted=True),
+            "route": {**_action(plan), **_split(plan)},
+        },
+        {
+            "match": {"safe_regex": _pattern(predict), "headers": [post]},
+            **_common(plan, counted=True, arm=plan.stable),
+            "route": {**_action(plan), "cluster": cluster_name(name, plan.stable.version)},
+        },
+        {
+            "match": {"safe_regex": _pattern(anything)},
+            **_common(plan, counted=False, arm=plan.stable),
+            "route": {**_action(plan), "cluster": cluster_name(name, plan.stable.version)},
+        },
+    ]
+
+
+def _bad_id_route(plan: TrafficPlan, paths: str) -> JSON:
+    bad = {"name": "x-inference-id", "string_match": _regex(INFERENCE_ID), "invert_match": True}
+    return {
+        "match": {"safe_regex": _pattern(paths), "headers": [bad]},
+        "metadata": {"filter_metadata": {"fairlead": {"model": plan.model}}},
+        "response_headers_to_add": [_set("x-inference-id", "%UNIQUE_ID%"), *_rollout_id(plan)],
+        "direct_response": {"status": 400},
+    }
+
+
+def _unknown_route() -> JSON:
+    return {"match": {"prefix": "/"}, "direct_response": {"status": 404}}
+
+
+def _common(plan: TrafficPlan, *, counted: bool, arm: Arm | None = None) -> JSON:
+    """Render what does not depend on the cluster.
+
+    Args:
+        plan: The plan.
+        counted: Whether the request is a prediction, and so an exposure during a rollout.
+        arm: The arm, where the route itself decides it.
+    """
+    facts: JSON = {"model": plan.model}
+    if counted and plan.rollout is not None:
+        facts |= {"rollout": plan.rollout, "step": plan.step}
+    unit = [_set(UNIT_HEADER, _source(plan).unit)] if counted and arm is None else []
+    sided = [] if arm is None else [_set("x-rollout-arm", str(arm.arm))]
+    return {
+        "metadata": {"filter_metadata": {"fairlead": facts}},
+        "request_headers_to_add": [*unit, *_rollout_id(plan), *sided],
+        "response_headers_to_add": [
+            _set("x-inference-id", "%REQ(x-inference-id)%"),
+            _set("x-model-version", "%UPSTREAM_METADATA(fairlead:version)%"),
+            *_rollout_id(plan),
+            *sided,
+        ],
+        # A retry and a copy need the whole body again.
+        "request_body_buffer_limit": plan.max_body_bytes,
+        "typed_per_filter_config": _filters_of(plan),
+    }
+
+
+def _filters_of(plan: TrafficPlan) -> JSON:
+    filters = f"{_TYPE}extensions.filters.http"
+    limit = {
+        "envoy.filters.http.buffer": {
+            "@type": f"{filters}.buffer.v3.BufferPerRoute",
+            "buffer": {"max_request_bytes": plan.max_body_bytes},
+        }
+    }
+    if plan.unit.kind is not UnitKind.COOKIE:
+        return limit
+    rewrite = {"pattern": _pattern(cookie_pattern(plan.unit.name)), "substitution": "\\1"}
+    rule = {
+        "header": "cookie",
+        "on_header_present": {
+            "metadata_namespace": "fairlead",
+            "key": "unit",
+            "regex_value_rewrite": rewrite,
+        },
+    }
+    unit = {"@type": f"{filters}.header_to_metadata.v3.Config", "request_rules": [rule]}
+    return limit | {"envoy.filters.http.header_to_metadata": unit}
+
+
+def _rollout_id(plan: TrafficPlan) -> list[JSON]:
+    return [] if plan.rollout is None else [_set("x-rollout-id", plan.rollout)]
+
+
+def _action(plan: TrafficPlan) -> JSON:
+    return {
+        "timeout": f"{max(plan.timeout, 0.001):.3f}s",
+        "idle_timeout": "0s",  # The timeout above is the one that counts.
+        "regex_rewrite": {
+            "pattern": _pattern(f"^/models/{plan.model}/"),
+            "substitution": "/",
+        },
+        "retry_policy": _retry_policy(plan),
+        "request_mirror_policies": [
+            {
+                "cluster": cluster_name(plan.model, copy.version),
+                "runtime_fraction": {
+                    "default_value": {"numerator": copy.share, "denominator": "TEN_THOUSAND"}
+                },
+            }
+            for copy in plan.shadow
+        ],
+    }
+
+
+def _split(plan: TrafficPlan) -> JSON:
+    source = _source(plan)
+    return {
+        "weighted_clusters": {
+            "use_hash_policy": True,
+            "clusters": [_weighted(plan, arm) for arm in plan.arms],
+        },
+        "hash_policy": [
+            {"header": {"header_name": source.header, "regex_rewrite": source.rewrite}}
+        ],
+    }
+
+
+def _weighted(plan: TrafficPlan, arm: Arm) -> JSON:
+    sided = [_set("x-rollout-arm", str(arm.arm))]
+    return {
+        "name": cluster_name(plan.model, arm.version),
+        "weight": arm.weight,
+        "request_headers_to_add": sided,
+        "response_headers_to_add": sided,
+    }
+
+
+def _retry_policy(plan: TrafficPlan) -> JSON:
+    """Render how a request is sent again: to another endpoint, and to the fallback's first."""
+    conditions = ["connect-failure", "refused-stream", "retriable-status-codes"]
+    conditions.append("reset" if plan.retries.on_reset else "reset-before-request")
+    extension = f"{_TYPE}extensions.retry"
+    return {
+        "retry_on": ",".join(conditions),
+        "retriable_status_codes": [503],
+        "num_retries": plan.retries.attempts,
+        "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.1s"},
+        "host_selection_retry_max_attempts": 5,
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": {
+                    "@type": f"{extension}.host.previous_hosts.v3.PreviousHostsPredicate"
+                },
+            }
+        ],
+        "retry_priority": {
+            "name": "envoy.retry_priorities.previous_priorities",
+            "typed_config": {
+                "@type": f"{extension}.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+                "update_frequency": 1,
+            },
+        },
+    }
+
+
+# --- listener -------------------------------------------------------------------------------------
+
+
+def render_listener(settings: ListenerSettings, units: Collection[Unit], routes: JSON) -> JSON:
+    """Render the listener.
+
+    Args:
+        settings: Where to listen and to log.
+        units: The units to find in each request.
+        routes: Where the routes come from: `rds` or `route_config`, as a one-key object.
+    """
+    manager = {
+        "@type": f"{_TYPE}extensions.filters.network.http_connection_manager.v3"
+        ".HttpConnectionManager",
+        "stat_prefix": LISTENER,
+        "server_name": "fairlead",
+        "use_remote_address": True,
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "request_headers_timeout": "10s",
+        "early_header_mutation_extensions": [_early_mutations(units)],
+        "access_log": [_access_log(settings.access_log)],
+        "local_reply_config": _local_replies(),
+        "http_filters": _http_filters(),
+        **routes,
+    }
+    address = {"address": settings.host, "port_value": settings.port}
+    return {
+        "name": LISTENER,
+        "address": {"socket_address": address},
+        "filter_chains": [
+            {
+                "filters": [
+                    {
+                        "name": "envoy.filters.network.http_connection_manager",
+                        "typed_config": manager,
+                    }
+                ]
+            }
+        ],
+    }
+
+
+def routes_from(paths: XdsPaths) -> JSON:
+    """Point a listener at the file of the routes."""
+    return {"rds": {"route_config_name": ROUTES, "config_source": from_file(paths.routes)}}
+
+
+def _early_mutations(units: Collection[Unit]) -> JSON:
+    """Render what happens to a request's headers before its route is looked for.
+
+    Whatever a client sends under our internal names goes first. An inference id is made unless
+    one was given. Then every unit is copied to a header of its own: a hash needs a header, and the
+    value that is hashed is then exactly the one that is logged.
+    """
+    ours = ["x-fairlead-", "x-rollout-", "x-model-version", "x-envoy-"]
+    removed = [{"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in ours]
+    made = {
+        "header": {"key": "x-inference-id", "value": "%UNIQUE_ID%"},
+        "append_action": "ADD_IF_ABSENT",
+    }
+    copied = [{"append": _set(internal_header(unit), _unit_value(unit))} for unit in sorted(units)]
+    return {
+        "name": "envoy.http.early_header_mutation.header_mutation",
+        "typed_config": {
+            "@type": f"{_TYPE}extensions.http.early_header_mutation.header_mutation.v3"
+            ".HeaderMutation",
+            "mutations": [*removed, {"append": made}, *copied],
+        },
+    }
+
+
+def _unit_value(unit: Unit) -> str:
+    return f"%{_COPIED[unit.kind]}({unit.name})%"
+
+
+def _access_log(path: str) -> JSON:
+    """Render the log the agent reads; one JSON object for each request."""
+    fields = {
+        "id": "%REQ(x-inference-id)%",
+        "model": "%METADATA(ROUTE:fairlead:model)%",
+        "rollout": "%METADATA(ROUTE:fairlead:rollout)%",
+        "step": "%METADATA(ROUTE:fairlead:step)%",
+        "arm": "%REQ(x-rollout-arm)%",
+        "cluster": "%UPSTREAM_CLUSTER_RAW%",
+        "version": "%UPSTREAM_METADATA(fairlead:version)%",
+        "unit": f"%REQ({UNIT_HEADER})%",
+        "start": "%START_TIME(%s%3f)%",
+        "code": "%RESPONSE_CODE%",
+        "flags": "%RESPONSE_FLAGS%",
+        "details": "%RESPONSE_CODE_DETAILS%",
+        "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+        "duration": "%DURATION%",
+    }
+    return {
+        "name": "envoy.access_loggers.file",
+        "typed_config": {
+            "@type": f"{_TYPE}extensions.access_loggers.file.v3.FileAccessLog",
+            "path": path,
+            "log_format": {"json_format": fields},
+        },
+    }
+
+
+def _http_filters() -> list[JSON]:
+    router = f"{_TYPE}extensions.filters.http.router.v3.Router"
+    buffer = f"{_TYPE}extensions.filters.http.buffer.v3.Buffer"
+    return [
+        {
+            "name": "envoy.filters.http.buffer",
+            "disabled": True,  # Each model's routes turn it on with the model's own limit.
+            "typed_config": {"@type": buffer, "max_request_bytes": 1024},
+        },
+        {
+            "name": "envoy.filters.http.header_to_metadata",
+            "typed_config": {
+                "@type": f"{_TYPE}extensions.filters.http.header_to_metadata.v3.Config"
+            },
+        },
+        {
+            "name": "envoy.filters.http.router",
+            "typed_config": {"@type": router, "suppress_envoy_headers": True},
+        },
+    ]
+
+
+def _local_replies() -> JSON:
+    """Render the answers Envoy gives by itself, as the JSON errors the serving process gives."""
+    model = "%METADATA(ROUTE:fairlead:model)%"
+    bad_id = {
+        "header_filter": {
+            "header": {
+                "name": "x-inference-id",
+                "string_match": _regex(INFERENCE_ID),
+                "invert_match": True,
+            }
+        }
+    }
+    rule = "x-inference-id must be 1 to 64 of A-Z a-z 0-9 . _ : -"
+    return {
+        "mappers": [
+            _reply(
+                {"and_filter": {"filters": [_status(400), bad_id]}},
+                "BAD_REQUEST",
+                rule,
+                {"field": "x-inference-id"},
+            ),
+            _reply(_status(400), "BAD_REQUEST", "The request is not valid HTTP"),
+            _reply(
+                _status(404),
+                "NOT_FOUND",
+                "No served model answers at this path; try /models/{name}/invocations",
+            ),
+            _reply(_status(408), "TIMEOUT", "The request did not arrive in time"),
+            _reply(
+                _status(413), "PAYLOAD_TOO_LARGE", f"The body is above the limit of model {model}"
+            ),
+            _reply(_status(431), "HEADERS_TOO_LARGE", "The request's headers are too large"),
+            _reply(
+                {"response_flag_filter": {"flags": ["UH", "NC"]}},
+                "UNAVAILABLE",
+                f"No replica of model {model} is ready; try again",
+            ),
+            _reply(_status(504), "TIMEOUT", f"Model {model} did not answer in time"),
+        ],
+        "body_format": _error("UNAVAILABLE", f"Model {model} could not be reached; try again"),
+    }
+
+
+def _reply(matches: JSON, code: str, message: str, more: JSON | None = None) -> JSON:
+    return {"filter": matches, "body_format_override": _error(code, message, more)}
+
+
+def _error(code: str, message: str, more: JSON | None = None) -> JSON:
+    return {"json_format": {"error_code": code, "message": message, **(more or {})}}
+
+
+def _status(code: int) -> JSON:
+    value = {"default_value": code, "runtime_key": f"fairlead.status.{code}"}
+    return {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}}
+
+
+# --- shared ---------------------------------------------------------------------------------------
+
+
+def _set(name: str, value: str) -> JSON:
+    return {
+        "header": {"key": name, "value": value},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+    }
+
+
+def _pattern(regex: str) -> JSON:
+    return {"regex": regex}
+
+
+def _regex(regex: str) -> JSON:
+    return {"safe_regex": {"regex": regex}}
+
+
+def from_file(path: str) -> JSON:
+    """Point Envoy at a file, and keep it from turning ready before the file is right."""
+    return {
+        "path_config_source": {"path": path},
+        "initial_fetch_timeout": "0s",
+        "resource_api_version": "V3",
+    }

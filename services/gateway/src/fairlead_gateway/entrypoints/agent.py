@@ -1,0 +1,163 @@
+"""The agent: three loops beside a web application."""
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from fairlead_gateway.adapters.clock import SystemClock
+from fairlead_gateway.adapters.envoy import EnvoyAdmin, EnvoyValidator
+from fairlead_gateway.adapters.experiments import HttpExperiments
+from fairlead_gateway.adapters.files import FolderSource, Home, PlanMemory, XdsFiles
+from fairlead_gateway.adapters.log import LogTail, Position, Rotation, decode_line
+from fairlead_gateway.adapters.metrics import PrometheusMeter
+from fairlead_gateway.app.apply import Applier, ApplierPorts, ApplierSettings, Report
+from fairlead_gateway.app.ship import Counter, Shipper
+from fairlead_gateway.domain.render import ListenerSettings
+from fairlead_gateway.entrypoints.http import create_app
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSettings:
+    """How the agent runs.
+
+    Attributes:
+        home: The folder shared with the other processes.
+        host: Where the agent answers.
+        port: The port it answers at.
+        envoy_admin_port: The port of Envoy's administration interface.
+        experiments_url: The experiments service; empty to keep the log unshipped.
+        listen_host: Where Envoy listens.
+        listen_port: The port Envoy listens at; None to take what `fairlead-gateway envoy` noted.
+        log_limit: The size in bytes at which the access log is rotated.
+        grace: Seconds an unused cluster is kept.
+    """
+
+    home: Path
+    host: str
+    port: int
+    envoy_admin_port: int
+    experiments_url: str
+    listen_host: str
+    listen_port: int | None
+    log_limit: int
+    grace: float
+
+
+def run_agent(settings: AgentSettings) -> None:
+    """Run the agent until it is told to stop."""
+    home = Home(settings.home)
+    home.prepare()
+    stop = threading.Event()
+    meter = PrometheusMeter()
+    with ExitStack() as stack:
+        admin = EnvoyAdmin(settings.envoy_admin_port)
+        stack.callback(admin.close)
+        applier = _Late(lambda: _applier(settings, home, admin))
+        stack.enter_context(_looping("apply", applier.step, stop))
+        stack.enter_context(_looping("count", _counter(home, meter).step, stop))
+        if settings.experiments_url:
+            shipping = _shipping(settings, home, admin, meter)
+            stack.enter_context(_looping("ship", shipping, stop))
+        app = create_app(report=applier.report, envoy=admin, meter=meter)
+        stack.callback(stop.set)
+        uvicorn.run(
+            app, host=settings.host, port=settings.port, log_level="warning", access_log=False
+        )
+
+
+class _Late:
+    """The applier, once it is known where Envoy listens."""
+
+    def __init__(self, build: Callable[[], Applier | None]) -> None:
+        self._build = build
+        self._applier: Applier | None = None
+
+    def step(self) -> float:
+        if self._applier is None:
+            self._applier = self._build()
+        return 0.05 if self._applier is None else self._applier.step()
+
+    def report(self) -> Report:
+        return Report() if self._applier is None else self._applier.report
+
+
+def _applier(settings: AgentSettings, home: Home, admin: EnvoyAdmin) -> Applier | None:
+    listener = _listener(settings, home)
+    if listener is None:
+        return None
+    ports = ApplierPorts(
+        source=FolderSource(home),
+        files=XdsFiles(home),
+        envoy=admin,
+        validator=EnvoyValidator(home.gateway),
+        memory=PlanMemory(home.memory),
+        clock=SystemClock(),
+    )
+    return Applier(
+        ApplierSettings(listener=listener, paths=home.paths, grace=settings.grace), ports
+    )
+
+
+def _listener(settings: AgentSettings, home: Home) -> ListenerSettings | None:
+    log = str(home.access_log)
+    if settings.listen_port is not None:
+        return ListenerSettings(
+            host=settings.listen_host, port=settings.listen_port, access_log=log
+        )
+    try:
+        noted = json.loads(home.listen.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return ListenerSettings(host=noted["host"], port=noted["port"], access_log=log)
+
+
+def _counter(home: Home, meter: PrometheusMeter) -> Counter:
+    return Counter(log=LogTail(home.access_log, None), decode=decode_line, meter=meter)
+
+
+def _shipping(
+    settings: AgentSettings, home: Home, admin: EnvoyAdmin, meter: PrometheusMeter
+) -> Callable[[], float]:
+    tail = LogTail(home.access_log, Position(home.position))
+    experiments = HttpExperiments(settings.experiments_url)
+    shipper = Shipper(log=tail, decode=decode_line, experiments=experiments, meter=meter)
+    rotation = Rotation(home.access_log, tail, settings.log_limit)
+
+    def step() -> float:
+        wait = shipper.step()
+        if rotation.step():
+            admin.reopen_logs()
+        return wait
+
+    return step
+
+
+@contextmanager
+def _looping(name: str, step: Callable[[], float], stop: threading.Event) -> Iterator[None]:
+    """Call a step again and again, in a thread of its own, until the block is left."""
+
+    def loop() -> None:
+        while not stop.is_set():
+            try:
+                wait = step()
+            except Exception:  # noqa: BLE001 - see below.
+                # Whatever it is, the next step may fare better; to stop would be worse.
+                _log.exception("A step failed", extra={"loop": name})
+                wait = 1.0
+            stop.wait(wait)
+
+    thread = threading.Thread(target=loop, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5)

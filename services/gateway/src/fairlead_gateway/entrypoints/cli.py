@@ -1,0 +1,110 @@
+"""The command `fairlead-gateway`."""
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from fairlead_gateway.adapters.envoy import become_envoy
+from fairlead_gateway.adapters.files import Home, write_atomically
+from fairlead_gateway.domain.bootstrap import render_bootstrap
+from fairlead_gateway.entrypoints.agent import AgentSettings, run_agent
+
+_LOG_LIMIT = 64 << 20
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    options = _parser().parse_args(arguments)
+    options.run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fairlead-gateway", description="Envoy, and the agent that tells it what to do."
+    )
+    commands = parser.add_subparsers(required=True)
+    _add_agent(commands.add_parser("agent", help="keep Envoy's files right and ship exposures"))
+    _add_envoy(commands.add_parser("envoy", help="become Envoy"))
+    return parser
+
+
+def _add_agent(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--home", type=Path, required=True, help="the shared folder")
+    parser.add_argument("--host", default="127.0.0.1", help="where to answer (%(default)s)")
+    parser.add_argument("--port", type=int, required=True, help="the port to answer at")
+    parser.add_argument("--envoy-admin-port", type=int, required=True)
+    parser.add_argument("--experiments-url", default="", help="where exposures go")
+    parser.add_argument("--listen-host", default="127.0.0.1", help="where Envoy listens")
+    parser.add_argument("--listen-port", type=int, help="as noted by the envoy command if absent")
+    parser.add_argument("--log-limit", type=int, default=_LOG_LIMIT, help="bytes until rotation")
+    parser.add_argument("--grace", type=float, default=5.0, help="seconds to keep unused clusters")
+    parser.set_defaults(run=_run_agent)
+
+
+def _add_envoy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--home", type=Path, required=True, help="the shared folder")
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen (%(default)s)")
+    parser.add_argument("--listen-port", type=int, required=True)
+    parser.add_argument("--admin-port", type=int, required=True, help="always on loopback")
+    parser.add_argument("--concurrency", type=int, default=1, help="worker threads (%(default)s)")
+    parser.add_argument("--log-level", default="warning", help="Envoy's own log (%(default)s)")
+    parser.set_defaults(run=_run_envoy)
+
+
+def _run_agent(options: argparse.Namespace) -> None:
+    _log_as_json()
+    run_agent(
+        AgentSettings(
+            home=options.home.absolute(),
+            host=options.host,
+            port=options.port,
+            envoy_admin_port=options.envoy_admin_port,
+            experiments_url=options.experiments_url,
+            listen_host=options.listen_host,
+            listen_port=options.listen_port,
+            log_limit=options.log_limit,
+            grace=options.grace,
+        )
+    )
+
+
+def _run_envoy(options: argparse.Namespace) -> None:
+    home = Home(options.home.absolute())
+    home.prepare()
+    listen = {"host": options.host, "port": options.listen_port}
+    write_atomically(home.listen, json.dumps(listen).encode())
+    bootstrap = render_bootstrap(
+        admin_port=options.admin_port, listeners=str(home.listeners), clusters=str(home.clusters)
+    )
+    write_atomically(home.bootstrap, json.dumps(bootstrap, indent=1).encode())
+    become_envoy(home.bootstrap, concurrency=options.concurrency, log_level=options.log_level)
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object for each record, with what was given as `extra`."""
+
+    _own = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        more = {key: value for key, value in vars(record).items() if key not in self._own}
+        fields: dict[str, Any] = {
+            "at": self.formatTime(record),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **more,
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(fields, default=str).decode()
+
+
+def _log_as_json() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # It would log every look at Envoy.

@@ -1,0 +1,122 @@
+"""A fast client for the tests: one task per connection, plain HTTP/1.1."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+Headers = dict[str, str]
+
+
+@dataclass
+class Answer:
+    """What came back."""
+
+    code: int
+    headers: Headers
+    body: bytes
+
+
+class Connection:
+    """A connection that is kept."""
+
+    def __init__(self, port: int) -> None:
+        """Remember where to connect to."""
+        self.port = port
+        self.writer: asyncio.StreamWriter | None = None
+
+    async def ask(self, path: str, headers: Headers, method: str = "POST") -> Answer:
+        """Send one request and wait for the answer."""
+        if self.writer is None:
+            self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+        lines = [f"{method} {path} HTTP/1.1", "host: x", "content-length: 2"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        self.writer.write("\r\n".join([*lines, "", "{}"]).encode())
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        got = dict(line.split(": ", 1) for line in head[1:] if line)
+        body = await self.reader.readexactly(int(got.get("content-length", 0)))
+        if got.get("connection") == "close":
+            self.close()
+        return Answer(int(head[0].split()[1]), got, body)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
+
+
+async def _worker(port: int, work: Any, done: list[Answer]) -> None:
+    connection = Connection(port)
+    try:
+        for path, headers in work:
+            done.append(await connection.ask(path, headers))
+    finally:
+        connection.close()
+
+
+def ask_all(port: int, work: Iterable[tuple[str, Headers]], connections: int = 16) -> list[Answer]:
+    """Send all requests over some connections; answers come in any order."""
+
+    async def run() -> list[Answer]:
+        todo, done = iter(list(work)), []
+        await asyncio.gather(*(_worker(port, todo, done) for _ in range(connections)))
+        return done
+
+    return asyncio.run(run())
+
+
+@dataclass
+class Load:
+    """Steady load, while something else happens."""
+
+    port: int
+    path: str = "/models/iris/invocations"
+    connections: int = 16
+    answers: list[Answer] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def during(self, happening: Callable[[], None]) -> "Load":
+        """Keep the load on while this runs in a thread."""
+        asyncio.run(self._run(happening))
+        return self
+
+    async def _run(self, happening: Callable[[], None]) -> None:
+        stop = asyncio.Event()
+        tasks = [asyncio.create_task(self._loop(stop, i)) for i in range(self.connections)]
+        try:
+            await asyncio.to_thread(happening)
+        finally:
+            stop.set()
+            await asyncio.gather(*tasks)
+
+    async def _loop(self, stop: asyncio.Event, number: int) -> None:
+        connection = Connection(self.port)
+        count = 0
+        while not stop.is_set():
+            count += 1
+            try:
+                headers = {"x-unit-id": f"u{number}-{count}", "x-test-delay": "0.005"}
+                answer = await connection.ask(self.path, headers)
+                self.answers.append(answer)
+                if answer.code != 200:
+                    self.failures.append(f"{answer.code} {answer.body!r}")
+            except (OSError, EOFError) as error:
+                self.failures.append(repr(error))
+                connection.close()
+        connection.close()
+
+
+def versions(answers: list[Answer]) -> dict[str, int]:
+    """Count who answered."""
+    counted: dict[str, int] = {}
+    for answer in answers:
+        version = answer.headers.get("x-model-version", "none")
+        counted[version] = counted.get(version, 0) + 1
+    return counted
+
+
+def seen(answer: Answer) -> dict[str, Any]:
+    """Return what the upstream saw."""
+    return json.loads(answer.body)

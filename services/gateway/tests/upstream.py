@@ -1,0 +1,62 @@
+"""A small model server for the tests: answers every request with what it got, as JSON."""
+
+import asyncio
+import json
+import os
+import sys
+
+
+class Upstream(asyncio.Protocol):
+    """Enough of HTTP/1.1 for Envoy."""
+
+    def __init__(self, version: str) -> None:
+        """Remember the version."""
+        self.version = version
+        self.buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Answer every whole request."""
+        self.buffer += data
+        while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
+            lines = self.buffer[:end].decode("latin-1").split("\r\n")
+            headers = dict(line.split(": ", 1) for line in lines[1:])
+            if headers.get("transfer-encoding") == "chunked":
+                size = self.buffer.find(b"0\r\n\r\n", end)
+                if size < 0:
+                    return
+                after = size + 5
+            else:
+                after = end + 4 + int(headers.get("content-length", 0))
+            if len(self.buffer) < after:
+                return
+            self.buffer = self.buffer[after:]
+            delay = float(headers.get("x-test-delay", os.environ.get("DELAY", "0")))
+            asyncio.get_running_loop().call_later(delay, self.answer, lines[0], headers)
+
+    def answer(self, line: str, headers: dict[str, str]) -> None:
+        """Tell what came."""
+        if self.transport.is_closing():
+            return
+        body = json.dumps({"version": self.version, "line": line, "headers": headers}).encode()
+        code = headers.get("x-test-code", "200")
+        self.transport.write(
+            b"HTTP/1.1 %b X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+            % (code.encode(), len(body), body)
+        )
+
+
+async def main() -> None:
+    """Serve until killed."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: Upstream(sys.argv[1]), "127.0.0.1", int(sys.argv[2]), backlog=1024
+    )
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
