@@ -4,9 +4,9 @@ from collections import defaultdict
 from typing import Any
 
 from sqlalchemy import (
-    CTE,
-    ColumnElement,
     Connection,
+    FromClause,
+    Select,
     and_,
     exists,
     func,
@@ -33,9 +33,8 @@ def read(connection: Connection, rollout: Rollout) -> Aggregates:
     overlaps: tuple[Overlap, ...] = ()
     distinct: dict[str, int] = {}
     if rollout.objective:
-        values = _unit_means(rollout.id, rollout.objective)
-        measured, overlaps = _moments(connection, values)
-        distinct = _measured_distinct(connection, values, measured)
+        measured, overlaps = _moments(connection, rollout.id, rollout.objective)
+        distinct = _measured_distinct(connection, rollout.id, rollout.objective, measured)
     return Aggregates(
         buckets=_buckets(connection, rollout),
         units=_units(connection, rollout.id),
@@ -131,36 +130,32 @@ def _outcomes(connection: Connection, rollout: Rollout) -> dict[str, int]:
 # --- the objective --------------------------------------------------------------------------
 
 
-def _unit_means(rollout: str, objective: Objective) -> CTE:
+def _unit_means(rollout: str, objective: Objective, source: FromClause) -> Select[Any]:
     """Each unit's mean outcome in a step, without units that met both arms in it."""
+    met = UNITS.alias()
     other_arm = exists().where(
-        UNITS.c.rollout == UNIT_OUTCOMES.c.rollout,
-        UNITS.c.unit == UNIT_OUTCOMES.c.unit,
-        UNITS.c.step == UNIT_OUTCOMES.c.step,
-        UNITS.c.arm != UNIT_OUTCOMES.c.arm,
+        met.c.rollout == source.c.rollout,
+        met.c.unit == source.c.unit,
+        met.c.step == source.c.step,
+        met.c.arm != source.c.arm,
     )
     return (
-        select(
-            UNIT_OUTCOMES.c.unit,
-            UNIT_OUTCOMES.c.step,
-            UNIT_OUTCOMES.c.arm,
-            (UNIT_OUTCOMES.c.total / UNIT_OUTCOMES.c.n).label("y"),
-        )
-        .where(UNIT_OUTCOMES.c.rollout == rollout, UNIT_OUTCOMES.c.outcome == objective.outcome)
+        select(source.c.unit, source.c.step, source.c.arm, (source.c.total / source.c.n).label("y"))
+        .where(source.c.rollout == rollout, source.c.outcome == objective.outcome)
         .where(~other_arm)
-        .cte("unit_means")
     )
 
 
 def _moments(
-    connection: Connection, values: CTE
+    connection: Connection, rollout: str, objective: Objective
 ) -> tuple[tuple[StepSummary, ...], tuple[Overlap, ...]]:
-    """Means, M2 and products across steps, in one statement and so of one moment.
+    """Means, M2 and products across steps, by pairing each unit's steps in the database.
 
     Values are taken as distances from their common mean, so that a large offset does not cancel.
     """
-    centred = _centred(values)
-    rows = connection.execute(_pairs(centred)).all()
+    values = _unit_means(rollout, objective, UNIT_OUTCOMES).subquery()
+    centre = connection.scalar(select(func.avg(values.c.y))) or 0.0
+    rows = connection.execute(_pairs(rollout, objective, centre)).all()
     cells = {
         (row.step, row.arm): Summary(
             row.n, row.first / row.n, max(0.0, row.product - row.first * row.first / row.n)
@@ -173,33 +168,26 @@ def _moments(
         for row in rows
         if row.step != row.other_step
     )
-    centre = connection.scalar(select(func.avg(values.c.y))) or 0.0
     return _summaries(cells, centre), overlaps
 
 
-def _centred(values: CTE) -> CTE:
-    centre = select(func.avg(values.c.y)).scalar_subquery()
-    return select(values.c.unit, values.c.step, values.c.arm, (values.c.y - centre).label("y")).cte(
-        "centred"
-    )
-
-
-def _pairs(centred: CTE) -> Any:
-    other = centred.alias("other")
-    first: ColumnElement[float] = centred.c.y
-    key = (centred.c.step, centred.c.arm, other.c.step, other.c.arm)
+def _pairs(rollout: str, objective: Objective, centre: float) -> Select[Any]:
+    values = _unit_means(rollout, objective, UNIT_OUTCOMES.alias("a")).subquery("first_step")
+    others = _unit_means(rollout, objective, UNIT_OUTCOMES.alias("b")).subquery("other_step")
+    x, y = values.c.y - centre, others.c.y - centre
+    key = (values.c.step, values.c.arm, others.c.step, others.c.arm)
     return (
         select(
-            centred.c.step,
-            centred.c.arm,
-            other.c.step.label("other_step"),
-            other.c.arm.label("other_arm"),
+            values.c.step,
+            values.c.arm,
+            others.c.step.label("other_step"),
+            others.c.arm.label("other_arm"),
             func.count().label("n"),
-            func.sum(first * other.c.y).label("product"),
-            func.sum(first).label("first"),
-            func.sum(other.c.y).label("second"),
+            func.sum(x * y).label("product"),
+            func.sum(x).label("first"),
+            func.sum(y).label("second"),
         )
-        .where(centred.c.unit == other.c.unit, centred.c.step <= other.c.step)
+        .where(values.c.unit == others.c.unit, values.c.step <= others.c.step)
         .group_by(*key)
         .order_by(*key)
     )
@@ -224,9 +212,13 @@ def _summaries(cells: dict[tuple[int, str], Summary], centre: float) -> tuple[St
 
 
 def _measured_distinct(
-    connection: Connection, values: CTE, measured: tuple[StepSummary, ...]
+    connection: Connection,
+    rollout: str,
+    objective: Objective,
+    measured: tuple[StepSummary, ...],
 ) -> dict[str, int]:
     """Distinct measured units per arm, over the steps that enter the estimate."""
+    values = _unit_means(rollout, objective, UNIT_OUTCOMES).subquery()
     entered = [step.index for step in measured if step.is_comparable]
     counted = select(values.c.arm, func.count(values.c.unit.distinct()))
     rows = connection.execute(counted.where(values.c.step.in_(entered)).group_by(values.c.arm))

@@ -217,20 +217,20 @@ def _recount_slow(connection: Connection, rollout: str, slower_than: float | Non
     connection.execute(update(BUCKETS).where(of_rollout).values(slow=0))
     if slower_than is None:
         return
-    key = (
-        EXPOSURES.c.step.label("step_"),
-        (EXPOSURES.c.at // BUCKET_MICROSECONDS).label("bucket_"),
-        EXPOSURES.c.arm.label("arm_"),
-        func.coalesce(EXPOSURES.c.version, "").label("version_"),
-        case((EXPOSURES.c.unit.is_(None), 0), else_=1).label("assigned_"),
-    )
-    slow = connection.execute(
-        select(*key, func.count().label("slow_"))
+    slow = (
+        select(
+            EXPOSURES.c.step.label("step_"),
+            (EXPOSURES.c.at // BUCKET_MICROSECONDS).label("bucket_"),
+            EXPOSURES.c.arm.label("arm_"),
+            func.coalesce(EXPOSURES.c.version, "").label("version_"),
+            case((EXPOSURES.c.unit.is_(None), 0), else_=1).label("assigned_"),
+        )
         .where(EXPOSURES.c.rollout == rollout, EXPOSURES.c.code != 0)
         .where(EXPOSURES.c.duration_ms > slower_than * 1000.0)
-        .group_by(*(column.element for column in key))
-    ).mappings()
-    rows = [dict(row) for row in slow]
+        .subquery()
+    )
+    counted = select(*slow.c, func.count().label("slow_")).group_by(*slow.c)
+    rows = [dict(row) for row in connection.execute(counted).mappings()]
     if rows:
         same = [BUCKETS.c[name] == bindparam(f"{name}_") for name in _BUCKET if name != "rollout"]
         recounted = update(BUCKETS).where(of_rollout, *same).values(slow=bindparam("slow_"))

@@ -49,18 +49,35 @@ def ratios(margin: float) -> tuple[float, ...]:
     )
 
 
+class LogProcess:
+    """The e-process of one guardrail, fed bucket by bucket."""
+
+    def __init__(self, margin: float) -> None:
+        self._null = 1.0 + margin
+        self._grid = ratios(margin)
+        self._sums = [0.0] * len(self._grid)
+
+    def add(self, part: Increment) -> float:
+        """Take one bucket; answer the log e-value so far."""
+        has_both = part.stable_requests and part.candidate_requests
+        if has_both and (part.stable_bad or part.candidate_bad):
+            terms = _terms(part, self._null, self._grid)
+            self._sums = [total + term for total, term in zip(self._sums, terms, strict=True)]
+        return self.log_evalue
+
+    @property
+    def log_evalue(self) -> float:
+        """The log of the mean over the grid."""
+        top = max(self._sums)
+        return top + math.log(sum(math.exp(s - top) for s in self._sums) / len(self._sums))
+
+
 def log_evalue(increments: Sequence[Increment], margin: float) -> float:
     """Answer the log e-value against "at most `1 + margin` times as bad as stable"."""
-    grid = ratios(margin)
-    sums = [0.0] * len(grid)
+    process = LogProcess(margin)
     for part in increments:
-        if not (part.stable_requests and part.candidate_requests):
-            continue  # Nothing to compare with.
-        if part.stable_bad or part.candidate_bad:
-            for i, term in enumerate(_terms(part, 1.0 + margin, grid)):
-                sums[i] += term
-    top = max(sums)
-    return top + math.log(sum(math.exp(s - top) for s in sums) / len(sums))
+        process.add(part)
+    return process.log_evalue
 
 
 def _terms(part: Increment, null: float, grid: Sequence[float]) -> list[float]:

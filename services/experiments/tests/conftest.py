@@ -1,0 +1,149 @@
+"""Builders and fixtures: a database in a folder of its own, a clock that stands still, a client."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import Engine
+
+from fairlead_experiments.adapters.database import migrate, open_engine
+from fairlead_experiments.adapters.sql import SqlStore
+from fairlead_experiments.app.service import Experiments
+from fairlead_experiments.entrypoints.http import create_app
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+class Client:
+    """Calls the application in this process, as HTTP would."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._loop = asyncio.new_event_loop()
+
+    def request(self, method: str, path: str, **given: Any) -> httpx.Response:
+        """Send one request."""
+
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                return await client.request(method, path, **given)
+
+        return self._loop.run_until_complete(send())
+
+    def get(self, path: str, **given: Any) -> httpx.Response:
+        """Send a GET."""
+        return self.request("GET", path, **given)
+
+    def put(self, path: str, **given: Any) -> httpx.Response:
+        """Send a PUT."""
+        return self.request("PUT", path, **given)
+
+    def post(self, path: str, **given: Any) -> httpx.Response:
+        """Send a POST."""
+        return self.request("POST", path, **given)
+
+    def close(self) -> None:
+        """Close the loop."""
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    """A new SQLite database, its tables up to date."""
+    engine = open_engine(f"sqlite:///{tmp_path / 'experiments.db'}")
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def store(engine: Engine) -> SqlStore:
+    """The store over that database."""
+    return SqlStore(engine)
+
+
+@pytest.fixture
+def client(store: SqlStore) -> Iterator[Client]:
+    """The application over that store, at noon of 1 January 2026."""
+    client = Client(create_app(Experiments(store, clock=lambda: NOW)))
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def exposure() -> Callable[..., dict[str, Any]]:
+    """Builds the exposure of contracts.md, with what is given changed."""
+
+    def build(**changed: Any) -> dict[str, Any]:
+        return {
+            "inferenceId": "i1",
+            "rollout": "r1",
+            "step": 0,
+            "arm": "candidate",
+            "version": "3" if changed.get("arm") == "stable" else "4",
+            "unit": "N14228",
+            "at": "2026-01-01T00:00:00.123Z",
+            "code": 200,
+            "attempts": 1,
+            "durationMs": 12.3,
+            **changed,
+        }
+
+    return build
+
+
+@pytest.fixture
+def outcome() -> Callable[..., dict[str, Any]]:
+    """Builds the outcome of contracts.md, with what is given changed."""
+
+    def build(**changed: Any) -> dict[str, Any]:
+        return {
+            "inferenceId": "i1",
+            "outcome": "squared_error",
+            "value": 0.04,
+            "observedAt": "2026-01-01T00:05:00Z",
+            **changed,
+        }
+
+    return build
+
+
+@pytest.fixture
+def record() -> Callable[..., dict[str, Any]]:
+    """Builds the rollout record of contracts.md, with what is given changed."""
+
+    def build(**changed: Any) -> dict[str, Any]:
+        return {
+            "model": "flight-delay",
+            "stable": "3",
+            "candidate": "4",
+            "startedAt": "2026-01-01T00:00:00Z",
+            "decidedAt": None,
+            "state": "running",
+            "reason": "",
+            "steps": [
+                {"index": 0, "weight": 100},
+                {"index": 1, "weight": 1000},
+                {"index": 2, "weight": 5000},
+            ],
+            "objective": {
+                "outcome": "squared_error",
+                "better": "lower",
+                "minimumEffect": 0.01,
+                "alpha": 0.05,
+            },
+            "guardrails": {
+                "errors": {"margin": 0.25},
+                "latency": {"slowerThan": 0.2, "margin": 0.25},
+            },
+            **changed,
+        }
+
+    return build

@@ -1,0 +1,163 @@
+"""The analysis as a pure function: aggregates in, one document out."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from fairlead_experiments.app.validation import read_rollout
+from fairlead_experiments.domain.analysis import analyse
+from fairlead_experiments.domain.effect import Arm, StepSummary, Summary
+from fairlead_experiments.domain.records import Aggregates, Bucket, Requests, UnitCounts
+
+Build = Callable[..., dict[str, Any]]
+AT = datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
+
+
+def measured(effect: float, n: int = 1200) -> dict[str, Any]:
+    """One step in which both arms measured `n` units that differ by `effect`, sd 0.1."""
+    arms = Summary(n, 0.2, n * 0.01), Summary(n, 0.2 + effect, n * 0.01)
+    return {
+        "measured": (StepSummary(2, *arms),),
+        "measured_distinct": {Arm.STABLE: n, Arm.CANDIDATE: n},
+    }
+
+
+def traffic(candidate: int = 1000, errors: int = 0, slow: int = 0) -> dict[str, Any]:
+    """One bucket of step 2."""
+    stable = Requests(1000, 1000)
+    return {"buckets": (Bucket(2, stable, Requests(candidate, candidate, errors, slow)),)}
+
+
+def units(stable: int = 1250, candidate: int = 1250) -> dict[str, Any]:
+    """Units first met in step 2."""
+    return {
+        "units": {
+            (2, "stable"): UnitCounts(stable, stable),
+            (2, "candidate"): UnitCounts(candidate, candidate),
+        },
+        "distinct": {Arm.STABLE: stable, Arm.CANDIDATE: candidate},
+    }
+
+
+@pytest.mark.parametrize(
+    ("parts", "verdict", "words"),
+    [
+        pytest.param([], "insufficient", "no unit has been seen yet", id="nothing"),
+        pytest.param(
+            [traffic(), units(), measured(-0.013, n=400)],
+            "insufficient",
+            "400 units of version 4 and 400 of version 3 measured, 500 of each needed",
+            id="before the burn-in",
+        ),
+        pytest.param(
+            [traffic(), units(), measured(-0.05)],
+            "better",
+            "version 4 is better: squared_error -0.05 (95 % confidence sequence",
+            id="better, because lower is",
+        ),
+        pytest.param(
+            [traffic(), units(), measured(0.05)], "worse", "version 4 is worse", id="worse"
+        ),
+        pytest.param(
+            [traffic(), units(), measured(0.0)], "holding", "not yet told apart", id="holding"
+        ),
+        pytest.param(
+            [traffic(errors=60), units(), measured(-0.05)],
+            "worse",
+            "6.00% (60 of 1,000) of version 4's requests failed",
+            id="a guardrail before the objective",
+        ),
+        pytest.param(
+            [traffic(slow=60), units(), measured(-0.05)],
+            "worse",
+            "slower than 0.2 s",
+            id="slow",
+        ),
+        pytest.param(
+            [traffic(candidate=20, errors=10), units()],
+            "worse",
+            "version 4 is broken: 10 of 20 requests in step 2 failed",
+            id="broken",
+        ),
+        pytest.param(
+            [traffic(candidate=49), units(), measured(0.0)],
+            "insufficient",
+            "49 of the 50 requests needed in step 2",
+            id="too few requests in the step",
+        ),
+        pytest.param(
+            [traffic(errors=60), units(1250, 800), measured(-0.05)],
+            "invalid",
+            "the candidate met 800 of 2,050 units (39.02%) where 50.00% were expected",
+            id="lost units before anything else",
+        ),
+    ],
+)
+def test_verdict(record: Build, parts: list[dict[str, Any]], verdict: str, words: str) -> None:
+    """The verdict is the first state that applies, and its reason is that judge's sentence."""
+    given: dict[str, Any] = {}
+    for part in parts:
+        given |= part
+
+    document = analyse(read_rollout("r1", record()), Aggregates(**given), at=AT)
+
+    assert document["verdict"] == verdict
+    assert words in str(document["reason"])
+
+
+def test_without_an_objective_guardrails_decide(record: Build) -> None:
+    """A rollout without objective holds while its guardrails do, and says so."""
+    rollout = read_rollout("r1", record(objective=None))
+
+    document = analyse(rollout, Aggregates(**traffic(), **units()), at=AT)
+
+    assert (document["verdict"], document["objective"]) == ("holding", None)
+
+
+def test_without_anything_to_judge_it_holds(record: Build) -> None:
+    """No objective and no guardrails: shares are all there is to look at."""
+    rollout = read_rollout("r1", record(objective=None, guardrails=None))
+
+    document = analyse(rollout, Aggregates(**units()), at=AT)
+
+    assert (document["verdict"], document["guardrails"]) == ("holding", [])
+
+
+def test_a_constant_outcome_holds(record: Build) -> None:
+    """Where every unit measured the same there is no error to divide by, and no verdict."""
+    arm = Summary(600, 1.0, 0.0)
+    data = Aggregates(
+        **traffic(),
+        **units(),
+        measured=(StepSummary(2, arm, arm),),
+        measured_distinct={Arm.STABLE: 600, Arm.CANDIDATE: 600},
+    )
+
+    document = analyse(read_rollout("r1", record()), data, at=AT)
+
+    assert document["verdict"] == "holding"
+    assert "the same for every unit" in str(document["reason"])
+
+
+def test_enormous_evidence_stays_a_number(record: Build) -> None:
+    """An e-value beyond what JSON can hold is written as 1e300."""
+    data = Aggregates(**traffic(), **units(), **measured(-1e6))
+
+    document: Any = analyse(read_rollout("r1", record()), data, at=AT)
+
+    assert document["objective"]["evalue"] == pytest.approx(1e300)
+
+
+def test_steps_show_who_waits(record: Build) -> None:
+    """A step names its units, the mixed ones, and the ones without an outcome yet."""
+    data = Aggregates(**traffic(), **units(), **measured(0.0), mixed={2: 3})
+
+    document: Any = analyse(read_rollout("r1", record()), data, at=AT)
+
+    assert [step["index"] for step in document["steps"]] == [0, 1, 2]
+    assert document["steps"][2]["mixed"] == 3
+    assert document["steps"][2]["stable"]["waiting"] == 1250 - 1200 - 3
+    assert document["steps"][0]["effect"] is None
+    assert document["srm"]["mixed"] == 3

@@ -1,0 +1,293 @@
+"""The store's contract: whatever comes in, and in whatever order, counts once and right."""
+
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, select
+
+from fairlead_experiments.adapters.schema import BUCKETS, OUTCOMES, UNIT_OUTCOMES, UNITS
+from fairlead_experiments.adapters.sql import SqlStore
+from fairlead_experiments.app.validation import read_exposures, read_outcomes, read_rollout
+from fairlead_experiments.domain.effect import Arm
+from fairlead_experiments.domain.records import Counts
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+Build = Callable[..., dict[str, Any]]
+
+
+def send(store: SqlStore, *items: dict[str, Any]) -> Counts:
+    """Keep exposures or outcomes, by what they are."""
+    if "arm" in items[0]:
+        taken, rejected = read_exposures(items, now=NOW)
+        assert not rejected
+        return store.add_exposures(taken)
+    found, rejected = read_outcomes(items, now=NOW)
+    assert not rejected
+    return store.add_outcomes(found)
+
+
+def tables(engine: Engine) -> list[list[tuple]]:
+    """All that is counted, sorted."""
+    with engine.connect() as connection:
+        return [
+            sorted(tuple(row) for row in connection.execute(select(table)))
+            for table in (UNITS, UNIT_OUTCOMES, BUCKETS)
+        ]
+
+
+def measured(engine: Engine) -> list[tuple]:
+    """(unit, step, arm, n, total) of every unit's outcomes."""
+    columns = [UNIT_OUTCOMES.c[name] for name in ("unit", "step", "arm", "n", "total")]
+    with engine.connect() as connection:
+        return sorted(tuple(row) for row in connection.execute(select(*columns)))
+
+
+def test_an_exposure_counts_once(store: SqlStore, engine: Engine, exposure: Build) -> None:
+    """The same exposure, in one batch or in two, counts once."""
+    assert send(store, exposure(), exposure()) == Counts(1, 1)
+    before = tables(engine)
+
+    assert send(store, exposure(), exposure(inferenceId="i2")) == Counts(1, 1)
+    assert before[0][0][-1] == 1
+    assert tables(engine)[0][0][-1] == 2
+
+
+def test_more_items_than_one_statement_binds(store: SqlStore, exposure: Build) -> None:
+    """10,000 exposures, then the same again, stay within the limits on bound parameters."""
+    batch = [exposure(inferenceId=f"i{n}", unit=f"u{n}") for n in range(10_000)]
+
+    assert send(store, *batch) == Counts(10_000, 0)
+    assert send(store, *batch) == Counts(0, 10_000)
+
+
+@pytest.mark.parametrize("first", ["exposure", "outcome"])
+def test_outcomes_meet_their_exposure_in_any_order(
+    store: SqlStore, engine: Engine, exposure: Build, outcome: Build, first: str
+) -> None:
+    """An outcome may come before its exposure."""
+    items = [exposure(), outcome(value=0.5)]
+    for item in items if first == "exposure" else reversed(items):
+        send(store, item)
+
+    assert measured(engine) == [("N14228", 0, "candidate", 1, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts", "total"),
+    [
+        pytest.param({"value": 0.5}, Counts(0, 1), 0.5, id="the same again"),
+        pytest.param({"value": 0.7}, Counts(1, 0), 0.7, id="corrected"),
+        pytest.param(
+            {"value": 0.7, "observedAt": "2026-01-01T00:06:00Z"}, Counts(1, 0), 0.7, id="later"
+        ),
+        pytest.param(
+            {"value": 0.7, "observedAt": "2026-01-01T00:04:00Z"}, Counts(0, 1), 0.5, id="older"
+        ),
+    ],
+)
+def test_the_value_observed_last_counts(
+    store: SqlStore,
+    engine: Engine,
+    exposure: Build,
+    outcome: Build,
+    changes: dict[str, Any],
+    counts: Counts,
+    total: float,
+) -> None:
+    """A later value replaces an earlier one and the aggregates follow; a replay undoes nothing."""
+    send(store, exposure())
+    send(store, outcome(value=0.5))
+
+    assert send(store, outcome(**changes)) == counts
+    assert measured(engine) == [("N14228", 0, "candidate", 1, total)]
+
+
+def test_a_replaced_huge_value_leaves_no_trace(
+    store: SqlStore, engine: Engine, exposure: Build, outcome: Build
+) -> None:
+    """Replacing 1e100 by 1 leaves the others' sum exact."""
+    send(store, exposure(), exposure(inferenceId="i2"))
+    send(store, outcome(value=1e100), outcome(inferenceId="i2", value=0.25))
+    send(store, outcome(value=1))
+
+    assert measured(engine) == [("N14228", 0, "candidate", 2, 1.25)]
+
+
+def unit_outcome(outcome: Build, minute: int, **changed: Any) -> dict[str, Any]:
+    """An outcome of the unit N14228, observed at a minute past midnight."""
+    item = outcome(
+        unit="N14228", model="flight-delay", observedAt=f"2026-01-01T00:{minute:02}:00Z", **changed
+    )
+    del item["inferenceId"]
+    return item
+
+
+def test_a_units_outcome_belongs_to_its_latest_exposure(
+    store: SqlStore, engine: Engine, exposure: Build, outcome: Build, record: Build
+) -> None:
+    """An outcome by unit and model attaches to the exposure met last before it was observed."""
+    store.put_rollout(read_rollout("r1", record()))
+    send(
+        store,
+        exposure(at="2026-01-01T00:01:00Z", arm="stable"),
+        exposure(inferenceId="i2", at="2026-01-01T00:10:00Z", step=1),
+        exposure(inferenceId="i3", at="2026-01-01T00:30:00Z", step=2),
+    )
+    send(store, unit_outcome(outcome, 5, value=1), unit_outcome(outcome, 20, value=2))
+    send(store, unit_outcome(outcome, 0, value=4))
+
+    assert measured(engine) == [("N14228", 0, "stable", 1, 1.0), ("N14228", 1, "candidate", 1, 2.0)]
+
+
+def test_a_units_outcome_moves_to_an_exposure_that_comes_late(
+    store: SqlStore, engine: Engine, exposure: Build, outcome: Build, record: Build
+) -> None:
+    """A later exposure that arrives late takes the outcome over; other models' have no part."""
+    store.put_rollout(read_rollout("r1", record()))
+    store.put_rollout(read_rollout("r2", record(model="other")))
+    send(store, exposure(at="2026-01-01T00:01:00Z", arm="stable"))
+    send(store, unit_outcome(outcome, 20, value=2))
+    send(store, exposure(inferenceId="i2", at="2026-01-01T00:10:00Z", step=1))
+    send(store, exposure(inferenceId="i3", at="2026-01-01T00:15:00Z", rollout="r2"))
+
+    assert measured(engine) == [("N14228", 1, "candidate", 1, 2.0)]
+
+
+def test_any_order_gives_the_same_counts(
+    tmp_path_factory: pytest.TempPathFactory, exposure: Build, outcome: Build, record: Build
+) -> None:
+    """Exposures, outcomes, corrections and the record, shuffled and replayed: the same tables."""
+    from fairlead_experiments.adapters.database import migrate, open_engine  # noqa: PLC0415
+
+    rng = random.Random(20261121)
+    items: list[dict[str, Any]] = []
+    for n in range(40):
+        arm = rng.choice(["stable", "candidate"])
+        at = f"2026-01-01T00:{rng.randrange(30):02}:00Z"
+        code = rng.choice([200, 200, 404, 503, 0])
+        items.append(
+            exposure(
+                inferenceId=f"i{n}",
+                unit=rng.choice([None, "a", "N14228"]),
+                arm=arm,
+                step=rng.randrange(2),
+                at=at,
+                code=code,
+                durationMs=rng.uniform(0, 400),
+                version=rng.choice([None, "3", "4"]),
+            )
+        )
+        seen = f"2026-01-01T01:{n:02}:00Z"
+        value = rng.randrange(8)
+        items.append(outcome(inferenceId=f"i{rng.randrange(40)}", value=value, observedAt=seen))
+    items += [unit_outcome(outcome, minute, value=minute) for minute in range(0, 30, 7)]
+
+    found = []
+    for run in range(6):
+        engine = open_engine(f"sqlite:///{tmp_path_factory.mktemp('order') / 'x.db'}")
+        migrate(engine)
+        store = SqlStore(engine)
+        shuffled = rng.sample(items + items[:20], len(items) + 20)
+        for place, item in enumerate(shuffled):
+            if place == run * 15:
+                store.put_rollout(read_rollout("r1", record()))
+            send(store, item)
+        found.append(tables(engine))
+        engine.dispose()
+
+    assert found[1:] == found[:1] * 5
+    assert found[0][1]
+
+
+def test_the_analysis_reads_what_was_counted(
+    store: SqlStore, exposure: Build, outcome: Build, record: Build
+) -> None:
+    """Errors, fallbacks, retries, slow answers and mixed units are read as the record names them."""
+    send(
+        store,
+        exposure(inferenceId="ok", unit="a"),
+        exposure(inferenceId="slow", unit="a", durationMs=201.0),
+        exposure(inferenceId="stood-in", unit="b", version="3"),
+        exposure(inferenceId="retried", unit="b", attempts=2),
+        exposure(inferenceId="failed", unit="c", code=503),
+        exposure(inferenceId="lost", unit="c", code=0, version=None, durationMs=5000),
+        exposure(inferenceId="client", unit="d", code=422),
+        exposure(inferenceId="mixed-1", unit="e", arm="candidate"),
+        exposure(inferenceId="mixed-2", unit="e", arm="stable"),
+        exposure(inferenceId="nobody", unit=None, arm="stable", code=500),
+    )
+    send(store, *(outcome(inferenceId=i, value=1) for i in ("ok", "slow", "mixed-1", "nobody")))
+    rollout = read_rollout("r1", record())
+    store.put_rollout(rollout)
+
+    data = store.read_aggregates(rollout)
+
+    candidate = data.buckets[0].candidate
+    assert (candidate.requests, candidate.answered, candidate.slow) == (8, 7, 1)
+    assert (candidate.errors, candidate.fallbacks, candidate.retried) == (4, 1, 1)
+    assert data.buckets[0].stable.errors == 0
+    assert data.unassigned == 1
+    assert data.mixed == {0: 1}
+    assert data.units[0, Arm.CANDIDATE].units == 5
+    assert data.units[0, Arm.CANDIDATE].new == 4
+    assert data.measured[0].candidate.n == 1
+
+
+def test_a_new_bound_counts_slow_answers_afresh(
+    store: SqlStore, exposure: Build, record: Build
+) -> None:
+    """Moving `slowerThan` counts what came before by the new bound; dropping it counts none."""
+    send(store, exposure(durationMs=150.0), exposure(inferenceId="i2", durationMs=250.0))
+    slow = []
+    for latency in (0.2, 0.1, None):
+        guard = {"slowerThan": latency, "margin": 0.25} if latency else None
+        rollout = read_rollout("r1", record(guardrails={"errors": None, "latency": guard}))
+        store.put_rollout(rollout)
+        slow.append(store.read_aggregates(rollout).buckets[0].candidate.slow)
+
+    assert slow == [1, 2, 0]
+
+
+def test_returning_units_are_paired_across_steps(
+    store: SqlStore, exposure: Build, outcome: Build, record: Build
+) -> None:
+    """Products across steps are those of the units' distances, about each arm's own mean."""
+    given = {("a", 0): 1.0, ("b", 0): 3.0, ("a", 1): 2.0, ("b", 1): 8.0, ("c", 1): 2.0}
+    for (unit, step), value in given.items():
+        key = f"{unit}{step}"
+        send(store, exposure(inferenceId=key, unit=unit, step=step))
+        send(store, outcome(inferenceId=key, value=value + 1e6))
+    rollout = read_rollout("r1", record())
+    store.put_rollout(rollout)
+
+    data = store.read_aggregates(rollout)
+
+    assert data.measured[1].candidate.mean == pytest.approx(1e6 + 4)
+    assert data.measured[1].candidate.m2 == pytest.approx(24)
+    assert [o.comoment for o in data.overlaps] == [pytest.approx((1 - 2) * (2 - 4) + 1 * 4)]
+    assert data.units[1, Arm.CANDIDATE].new == 1
+
+
+def test_rollouts_are_listed_by_start(store: SqlStore, record: Build) -> None:
+    """The latest start comes first, and a model's are told from others'."""
+    store.put_rollout(read_rollout("r1", record()))
+    store.put_rollout(read_rollout("r2", record(startedAt="2026-02-01T00:00:00Z")))
+    store.put_rollout(read_rollout("r3", record(model="other")))
+
+    assert [r.id for r in store.list_rollouts("flight-delay")] == ["r2", "r1"]
+    assert len(store.list_rollouts(None)) == 3
+    assert store.get_rollout("r1") == read_rollout("r1", record())
+
+
+def test_outcomes_table_keeps_one_row_a_key(
+    store: SqlStore, engine: Engine, outcome: Build
+) -> None:
+    """Two values for one key in one batch leave one row, the one observed last."""
+    late = outcome(value=2, observedAt="2026-01-01T00:06:00Z")
+    assert send(store, late, outcome(value=1)) == Counts(1, 1)
+
+    with engine.connect() as connection:
+        assert [row.value for row in connection.execute(select(OUTCOMES))] == [2.0]
