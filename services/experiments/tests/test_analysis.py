@@ -143,9 +143,10 @@ def test_a_constant_outcome_holds(record: Build) -> None:
 
 def test_enormous_evidence_stays_a_number(record: Build) -> None:
     """An e-value beyond what JSON can hold is written as 1e300."""
-    data = Aggregates(**traffic(), **units(), **measured(-1e6))
+    data = Aggregates(**traffic(), **units(), **measured(-10.0, n=100_000))
+    objective = record()["objective"] | {"minimumEffect": 10}
 
-    document: Any = analyse(read_rollout("r1", record()), data, at=AT)
+    document: Any = analyse(read_rollout("r1", record(objective=objective)), data, at=AT)
 
     assert document["objective"]["evalue"] == pytest.approx(1e300)
 

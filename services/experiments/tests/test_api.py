@@ -12,6 +12,7 @@ from sqlalchemy import Engine, text
 from fairlead_experiments.entrypoints.cli import main, openapi
 
 Build = Callable[..., dict[str, Any]]
+JSON = {"content-type": "application/json"}
 SECRET = "s3cr3t-payload"  # noqa: S105 - a marker that must not come back
 
 
@@ -66,6 +67,7 @@ EXPOSURE_FAULTS = [
     ("unit", "x" * 257),
     ("unit", "a\x00b"),
     ("unit", {}),
+    ("unit", "a\ud800"),
     ("at", "yesterday"),
     ("at", "2026-01-01T00:00:00"),
     ("at", "2026-13-01T00:00:00Z"),
@@ -92,7 +94,7 @@ def test_a_bad_exposure_is_named_and_the_rest_is_taken(
         exposure(inferenceId="z"),
     ]
 
-    answer = client.post("/v1/exposures", json={"exposures": batch})
+    answer = client.post("/v1/exposures", content=json.dumps({"exposures": batch}), headers=JSON)
 
     assert answer.status_code == 200
     assert answer.json()["accepted"] == 2
@@ -150,14 +152,12 @@ def test_booleans_and_numbers_are_outcomes(client: Any, outcome: Build, value: o
     assert client.post("/v1/outcomes", json=outcome(value=value)).json()["accepted"] == 1
 
 
-JSON = {"content-type": "application/json"}
 BODIES = [
     pytest.param(b"", JSON, 400, id="empty"),
     pytest.param(b"  \n", JSON, 400, id="blank"),
     pytest.param(b'{"exposures": [' + SECRET.encode(), JSON, 400, id="cut off"),
     pytest.param(b"\xff\xfe", JSON, 400, id="not UTF-8"),
     pytest.param(b'{"exposures": NaN}', JSON, 400, id="NaN"),
-    pytest.param(b'{"exposures": ["\\ud800"]}', JSON, 400, id="half a surrogate pair"),
     pytest.param(b"[" * 100_000 + b"]" * 100_000, JSON, 400, id="deep"),
     pytest.param(b"[]", JSON, 422, id="a list"),
     pytest.param(b'"x"', JSON, 422, id="a string"),

@@ -1,5 +1,10 @@
 """Thousands of seeded experiments: what the promises about error rates rest on.
 
+Measured with the seeds below, 500 runs a cell, alpha 5 %: identical versions told apart in 2.6 %
+(10 % events), 2.0 % (1 %), 0.6 % and 0.4 % (log-normal, s = 1 and 2), 1.2 % and 1.0 % (95:5, 10 %
+and 1 %); over a 1-10-50 ramp whose units come back 0.6 % (1.8 % with the independent formula),
+over a ramp that repeats its weight 0.4 % (11.0 %). 10 % against 12 %: found at a median of 3,950.
+
 numpy draws the traffic and adds it up; every decision is the production functions', look by look.
 """
 
@@ -104,7 +109,6 @@ def test_identical_versions_are_told_apart_in_at_most_five_percent(
     decided = np.array(list(first_decisions(stable, candidate, minimum_effect)))
 
     rate = float(np.mean(decided >= 0))
-    print(f"A/A decided in {rate:.1%}")
     assert rate <= ALPHA
 
 
@@ -117,7 +121,6 @@ def test_a_real_effect_is_found_as_soon_as_measured() -> None:
     decided = np.array(list(first_decisions(stable, candidate, 0.02)))
 
     needed = np.where(decided >= 0, (decided + 1) * LOOK, np.inf)
-    print(f"median {np.median(needed):.0f}, found {np.mean(decided >= 0):.1%}")
     assert np.median(needed) == pytest.approx(3800, rel=0.15)
     assert np.mean(decided >= 0) >= 0.98
 
@@ -211,9 +214,8 @@ def share_decided(weights: list[float], looks: int, runs: int, units: int) -> tu
 
 def test_a_ramp_with_returning_units_holds_its_level() -> None:
     """A/A over a 1-10-50 ramp, drifting level, the same units in every step: at most alpha."""
-    decided, naive = share_decided([0.01, 0.10, 0.50], looks=12, runs=500, units=6000)
+    decided, _naive = share_decided([0.01, 0.10, 0.50], looks=12, runs=500, units=6000)
 
-    print(f"ramp decided in {decided:.1%}, independent formula {naive:.1%}")
     assert decided <= ALPHA
 
 
@@ -221,7 +223,6 @@ def test_the_independent_formula_would_not_hold_its_level() -> None:
     """Where the weight stays for several steps, ignoring returning units breaks the promise."""
     decided, naive = share_decided([0.10, 0.50, 0.50, 0.50, 0.50], looks=5, runs=500, units=2000)
 
-    print(f"repeated steps decided in {decided:.1%}, independent formula {naive:.1%}")
     assert decided <= ALPHA
     assert naive > ALPHA
 

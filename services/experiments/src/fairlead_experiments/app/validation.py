@@ -40,7 +40,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _OUTCOME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MODEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _TIME = re.compile(
     r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
 )
@@ -236,7 +236,7 @@ def _text(fields: dict[str, object], name: str, most: int) -> str:
     if not 1 <= len(value) <= most:
         raise _Invalid(name, f"must have 1 to {most} characters")
     if _CONTROL.search(value):
-        raise _Invalid(name, "must not have control characters")
+        raise _Invalid(name, "must not have control characters or half surrogate pairs")
     return value
 
 

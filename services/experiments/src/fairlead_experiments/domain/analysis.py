@@ -191,14 +191,14 @@ def _judge_guardrail(
         f"{_share(total.stable_bad, total.stable_requests)} of version {rollout.stable}'s; "
         f"e-value {_number(evalue)} of {guardrails.THRESHOLD:g}"
     )
-    if evalue >= guardrails.THRESHOLD:
-        return Finding(State.WORSE, f"version {rollout.candidate} is worse: {compared}", numbers)
     if name == "errors" and guardrails.is_above_ceiling(current):
         reason = (
             f"version {rollout.candidate} is broken: {current.candidate_bad:,} of "
             f"{current.candidate_requests:,} requests in step {step} failed"
         )
         return Finding(State.WORSE, reason, numbers)
+    if evalue >= guardrails.THRESHOLD:
+        return Finding(State.WORSE, f"version {rollout.candidate} is worse: {compared}", numbers)
     if current.candidate_requests < guardrails.ENOUGH_REQUESTS:
         reason = (
             f"version {rollout.candidate} has had {current.candidate_requests:,} of the "

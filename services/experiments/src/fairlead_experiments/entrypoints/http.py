@@ -26,10 +26,11 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     422: {"model": schemas.ErrorBody, "description": "A field is missing or wrong; it is named."},
     503: {"model": schemas.ErrorBody, "description": "The database does not answer; try again."},
 }
-_READ_ERRORS: dict[int | str, dict[str, Any]] = {503: _ERRORS[503]}
+_READ_ERRORS: dict[int | str, dict[str, Any]] = {code: _ERRORS[code] for code in (422, 503)}
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": schemas.ErrorBody, "description": "No rollout has this id."}
 }
+_REFERENCE = "#/components/schemas/{model}"
 _CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
 
 
@@ -75,18 +76,31 @@ def create_app(experiments: Experiments) -> FastAPI:
     app.include_router(_rollout_routes(experiments, metrics))
     app.include_router(_operation_routes(experiments, metrics))
     _handle_errors(app)
+    _publish(app)
     return app
 
 
 def _body(*models: type[BaseModel]) -> dict[str, Any]:
     """The request body's part of the OpenAPI document."""
-    kinds = [
-        model.model_json_schema(ref_template="#/components/schemas/{model}") for model in models
-    ]
-    for kind in kinds:
-        kind.pop("$defs", None)
+    kinds = [{"$ref": _REFERENCE.format(model=model.__name__)} for model in models]
     schema = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _publish(app: FastAPI) -> None:
+    """Add the request bodies to the OpenAPI document: they are read by `app.validation`."""
+    build = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = build()
+        known = document["components"]["schemas"]
+        for model in (schemas.ExposureBatch, schemas.OutcomeBatch, schemas.RolloutRecord):
+            schema = model.model_json_schema(ref_template=_REFERENCE)
+            for name, part in {**schema.pop("$defs", {}), model.__name__: schema}.items():
+                known.setdefault(name, part)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # As FastAPI's manual extends it.
 
 
 def _ingest_routes(experiments: Experiments, metrics: Metrics) -> APIRouter:

@@ -151,26 +151,29 @@ class GuardrailsBody(BaseModel):
     latency: LatencyGuardrailBody | None = None
 
 
+_RECORD: dict[str, Any] = {
+    "model": "flight-delay",
+    "stable": "3",
+    "candidate": "4",
+    "startedAt": "2026-01-01T00:00:00Z",
+    "decidedAt": "2026-01-01T06:00:00Z",
+    "state": "promoted",
+    "reason": "version 4 is better",
+    "steps": [{"index": 0, "weight": 100}, {"index": 1, "weight": 1000}],
+    "objective": {
+        "outcome": "squared_error",
+        "better": "lower",
+        "minimumEffect": 0.01,
+        "alpha": 0.05,
+    },
+    "guardrails": {"errors": {"margin": 0.25}, "latency": {"slowerThan": 0.2, "margin": 0.25}},
+}
+
+
 class RolloutRecord(BaseModel):
     """The record of a rollout, as the controller keeps it here."""
 
-    model_config = _example(
-        model="flight-delay",
-        stable="3",
-        candidate="4",
-        startedAt="2026-01-01T00:00:00Z",
-        decidedAt=None,
-        state="running",
-        reason="",
-        steps=[{"index": 0, "weight": 100}, {"index": 1, "weight": 1000}],
-        objective={
-            "outcome": "squared_error",
-            "better": "lower",
-            "minimumEffect": 0.01,
-            "alpha": 0.05,
-        },
-        guardrails={"errors": {"margin": 0.25}, "latency": {"slowerThan": 0.2, "margin": 0.25}},
-    )
+    model_config = _example(**_RECORD)
     model: str = Field(max_length=63)
     stable: str = Field(max_length=64)
     candidate: str = Field(max_length=64)
@@ -186,6 +189,7 @@ class RolloutRecord(BaseModel):
 class RolloutDocument(RolloutRecord):
     """The record of a rollout with its id."""
 
+    model_config = _example(id=_ROLLOUT_ID, **_RECORD)
     id: str = Field(pattern=_ID)
 
 
