@@ -106,7 +106,7 @@ def _boosting(recipe: Recipe) -> Any:
     )
     if not recipe.notebook:
         return model
-    return importlib.import_module(NOTEBOOK).CalibratedOnLastWeeks(model)
+    return importlib.import_module(NOTEBOOK).CalibratedOnEveryFifth(model)
 
 
 @contextmanager

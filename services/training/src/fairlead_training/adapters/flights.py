@@ -70,7 +70,7 @@ _FLIGHT_COLUMNS: Final = [
 def _features(joined: pd.DataFrame) -> pd.DataFrame:
     date = pd.to_datetime(joined[["year", "month", "day"]])
     table = joined.assign(
-        weekday=date.dt.weekday,
+        weekday=date.dt.day_of_week,
         dep_hour=joined["sched_dep_time"] // 100,
         arr_hour=joined["sched_arr_time"] // 100,
         late=(joined["arr_delay"] > LATE_MINUTES).astype("int64"),

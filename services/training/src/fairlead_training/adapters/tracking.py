@@ -164,12 +164,14 @@ class MlflowRun:
             params=[Param(key, str(value)) for key, value in (params or {}).items()],
         )
 
-    def log_data(self, rows: pd.DataFrame, digest: str, location: str, context: str) -> None:
+    def log_data(
+        self, rows: pd.DataFrame, *, name: str, digest: str, location: str, context: str
+    ) -> None:
         """Log the data set; MLflow's own reader of a data frame takes a second for its schema."""
         schema = Schema([ColSpec(column_type(column), column) for column in (*COLUMNS, LABEL)])
         profile = {"num_rows": len(rows), "months": sorted(set(rows["month"].tolist()))}
         data = Dataset(
-            name="flights",
+            name=name,
             digest=digest[:_DIGEST_CHARACTERS],
             source_type="local",
             source=json.dumps({"uri": location}),

@@ -112,7 +112,9 @@ class Run(Protocol):
     ) -> None:
         """Log parameters, metrics, and metrics of which each step is a month."""
 
-    def log_data(self, rows: pd.DataFrame, digest: str, location: str, context: str) -> None:
+    def log_data(
+        self, rows: pd.DataFrame, *, name: str, digest: str, location: str, context: str
+    ) -> None:
         """Log the data set."""
 
     def log_model(self, pipeline: Any, rows: pd.DataFrame) -> None:

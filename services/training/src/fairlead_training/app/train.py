@@ -54,8 +54,10 @@ def train(recipe: Recipe, manifest: Manifest, flights: pd.DataFrame, shop: Works
         pipeline = shop.estimators.fit(recipe, rows)
         shop.say(f"{recipe.name}: logging the model")
         run.log(params=_params(recipe, rows))
-        run.log_data(rows, manifest.digest, shop.store.location(), "training")
-        run.log_data(held_out_rows(flights), manifest.digest, shop.store.location(), "held out")
+        # MLflow knows a data set by its name and digest, so the two names differ.
+        where = {"digest": manifest.digest, "location": shop.store.location()}
+        run.log_data(rows, name=f"flights.{recipe.name}", context="training", **where)
+        run.log_data(held_out_rows(flights), name="flights.heldout", context="held out", **where)
         run.log_model(pipeline, rows)
         _evaluate(recipe, pipeline, flights, run, shop)
         return run.run_id

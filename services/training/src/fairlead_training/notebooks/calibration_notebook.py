@@ -10,24 +10,24 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.isotonic import IsotonicRegression
 
 
-class CalibratedOnLastWeeks(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # No types.
-    """Fits on the earlier rows and calibrates on the last fifth.
+class CalibratedOnEveryFifth(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # No types.
+    """Fits on four rows of five and calibrates on the fifth.
 
     Args:
-        model: The classifier to calibrate; its rows come in order of time.
+        model: The classifier to calibrate.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
 
-    def fit(self, rows: Any, late: Any) -> CalibratedOnLastWeeks:
-        """Fit the model, then the isotonic curve on what it says about the last fifth."""
-        cut = len(rows) * 4 // 5
+    def fit(self, rows: Any, late: Any) -> CalibratedOnEveryFifth:
+        """Fit the model, then the isotonic curve on what it says about the other rows."""
+        fifth = np.arange(len(rows)) % 5 == 0
         self.classes_ = np.unique(late)
-        self.model_ = clone(self.model).fit(rows[:cut], late[:cut])
-        said = self.model_.predict_proba(rows[cut:])[:, 1]
+        self.model_ = clone(self.model).fit(rows[~fifth], late[~fifth])
+        said = self.model_.predict_proba(rows[fifth])[:, 1]
         self.curve_ = IsotonicRegression(y_min=0.01, y_max=0.99, out_of_bounds="clip")
-        self.curve_.fit(said, late[cut:])
+        self.curve_.fit(said, late[fifth])
         return self
 
     def predict_proba(self, rows: Any) -> Any:
