@@ -1,16 +1,14 @@
 """Envoy and `assign` give every unit to the same arm."""
 
-import json
 import urllib.parse
 
 import pytest
-from client import Answer, ask_all, seen
-from conftest import Gateway, plan
+from gateway_client import Answer, ask_all, seen
+from gateway_lab import Served, plan
 
 from fairlead_gateway.domain.assignment import assign
 from fairlead_gateway.domain.plan import parse_plan
 
-PATH = "/models/iris/invocations"
 ODD = ["a b", "ü-1", "x%41", "a+b", "a&b=c", "a/b?c", "日本", "a,b", "a'b", "#1", "1" * 300]
 
 
@@ -19,78 +17,54 @@ def arms_of(answers: list[Answer]) -> dict[str, str]:
     return {a.headers["x-inference-id"]: a.headers["x-rollout-arm"] for a in answers}
 
 
+def expected(unit: str, weight: int = 5000) -> str:
+    """Return the arm `assign` says."""
+    return str(assign(parse_plan(plan(weight=weight)), unit))
+
+
 @pytest.mark.parametrize("weight", [100, 1000, 5000])
-def test_ten_thousand_units_match(gateway: Gateway, weight: int) -> None:
+def test_ten_thousand_units_match(served: Served, weight: int) -> None:
     """At 1, 10 and 50 percent no unit of 10,000 is given to another arm than `assign` says."""
-    gateway.upstream("3")
-    gateway.upstream("4")
-    document = plan(weight=weight)
-    gateway.apply(document)
+    served.apply(weight)
     units = [f"N{i}" for i in range(10_000)]
-    work = [(PATH, {"x-unit-id": unit, "x-inference-id": unit}) for unit in units]
-    got = arms_of(ask_all(gateway.port, work))
-    parsed = parse_plan(document)
-    assert got == {unit: str(assign(parsed, unit)) for unit in units}
+    got = arms_of(served.ask(*({"x-unit-id": unit, "x-inference-id": unit} for unit in units)))
+    assert got == {unit: expected(unit, weight) for unit in units}
     assert abs(list(got.values()).count("candidate") - weight) < 4 * (weight**0.5)
 
 
-def test_candidate_never_loses_a_unit(iris: Gateway) -> None:
+def test_candidate_never_loses_a_unit(served: Served) -> None:
     """While the weight grows, units only ever come to the candidate."""
     units = [f"u{i}" for i in range(600)]
-    work = [(PATH, {"x-unit-id": unit, "x-inference-id": unit}) for unit in units]
     before: set[str] = set()
     for weight in (100, 1000, 5000, 10_000):
-        iris.apply(plan(weight=weight))
-        arms = arms_of(ask_all(iris.port, work))
+        served.apply(weight)
+        arms = arms_of(served.ask(*({"x-unit-id": u, "x-inference-id": u} for u in units)))
         now = {unit for unit, arm in arms.items() if arm == "candidate"}
         assert before <= now
         before = now
     assert before == set(units)
 
 
-def test_header_cookie_and_query_agree(iris: Gateway) -> None:
-    """The same value is the same unit, wherever it is found, and is logged as it was hashed."""
-    specs = {"iris": {"header": "x-unit-id"}, "by-c": {"cookie": "Sid"}, "by-q": {"query": "u.id"}}
-    for model, unit in specs.items():
-        iris.upstream("3", model)
-        iris.upstream("4", model)
-        iris.apply(plan(model, 5000, unit=unit))
-    units = [f"N{i}" for i in range(500)] + ODD
-    for index, unit in enumerate(units):
-        query = urllib.parse.quote(unit, safe="")
-        work = [
-            (PATH, {"x-unit-id": unit, "x-inference-id": f"h{index}"}),
-            (
-                "/models/by-c/invocations",
-                {"cookie": f'sid=no; Sid="{unit}"; z=1', "x-inference-id": f"c{index}"},
-            ),
-            (f"/models/by-q/invocations?a=1&u.id={query}&b=2", {"x-inference-id": f"q{index}"}),
-        ]
-        arms = arms_of(ask_all(iris.port, work, 1)) if index >= 500 else {}
-        wanted = str(assign(parse_plan(plan(weight=5000)), unit))
-        assert set(arms.values()) <= {wanted}, unit
+@pytest.mark.parametrize("kind", ["header", "cookie", "query"])
+def test_units_agree_wherever_they_are_found(served: Served, kind: str) -> None:
+    """The same value is the same unit in header, cookie or query, and is logged as hashed."""
+    name = {"header": "x-unit-id", "cookie": "Sid", "query": "u.id"}[kind]
+    served.apply(5000, unit={kind: name})
+    units = [f"N{i}" for i in range(300)] + ODD
     work = []
-    for index, unit in enumerate(units[:500]):
-        work += [
-            (PATH, {"x-unit-id": unit, "x-inference-id": f"h{index}"}),
-            ("/models/by-c/invocations", {"cookie": f"Sid={unit}", "x-inference-id": f"c{index}"}),
-            (f"/models/by-q/invocations?u.id={unit}", {"x-inference-id": f"q{index}"}),
-        ]
-    arms = arms_of(ask_all(iris.port, work))
-    for index, unit in enumerate(units[:500]):
-        wanted = str(assign(parse_plan(plan(weight=5000)), unit))
-        assert {arms[f"{kind}{index}"] for kind in "hcq"} == {wanted}
-    logged = wait_logged(iris, len(units) * 3 - 500 * 0 + 0)
-    for line in logged:
-        assert line["unit"] == units[int(line["id"][1:])], line
-        assert line["arm"] == str(assign(parse_plan(plan(weight=5000)), line["unit"]))
-
-
-def wait_logged(gateway: Gateway, least: int) -> list[dict[str, object]]:
-    """Wait until so many requests are in the log."""
-    from conftest import wait_for
-
-    return wait_for(lambda: len(gateway.log()) >= least and gateway.log())
+    for index, unit in enumerate(units):
+        headers = {"x-inference-id": f"i-{index}"}
+        if kind == "header":
+            headers[name] = unit
+        if kind == "cookie":
+            headers["cookie"] = f'sid=no; {name}="{unit}"; {name}=later'
+        query = f"?a=1&{name}={urllib.parse.quote(unit, safe='')}&b=2" if kind == "query" else ""
+        work.append((served.path + query, headers))
+    arms = arms_of(ask_all(served.gateway.port, work))
+    assert arms == {f"i-{index}": expected(unit) for index, unit in enumerate(units)}
+    for line in served.log(len(units)):
+        assert line["unit"] == units[int(line["id"][2:])]
+        assert line["arm"] == expected(line["unit"])
 
 
 @pytest.mark.parametrize(
@@ -98,28 +72,35 @@ def wait_logged(gateway: Gateway, least: int) -> list[dict[str, object]]:
     [{}, {"x-unit-id": ""}, {"x-fairlead-from-header-x-unit-id": "N1", "x-fairlead-unit": "N1"}],
     ids=["absent", "empty", "forged"],
 )
-def test_without_a_unit_stable_answers(iris: Gateway, headers: dict[str, str]) -> None:
+def test_without_a_unit_stable_answers(served: Served, headers: dict[str, str]) -> None:
     """Absent, empty, or forged under an internal name: no unit, so stable."""
-    iris.apply(plan(weight=10_000))
-    answers = ask_all(iris.port, [(PATH, headers)] * 20, 2)
+    served.apply(10_000)
+    answers = served.ask(*[headers] * 20)
     assert {a.headers["x-rollout-arm"] for a in answers} == {"stable"}
     assert {a.headers["x-model-version"] for a in answers} == {"3"}
+    assert {line["unit"] for line in served.log(20)} == {None}
 
 
-def test_each_request_a_unit(iris: Gateway) -> None:
+def test_each_request_a_unit(served: Served) -> None:
     """With `request` as the unit the split follows the inference id, given or made."""
-    document = plan(weight=5000, unit={"request": {}})
-    iris.apply(document)
-    answers = ask_all(iris.port, [(PATH, {})] * 400)
-    arms = arms_of(answers)
+    served.apply(5000, unit={"request": {}})
+    arms = arms_of(served.ask(*[{}] * 400))
     assert len(arms) == 400
     assert 130 < list(arms.values()).count("candidate") < 270
-    parsed = parse_plan(document)
-    assert all(arm == str(assign(parsed, unit)) for unit, arm in arms.items())
-    assert {line["unit"] == line["id"] for line in wait_logged(iris, 400)} == {True}
+    assert arms == {unit: expected(unit) for unit in arms}
+    assert all(line["unit"] == line["id"] for line in served.log(400))
 
 
-def test_clients_cannot_forge_our_headers(iris: Gateway) -> None:
+def test_the_first_of_two_units_counts(served: Served) -> None:
+    """A header that is sent twice is one unit, its first value, in the split and in the log."""
+    served.apply(5000)
+    work = [{"x-unit-id": f"a{i}\r\nx-unit-id: b{i}", "x-inference-id": f"a{i}"} for i in range(50)]
+    arms = arms_of(served.ask(*work))
+    assert arms == {unit: expected(unit) for unit in arms}
+    assert all(line["unit"] == line["id"] for line in served.log(50))
+
+
+def test_clients_cannot_forge_our_headers(served: Served) -> None:
     """What a client says about arms, versions, rollouts and timeouts has no effect."""
     forged = {
         "x-rollout-arm": "candidate",
@@ -130,11 +111,11 @@ def test_clients_cannot_forge_our_headers(iris: Gateway) -> None:
         "x-test-delay": "0.05",
         "x-request-id": "same",
     }
-    answers = ask_all(iris.port, [(PATH, forged)] * 3, 1)
+    answers = served.ask(*[forged] * 3)
     for answer in answers:
         assert answer.code == 200
         assert answer.headers["x-rollout-arm"] == "stable"
         assert answer.headers["x-model-version"] == "3"
         assert seen(answer)["headers"]["x-rollout-id"] != "mine"
-        assert "x-envoy-max-retries" not in json.dumps(seen(answer))
+        assert "x-envoy-max-retries" not in seen(answer)["headers"]
     assert len({answer.headers["x-inference-id"] for answer in answers}) == 3

@@ -518,6 +518,10 @@ def _early_mutations(units: Collection[Unit]) -> JSON:
     """
     ours = ["x-fairlead-", "x-rollout-", "x-model-version", "x-envoy-"]
     removed = [{"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in ours]
+    first = {
+        "header": {"key": "x-inference-id", "value": "%REQ(x-inference-id)%"},
+        "append_action": "OVERWRITE_IF_EXISTS",  # One id, the first, if several were given.
+    }
     made = {
         "header": {"key": "x-inference-id", "value": "%UNIQUE_ID%"},
         "append_action": "ADD_IF_ABSENT",
@@ -528,7 +532,7 @@ def _early_mutations(units: Collection[Unit]) -> JSON:
         "typed_config": {
             "@type": f"{_TYPE}extensions.http.early_header_mutation.header_mutation.v3"
             ".HeaderMutation",
-            "mutations": [*removed, {"append": made}, *copied],
+            "mutations": [*removed, {"append": first}, {"append": made}, *copied],
         },
     }
 

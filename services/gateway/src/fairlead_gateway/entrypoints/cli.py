@@ -12,7 +12,6 @@ import orjson
 from fairlead_gateway.adapters.envoy import become_envoy
 from fairlead_gateway.adapters.files import Home, write_atomically
 from fairlead_gateway.domain.bootstrap import render_bootstrap
-from fairlead_gateway.entrypoints.agent import AgentSettings, run_agent
 
 _LOG_LIMIT = 64 << 20
 
@@ -57,6 +56,9 @@ def _add_envoy(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_agent(options: argparse.Namespace) -> None:
+    # Imported here, so that Envoy starts without waiting for a web framework it does not need.
+    from fairlead_gateway.entrypoints.agent import AgentSettings, run_agent  # noqa: PLC0415
+
     _log_as_json()
     run_agent(
         AgentSettings(

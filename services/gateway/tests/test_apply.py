@@ -1,0 +1,147 @@
+"""Bad plans and refused configurations change nothing; a restart neither."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gateway_client import Load
+from gateway_lab import Gateway, Served, plan, wait_for, write
+
+from fairlead_gateway.adapters.clock import SystemClock
+from fairlead_gateway.adapters.envoy import EnvoyAdmin, EnvoyValidator
+from fairlead_gateway.adapters.files import FolderSource, Home, PlanMemory, XdsFiles
+from fairlead_gateway.app import apply
+from fairlead_gateway.app.apply import Applier, ApplierPorts, ApplierSettings
+from fairlead_gateway.domain.plan import parse_plan, plan_digest
+from fairlead_gateway.domain.render import JSON, ListenerSettings
+
+
+@pytest.mark.parametrize("bad", ["{", '{"traffic": {"model": 1}}', "[]"])
+def test_a_bad_plan_keeps_the_last_good_one(served: Served, bad: str) -> None:
+    """A plan that is wrong is reported and not followed; other models are not held up."""
+    gateway, model = served.gateway, served.model
+    before = gateway.applied()[model]
+    write(gateway.home / "served-models" / model / "status.json", bad)
+    wait_for(lambda: model in gateway.agent("/readyz").json()["problems"])  # type: ignore[union-attr]
+    other = Served(gateway, f"{model}-b")
+    other.upstream("3")
+    other.apply(None)
+    assert gateway.applied()[model] == before
+    assert served.ask({})[0].code == 200
+    other.close()
+    served.apply(2000)
+    assert model not in gateway.agent("/readyz").json()["problems"]  # type: ignore[union-attr]
+
+
+def xds(home: Path) -> dict[str, tuple[int, bytes]]:
+    """Return each of Envoy's files, with when it was written."""
+    files = sorted((home / "gateway" / "xds").rglob("*.json"))
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def test_a_restart_of_the_agent_changes_nothing(iris: Gateway) -> None:
+    """Killed and started again, also over a bad plan, the agent leaves Envoy's files alone."""
+    before, applied = xds(iris.home), iris.applied()
+    load = Load(iris.port)
+
+    def happening() -> None:
+        iris.kill("agent")
+        iris.start_agent()
+        wait_for(lambda: iris.applied() == applied)
+        iris.kill("agent")
+        write(iris.home / "served-models" / "iris" / "status.json", "{")
+        iris.start_agent()
+        wait_for(lambda: iris.applied() == applied)
+        iris.kill("agent")
+        (iris.home / "served-models").rename(iris.home / "away")
+        iris.start_agent()
+        wait_for(lambda: iris.agent("/livez"))
+        (iris.home / "away").rename(iris.home / "served-models")
+        wait_for(lambda: iris.applied() == applied)
+
+    load.during(happening)
+    assert load.failures == []
+    assert len(load.answers) > 100
+    assert xds(iris.home) == before
+
+
+def test_a_restart_of_envoy_needs_nobody(iris: Gateway) -> None:
+    """Envoy killed and started again serves from its files, with the agent dead."""
+    iris.kill("agent")
+    iris.kill("envoy")
+    iris.start_envoy()
+    wait_for(lambda: iris_answers(iris))
+
+
+def iris_answers(gateway: Gateway) -> bool:
+    """Tell whether a prediction succeeds."""
+    try:
+        return gateway.post().status_code == 200
+    except OSError:
+        return False
+    except Exception as error:
+        if "Connect" in type(error).__name__:
+            return False
+        raise
+
+
+class Approving:
+    """A validator that approves of everything."""
+
+    def check(self, static: JSON) -> str | None:
+        """Approve."""
+        return None
+
+
+def applier(gateway: Gateway, validator: Any) -> Applier:
+    """Make an applier in this process."""
+    home = Home(gateway.home)
+    listener = ListenerSettings(
+        host="127.0.0.1", port=gateway.port, access_log=str(home.access_log)
+    )
+    ports = ApplierPorts(
+        source=FolderSource(home),
+        files=XdsFiles(home),
+        envoy=EnvoyAdmin(gateway.admin),
+        validator=validator,
+        memory=PlanMemory(home.memory),
+        clock=SystemClock(),
+    )
+    return Applier(ApplierSettings(listener=listener, paths=home.paths, grace=0.1), ports)
+
+
+@pytest.mark.parametrize("validated", [True, False], ids=["before", "after"])
+def test_a_refused_plan_keeps_the_old_configuration(
+    iris: Gateway,
+    monkeypatch: pytest.MonkeyPatch,
+    validated: bool,  # noqa: FBT001
+) -> None:
+    """What Envoy refuses, asked before or noticed after, is dropped, reported and not retried."""
+    iris.kill("agent")
+    render = apply.render_routes
+
+    def broken(plans: Any, units: Any) -> JSON:
+        routes = render(plans, units)
+        for plan_ in plans:
+            if plan_.timeout == 9.0:
+                routes["virtual_hosts"][0]["routes"][0]["no_such_field"] = 1
+        return routes
+
+    monkeypatch.setattr(apply, "render_routes", broken)
+    made = applier(iris, EnvoyValidator(iris.home) if validated else Approving())
+    wait_for(lambda: made.step() and made.report.ready)
+    good = made.report.applied["iris"]
+    before = xds(iris.home)
+    iris.put(plan(weight=5000, timeout=9.0))
+    wait_for(lambda: made.step() and "iris" in made.report.problems)
+    wait_for(lambda: made.step() > 0.01)
+    assert made.report.applied["iris"] == good
+    assert made.report.rejected == 1
+    assert {k: v[1] for k, v in xds(iris.home).items()} == {k: v[1] for k, v in before.items()}
+    assert iris.post().status_code == 200
+    after = plan(weight=5000)
+    iris.put(after)
+    digest = plan_digest(parse_plan(after))
+    wait_for(lambda: made.step() and plan_digest(made.report.applied["iris"].plan) == digest)
+    assert made.report.problems == {}
+    made._ports.envoy.close()  # type: ignore[attr-defined]

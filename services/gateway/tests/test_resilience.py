@@ -1,0 +1,114 @@
+"""No request fails while replicas die, plans change, and versions come and go."""
+
+import pytest
+from gateway_client import Load, versions
+from gateway_lab import Served, wait_for
+
+
+def answered(load: Load, more: int = 400) -> None:
+    """Wait until so many more requests have been answered."""
+    enough = len(load.answers) + more
+    wait_for(lambda: len(load.answers) >= enough)
+
+
+def test_one_of_two_stable_replicas_is_killed(served: Served) -> None:
+    """A killed replica of stable costs no request."""
+    replica = served.upstream("3")
+    served.apply(1000)
+    load = served.load()
+
+    def happening() -> None:
+        answered(load)
+        served.gateway.kill(replica)
+        answered(load)
+
+    load.during(happening)
+    assert load.failures == []
+
+
+def test_the_only_candidate_replica_is_killed(served: Served) -> None:
+    """Stable stands in for a dead candidate, and the log holds it against the candidate."""
+    served.apply(5000)
+    load = served.load()
+
+    def happening() -> None:
+        answered(load)
+        served.gateway.kill(served.replicas[1])
+        answered(load, 1000)
+
+    load.during(happening)
+    assert load.failures == []
+    lines = [line for line in served.log(len(load.answers)) if line["arm"] == "candidate"]
+    stood_in = [line for line in lines if line["version"] == "3"]
+    assert len(stood_in) > 100
+    assert {line["cluster"] for line in stood_in} == {f"{served.model}-v4"}
+    assert any(line["attempts"] > 1 for line in stood_in)
+    sample = f'{{arm="candidate",model="{served.model}"}}'
+    metric = served.gateway.metric
+    wait_for(lambda: metric(f"fairlead_gateway_fallbacks_total{sample}") == len(stood_in))
+    assert metric(f"fairlead_gateway_retries_total{sample}") > 0
+
+
+def test_a_hundred_weights_under_load(served: Served) -> None:
+    """A hundred changes of weight cost no request."""
+    load = served.load()
+
+    def happening() -> None:
+        for index in range(100):
+            served.apply(100 * index)
+
+    load.during(happening)
+    assert load.failures == []
+    assert set(versions(load.answers)) == {"3", "4"}
+
+
+def test_versions_come_and_go_under_load(served: Served) -> None:
+    """A new version is added, takes all traffic, and the old ones go: no request fails."""
+    load = served.load()
+    gateway, model = served.gateway, served.model
+
+    def happening() -> None:
+        served.upstream("5")
+        wait_for(
+            lambda: gateway.applied()[model]["versions"].get("5") == {"healthy": 1, "total": 1}
+        )
+        arms = [
+            {"arm": "candidate", "version": "5", "weight": 5000},
+            {"arm": "stable", "version": "3", "weight": 5000},
+        ]
+        served.apply(5000, arms=arms)
+        answered(load)
+        served.apply(None, arms=[{"arm": "stable", "version": "5", "weight": 10_000}])
+        gateway.remove("3", model)
+        gateway.remove("4", model)
+        gone = f"cluster.{model}-v3.membership_total"
+        wait_for(lambda: gateway.stat(gone) == "")
+        gateway.kill(served.replicas[0])
+        answered(load)
+
+    load.during(happening)
+    assert load.failures == []
+    assert load.answers[-1].headers["x-model-version"] == "5"
+
+
+def test_replica_taken_out_before_it_ends(served: Served) -> None:
+    """A replica that is no longer ready gets no more traffic, at once."""
+    served.upstream("3")
+    endpoints = served.gateway.workloads[f"{served.model}-v3"]
+    endpoints[0]["ready"] = False
+    served.gateway.publish("3", served.model)
+    versions_of = lambda: served.gateway.applied()[served.model]["versions"]["3"]  # noqa: E731
+    wait_for(lambda: versions_of() == {"healthy": 1, "total": 2})
+    served.gateway.kill(served.replicas[0])
+    answers = served.ask(*[{}] * 50)
+    assert {answer.code for answer in answers} == {200}
+    assert {line["attempts"] for line in served.log(50)} == {1}
+
+
+@pytest.mark.parametrize("on_reset", [True, False])
+def test_503_is_asked_again(served: Served, on_reset: bool) -> None:  # noqa: FBT001
+    """A candidate that answers 503 is replaced by stable, whatever is said about resets."""
+    served.apply(10_000, retries={"attempts": 2, "onReset": on_reset})
+    (answer,) = served.ask({"x-unit-id": "a", "x-test-code": "503"})
+    assert answer.code == 503
+    assert served.log(1)[0]["attempts"] == 3
