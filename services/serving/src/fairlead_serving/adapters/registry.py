@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import httpx
 
@@ -148,7 +148,7 @@ class Registry:
 
     def _download_file(self, path: str, local: Path) -> None:
         try:
-            with self._client.stream("GET", httpx.URL(path=f"{_ARTIFACTS}/{path}")) as response:
+            with self._client.stream("GET", f"{_ARTIFACTS}/{quote(path)}") as response:
                 if not response.is_success:
                     response.read()
                     raise _failure(response)

@@ -12,7 +12,7 @@ from fairlead_serving.domain.errors import BadInputError
 from fairlead_serving.domain.params import read_params
 from fairlead_serving.domain.signature import Column, Kind, Signature, ValueType
 from fairlead_serving.domain.tensors import Tensors, read_tensors
-from fairlead_serving.domain.values import json_name, read_column
+from fairlead_serving.domain.values import read_column
 
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _SPLIT_KEYS = frozenset({"columns", "data", "index"})
@@ -245,15 +245,10 @@ def _read_values(form: str, value: object) -> RawColumns:
 def _columns_of_mapping(form: str, value: Mapping[str, Any]) -> RawColumns:
     if not any(isinstance(values, list) for values in value.values()):
         return {name: [single] for name, single in value.items()}
-    lengths = set()
-    for name, values in value.items():
-        if not isinstance(values, list):
-            raise BadInputError(
-                f"'{name}' must be a list like the others in '{form}', not {json_name(values)}.",
-                name,
-            )
-        lengths.add(len(values))
-    if len(lengths) > 1:
+    # The keys are the caller's own words, so no message may hold one.
+    if not all(isinstance(values, list) for values in value.values()):
+        raise BadInputError(f"The columns in '{form}' must all be lists, or all be scalars.", form)
+    if len(set(map(len, value.values()))) > 1:
         raise BadInputError(f"The columns in '{form}' differ in length.", form)
     return value  # type: ignore[return-value]  # A mapping's key type is invariant.
 

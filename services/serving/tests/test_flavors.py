@@ -1,0 +1,57 @@
+"""Each flavor and way to save a model, loaded in this process."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fairlead_serving.app.serving import Served
+from fairlead_serving.entrypoints.settings import Settings
+from fairlead_serving.entrypoints.wiring import fetch_and_load
+
+pytestmark = pytest.mark.xdist_group("serving")
+
+NATIVE = ("cloudpickle", "skops", "proba", "unsigned", "mixed", "booster", "tensor")
+
+
+def _load(folder: Path) -> Served:
+    return fetch_and_load(Settings(model=str(folder)))
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_native_flavors_predict_what_mlflow_predicts(
+    name: str, models: Path, expected: Mapping[str, Any]
+) -> None:
+    """A model loaded without MLflow predicts what it predicts with it."""
+    predictions, rows = _load(models / name).predict_json(expected[name]["payload"])
+    np.testing.assert_allclose(
+        np.array(predictions), expected[name]["predictions"], rtol=1e-6, atol=0
+    )
+    assert rows == len(expected[name]["predictions"])
+
+
+def test_every_form_gives_the_same_predictions(models: Path) -> None:
+    """The same rows predict the same, whichever of MLflow's forms they come in."""
+    served = _load(models / "cloudpickle")
+    records = [{"hour": 1.5, "day": 2, "late": 0}, {"hour": 2.0, "day": 3, "late": 1}]
+    columns = {name: [record[name] for record in records] for name in records[0]}
+    split = {"columns": list(columns), "data": [list(record.values()) for record in records]}
+    forms = [
+        {"dataframe_records": records},
+        {"dataframe_split": split},
+        {"instances": records},
+        {"inputs": records},
+        {"inputs": columns},
+    ]
+    answers = [served.predict_json(form) for form in forms]
+    assert answers == [answers[0]] * len(forms)
+    assert served.predict_columns(columns) == answers[0]
+
+
+def test_float_that_is_missing_reaches_the_model_as_nan(models: Path) -> None:
+    """A null in a double column is NaN, which some models take as missing."""
+    record = {"hour": None, "day": 2, "late": 0}
+    predictions, _ = _load(models / "proba").predict_json({"dataframe_records": [record]})
+    assert np.isfinite(np.array(predictions)).all()

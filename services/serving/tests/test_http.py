@@ -1,0 +1,277 @@
+"""The HTTP interface, over ASGI, in front of a model that answers what it is told."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openapi_spec_validator import validate
+
+from fairlead_serving.app.ports import ModelFolder
+from fairlead_serving.app.serving import Served
+from fairlead_serving.domain.decode import Data
+from fairlead_serving.domain.signature import Column, Kind, Param, Signature, Tensor
+from fairlead_serving.entrypoints.http import State, create_app
+from fairlead_serving.entrypoints.settings import Settings
+
+JSON = {"content-type": "application/json"}
+COLUMNS = Signature(
+    columns=(Column("hour", Kind.DOUBLE), Column("gate", Kind.STRING, required=False)),
+    params=(Param("factor", Kind.DOUBLE, 1.0, is_list=False),),
+    outputs=(Column(None, Kind.DOUBLE),),
+)
+EXAMPLE = {"dataframe_records": [{"hour": 1.5, "gate": "B"}]}
+CANARY = "c4n4ry"
+
+
+class _Fake:
+    """Answers with what it was made with; raises it when it is an exception."""
+
+    def __init__(self, answer: object) -> None:
+        self._answer = answer
+
+    def predict(self, data: Data, params: Mapping[str, object]) -> object:
+        del params
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return [0.0] * data.rows if self._answer is None else self._answer
+
+
+class _Client:
+    """Calls an application without a socket."""
+
+    def __init__(self, answer: object = None, signature: Signature = COLUMNS, **state: Any) -> None:
+        folder = ModelFolder(path=Path(), flavors={}, signature=signature, example=EXAMPLE)
+        self.state = State(**{"served": Served(_Fake(answer), folder), **state})
+        self._settings = Settings(model="x", name="flights", version="4", max_body_bytes=1000)
+
+    def send(self, method: str, path: str, **request: Any) -> httpx.Response:
+        async def call() -> httpx.Response:
+            with ThreadPoolExecutor(1) as worker:
+                app = create_app(self._settings, self.state, worker)
+                transport = httpx.ASGITransport(app)
+                async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+                    return await client.request(method, path, **request)
+
+        return asyncio.run(call())
+
+    def post(self, body: object, headers: Mapping[str, str] = JSON) -> httpx.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.send("POST", "/invocations", content=content, headers=headers)
+
+
+def test_predictions_are_answered() -> None:
+    """A good payload gives one prediction for each row, in MLflow's form."""
+    answer = _Client().post({"dataframe_records": [{"hour": 1}, {"hour": 2}]})
+    assert (answer.status_code, answer.json()) == (200, {"predictions": [0.0, 0.0]})
+
+
+def test_csv_is_answered() -> None:
+    """CSV predicts as JSON does."""
+    answer = _Client().post(b"hour\n1\n2\n", {"content-type": "text/csv; charset=utf-8"})
+    assert answer.json() == {"predictions": [0.0, 0.0]}
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code"),
+    [
+        pytest.param(b"", JSON, 400, "BAD_REQUEST", id="empty"),
+        pytest.param(b"{", JSON, 400, "BAD_REQUEST", id="not JSON"),
+        pytest.param(b"\xff", JSON, 400, "BAD_REQUEST", id="not UTF-8"),
+        pytest.param(b'{"inputs": {"hour": [NaN]}}', JSON, 400, "BAD_REQUEST", id="NaN"),
+        pytest.param(b'{"inputs": {"hour": [-Infinity]}}', JSON, 400, "BAD_REQUEST", id="infinity"),
+        pytest.param(b'{"inputs": {"hour": [1e999]}}', JSON, 400, "BAD_REQUEST", id="1e999"),
+        pytest.param(b"[" * 900, JSON, 400, "BAD_REQUEST", id="deep and cut off"),
+        pytest.param(
+            b'{"inputs": ' + b"[" * 490 + b"]" * 490 + b"}", JSON, 400, "BAD_REQUEST", id="deep"
+        ),
+        pytest.param(b"x" * 1001, JSON, 413, "PAYLOAD_TOO_LARGE", id="too long"),
+        pytest.param(b"{}", {}, 415, "UNSUPPORTED_MEDIA_TYPE", id="no type"),
+        pytest.param(
+            b"{}",
+            {"content-type": "application/json; charset=latin-1"},
+            415,
+            "UNSUPPORTED_MEDIA_TYPE",
+            id="another charset",
+        ),
+        pytest.param(
+            b"{}", {"content-type": "text/xml"}, 415, "UNSUPPORTED_MEDIA_TYPE", id="another type"
+        ),
+        pytest.param(b"\xff", {"content-type": "text/csv"}, 400, "BAD_REQUEST", id="CSV not UTF-8"),
+    ],
+)
+def test_bad_body_is_a_4xx(body: bytes, headers: Mapping[str, str], status: int, code: str) -> None:
+    """A body that cannot be read is the caller's mistake, and says which."""
+    answer = _Client().post(body, headers)
+    assert answer.status_code == status
+    assert answer.json().keys() == {"error_code", "message", "field"}
+    assert answer.json()["error_code"] == code
+
+
+def test_body_of_unknown_length_is_limited() -> None:
+    """A body without an announced length is cut off at the limit."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b"x" * 100
+
+    answer = _Client().send("POST", "/invocations", content=parts(), headers=JSON)
+    assert answer.status_code == 413
+
+
+def test_wrong_field_is_named_and_the_payload_is_not_repeated() -> None:
+    """The message names the column; what was sent stays out of it."""
+    answer = _Client().post({"inputs": {"hour": [CANARY]}})
+    assert answer.json()["field"] == "hour"
+    assert CANARY not in answer.text
+
+
+@pytest.mark.parametrize(
+    "raised", [ValueError(CANARY), KeyError(CANARY), RecursionError(CANARY), MemoryError()]
+)
+def test_model_that_raises_is_a_500(raised: Exception) -> None:
+    """The class of what the model raised is named, its text is not."""
+    answer = _Client(raised).post(EXAMPLE)
+    assert (answer.status_code, answer.json()["error_code"]) == (500, "MODEL_ERROR")
+    assert type(raised).__name__ in answer.json()["message"]
+    assert CANARY not in answer.text
+
+
+def test_prediction_that_is_not_json_is_a_500() -> None:
+    """A model that gives what JSON has no word for has failed."""
+    answer = _Client(object()).post(EXAMPLE)
+    assert (answer.status_code, answer.json()["error_code"]) == (500, "MODEL_ERROR")
+
+
+def test_nan_prediction_is_null() -> None:
+    """JSON has no NaN, so a missing prediction is null."""
+    assert _Client([float("nan")]).post(EXAMPLE).text == '{"predictions":[null]}'
+
+
+@pytest.mark.parametrize(
+    ("state", "livez", "readyz", "predicts"),
+    [
+        pytest.param({}, 200, 200, 200, id="ready"),
+        pytest.param({"served": None}, 200, 503, 503, id="loading"),
+        pytest.param({"draining": True}, 200, 503, 200, id="draining"),
+    ],
+)
+def test_probes(state: Mapping[str, Any], livez: int, readyz: int, predicts: int) -> None:
+    """Alive while it runs; ready only with a warm model and no drain, which still answers."""
+    client = _Client(**state)
+    assert client.send("GET", "/livez").status_code == livez
+    assert client.send("GET", "/readyz").status_code == readyz
+    answer = client.post(EXAMPLE)
+    assert answer.status_code == predicts
+    assert (answer.headers.get("connection") == "close") is bool(state.get("draining"))
+
+
+def test_metrics_count_requests_and_rows() -> None:
+    """Durations by code class, rows, requests in flight, the model's name and version."""
+
+    async def calls() -> str:
+        client = _Client()
+        with ThreadPoolExecutor(1) as worker:
+            app = create_app(client._settings, client.state, worker)
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://x") as http:
+                await http.post("/invocations", json={"inputs": {"hour": [1, 2]}})
+                await http.post("/invocations", json={})
+                return (await http.get("/metrics")).text
+
+    text = asyncio.run(calls())
+    names = 'model="flights",version="4"'
+    prefix = "fairlead_serving_"
+    assert f'{prefix}request_duration_seconds_count{{code="2xx",{names}}} 1.0' in text
+    assert f'{prefix}request_duration_seconds_count{{code="4xx",{names}}} 1.0' in text
+    assert f"{prefix}rows_total{{{names}}} 2.0" in text
+    assert f"{prefix}requests_in_flight{{{names}}} 0.0" in text
+    assert f"{prefix}model_info{{{names}}} 1.0" in text
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        pytest.param(COLUMNS, id="columns"),
+        pytest.param(Signature(columns=(Column(None, Kind.LONG),)), id="no names"),
+        pytest.param(Signature(tensors=(Tensor(None, "float32", (-1, 2)),)), id="one tensor"),
+        pytest.param(Signature(tensors=(Tensor("a", "bool", (-1,)),)), id="named tensor"),
+        pytest.param(Signature(), id="no signature"),
+    ],
+)
+def test_openapi_document_is_valid(signature: Signature) -> None:
+    """The document of any signature is valid OpenAPI 3.1."""
+    validate(_Client(signature=signature).send("GET", "/openapi.json").json())
+
+
+def test_openapi_document_names_the_fields() -> None:
+    """The record has the model's own columns, types and required ones; the example is there."""
+    document = _Client().send("GET", "/openapi.json").json()
+    record = document["components"]["schemas"]["Record"]
+    assert record["required"] == ["hour"]
+    assert record["properties"]["hour"] == {"type": ["number", "null"], "format": "double"}
+    body = document["paths"]["/invocations"]["post"]["requestBody"]
+    assert body["content"]["application/json"]["example"] == EXAMPLE
+
+
+def test_docs_find_their_document_behind_the_gateway() -> None:
+    """The page asks for its document by a relative address."""
+    page = _Client().send("GET", "/docs")
+    assert page.status_code == 200
+    assert "url: 'openapi.json'" in page.text
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.just(CANARY),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["hour", "gate", "data", "columns", CANARY]), inner)
+    ),
+    max_leaves=8,
+)
+_FORMS = st.sampled_from(["dataframe_split", "dataframe_records", "instances", "inputs", "params"])
+
+
+@pytest.fixture(scope="module")
+def answer() -> Callable[[object, Signature], tuple[int, bytes]]:
+    """Answer a payload without the cost of a client, for many payloads."""
+    from fairlead_serving.entrypoints import http  # noqa: PLC0415
+
+    def call(payload: object, signature: Signature) -> tuple[int, bytes]:
+        folder = ModelFolder(path=Path(), flavors={}, signature=signature)
+        result = http._predict(
+            Served(_Fake(None), folder), "application/json", json.dumps(payload).encode()
+        )
+        return result.status, result.body
+
+    return call
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    payload=_VALUES | st.dictionaries(_FORMS, _VALUES, max_size=2),
+    signature=st.sampled_from(
+        [
+            COLUMNS,
+            Signature(columns=(Column(None, Kind.LONG),)),
+            Signature(tensors=(Tensor(None, "float32", (-1, 2)),)),
+            Signature(tensors=(Tensor("hour", "int8", (-1,)), Tensor("gate", "str", (-1,)))),
+            Signature(),
+        ]
+    ),
+)
+def test_no_payload_is_a_5xx_nor_repeated(
+    payload: object,
+    signature: Signature,
+    answer: Callable[[object, Signature], tuple[int, bytes]],
+) -> None:
+    """Whatever comes, the answer is predictions or a 4xx that does not repeat it."""
+    status, body = answer(payload, signature)
+    assert status in (200, 400)
+    assert CANARY.encode() not in body

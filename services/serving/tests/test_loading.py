@@ -1,0 +1,116 @@
+"""Folders that cannot be served, and requirements that are not met."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fairlead_serving.adapters.environment import unmet_requirements
+from fairlead_serving.app.ports import ModelFolder
+from fairlead_serving.domain.errors import CannotLoadError
+from fairlead_serving.entrypoints.settings import Settings
+from fairlead_serving.entrypoints.wiring import fetch_and_load
+
+pytestmark = pytest.mark.xdist_group("serving")
+
+
+def _edit(name: str, old: str, new: str) -> Callable[[Path], object]:
+    def edit(folder: Path) -> None:
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        pytest.param(lambda f: (f / "model.pkl").unlink(), "model.pkl", id="file missing"),
+        pytest.param(
+            lambda f: (f / "model.pkl").write_bytes(b"junk"), "UnpicklingError", id="file damaged"
+        ),
+        pytest.param(
+            lambda f: (f / "model.pkl").write_bytes(b"cno_such_module\nX\n."),
+            "no_such_module",
+            id="class of a missing module",
+        ),
+        pytest.param(lambda f: (f / "MLmodel").unlink(), "MLmodel", id="no MLmodel"),
+        pytest.param(lambda f: (f / "MLmodel").write_text("{[}"), "YAML", id="not YAML"),
+        pytest.param(lambda f: (f / "MLmodel").write_text("a: 1"), "flavors", id="no flavors"),
+        pytest.param(
+            lambda f: (f / "MLmodel").write_text("flavors: {spark: {}}"),
+            "python_function",
+            id="no flavor that serves",
+        ),
+        pytest.param(_edit("MLmodel", "double", '"'), "signature", id="signature damaged"),
+        pytest.param(
+            _edit("MLmodel", "predict_fn: predict", "predict_fn: guess"), "guess", id="no method"
+        ),
+        pytest.param(
+            _edit("MLmodel", "pickled_model: model.pkl", "pickled_model: ../model.pkl"),
+            "model.pkl",
+            id="file outside the folder",
+        ),
+    ],
+)
+def test_damaged_folder_is_refused_with_the_reason(
+    damage: Callable[[Path], object], reason: str, models: Path, tmp_path: Path
+) -> None:
+    """A folder that is not whole raises CannotLoadError, which says what is wrong."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(models / "cloudpickle", folder)
+    damage(folder)
+    with pytest.raises(CannotLoadError, match=reason):
+        fetch_and_load(Settings(model=str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("example", "warning"),
+    [
+        pytest.param('{"inputs": {"hour": ["x"]}}', "not of its signature", id="stale"),
+        pytest.param("{", "cannot be read", id="not JSON"),
+    ],
+)
+def test_stale_example_only_warns(
+    example: str,
+    warning: str,
+    models: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An input example that no longer fits costs the warm-up, not the model."""
+    folder = tmp_path / "stale"
+    shutil.copytree(models / "cloudpickle", folder)
+    (folder / "serving_input_example.json").write_text(example)
+    fetch_and_load(Settings(model=str(folder)))
+    assert warning in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("line", "unmet"),
+    [
+        pytest.param("packaging", [], id="any version"),
+        pytest.param("PACKAGING>=1  # a comment", [], id="case and comment"),
+        pytest.param("mlflow==0.1", [], id="MLflow itself"),
+        pytest.param("xgboost>=1", [], id="a stand-in"),
+        pytest.param("nope; python_version < '3'", [], id="another Python"),
+        pytest.param("-r more.txt", [], id="an option"),
+        pytest.param("./local.whl", [], id="a path"),
+        pytest.param("???", [], id="unreadable"),
+        pytest.param("nope==1", ["nope==1 (nothing is installed)"], id="missing"),
+    ],
+)
+def test_requirements_are_checked(line: str, unmet: list[str], tmp_path: Path) -> None:
+    """Each requirement is compared with what is installed; what is no name is left out."""
+    (tmp_path / "requirements.txt").write_text(f"# made by MLflow\n{line}\n")
+    folder = ModelFolder(path=tmp_path, flavors={})
+    assert unmet_requirements(folder, without_mlflow=True) == unmet
+
+
+def test_mlflow_counts_for_a_pyfunc_model(tmp_path: Path) -> None:
+    """A model that MLflow loads needs the MLflow it asks for."""
+    (tmp_path / "requirements.txt").write_text("mlflow==0.1\n")
+    (phrase,) = unmet_requirements(ModelFolder(path=tmp_path, flavors={}), without_mlflow=False)
+    assert phrase.startswith("mlflow==0.1 (")

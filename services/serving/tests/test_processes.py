@@ -1,0 +1,194 @@
+"""The command, started as users start it, on models that MLflow saved."""
+
+import signal
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.xdist_group("serving")
+
+ROW = {"dataframe_records": [{"hour": 1.0, "day": 2, "late": 0}]}
+
+
+@pytest.mark.parametrize("name", ["cloudpickle", "booster", "pyfunc"])
+def test_predicts_what_mlflow_predicts(
+    name: str, models: Path, expected: Mapping[str, Any], serve: Callable[..., Any]
+) -> None:
+    """A served model gives what MLflow gives in-process, and only pyfunc imports MLflow."""
+    with serve(models / name, environment={"PYTHONPROFILEIMPORTTIME": "1"}) as server:
+        server.wait_ready()
+        answer = server.predict(expected[name]["payload"])
+        assert answer.status_code == 200, answer.text
+        np.testing.assert_allclose(
+            answer.json()["predictions"], expected[name]["predictions"], rtol=1e-6
+        )
+        imported = {line.rpartition("|")[2].strip() for line in server.log.read_text().split("\n")}
+    assert "numpy" in imported
+    assert ("mlflow" in imported) is (name == "pyfunc")
+
+
+def test_params_reach_a_pyfunc_model(models: Path, serve: Callable[..., Any]) -> None:
+    """A parameter of the request replaces the model's default; a wrong one is named."""
+    with serve(models / "pyfunc") as server:
+        server.wait_ready()
+        by_default = server.predict({"dataframe_records": ROW["dataframe_records"]})
+        given = server.predict({**ROW, "params": {"factor": 10}})
+        wrong = server.predict({**ROW, "params": {"factor": "ten"}})
+    assert by_default.json() == {"predictions": [2.0]}
+    assert given.json() == {"predictions": [10.0]}
+    assert (wrong.status_code, wrong.json()["field"]) == (400, "params.factor")
+
+
+def test_model_that_raises_is_a_500_without_its_text(
+    models: Path, serve: Callable[..., Any]
+) -> None:
+    """The class of the model's exception is named; its text, which holds the input, is not."""
+    with serve(models / "raising") as server:
+        server.wait_ready()
+        answer = server.predict(ROW)
+    assert answer.status_code == 500
+    assert answer.json() == {
+        "error_code": "MODEL_ERROR",
+        "message": "The model raised RuntimeError.",
+        "field": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        pytest.param("unmet", "scikit-learn==0.1", id="a requirement that is not met"),
+        pytest.param("importing", "no_such_module", id="a module that predicting needs"),
+        pytest.param("nowhere", "MLmodel", id="no model folder"),
+    ],
+)
+def test_model_that_can_never_load_ends_with_3(
+    name: str, reason: str, models: Path, serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Exit code 3, and one sentence with the reason in the log and in the termination log."""
+    log = tmp_path / "termination"
+    with serve(models / name, "--termination-log", str(log)) as server:
+        assert server.wait_exit() == 3
+        printed = server.log.read_text()
+    sentence = log.read_text()
+    assert reason in sentence
+    assert sentence.count("\n") == 1
+    assert sentence.strip() in printed
+    assert "Traceback" not in printed
+
+
+def test_unmet_requirement_can_be_ignored(models: Path, serve: Callable[..., Any]) -> None:
+    """`--environment ignore` serves the model and warns."""
+    with serve(models / "unmet", "--environment", "ignore") as server:
+        server.wait_ready()
+        assert "nobody-has-this (nothing is installed)" in server.log.read_text()
+
+
+def test_taken_port_is_one_sentence(models: Path, serve: Callable[..., Any]) -> None:
+    """A port that is in use ends the process with 1 and says so."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        with serve(models / "plain", "--port", port) as server:
+            assert server.wait_exit() == 1
+            assert f"Cannot listen on 127.0.0.1:{port}" in server.log.read_text()
+
+
+class _Load:
+    """Callers that send requests until told to stop, and keep every answer."""
+
+    def __init__(self, url: str, callers: int) -> None:
+        self.codes: list[int] = []
+        self.failures: list[Exception] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._call, args=(url,)) for _ in range(callers)]
+        for thread in self._threads:
+            thread.start()
+
+    def _call(self, url: str) -> None:
+        with httpx.Client(base_url=url, timeout=10.0) as client:
+            while not self._stop.is_set():
+                try:
+                    self.codes.append(client.post("/invocations", json=ROW).status_code)
+                except httpx.HTTPError as error:
+                    self.failures.append(error)
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_drains_without_a_failed_request(
+    models: Path, serve: Callable[..., Any], wait: Callable[[Callable[[], bool]], None]
+) -> None:
+    """After SIGTERM readiness goes at once, requests are still answered, the exit code is 0."""
+    with serve(models / "slow", "--drain-seconds", "3") as server:
+        server.wait_ready()
+        load = _Load(server.url, callers=4)
+        try:
+            wait(lambda: len(load.codes) > 8)
+            server.process.send_signal(signal.SIGTERM)
+            wait(lambda: server.status("/readyz") == 503)
+            assert server.status("/livez") == 200
+            before = len(load.codes)
+            wait(lambda: len(load.codes) > before + 8)
+        finally:
+            load.stop()
+        assert server.wait_exit() == 0
+    assert load.failures == []
+    assert set(load.codes) == {200}
+
+
+def test_request_in_flight_outlives_the_drain(
+    models: Path, serve: Callable[..., Any], wait: Callable[[Callable[[], bool]], None]
+) -> None:
+    """A request that is being answered when the drain is over still gets its answer."""
+    with serve(models / "slow", "--drain-seconds", "0") as server:
+        server.wait_ready()
+        with httpx.Client(base_url=server.url, timeout=10.0) as client:
+            answers: list[int] = []
+            caller = threading.Thread(
+                target=lambda: answers.append(client.post("/invocations", json=ROW).status_code)
+            )
+            caller.start()
+            wait(
+                lambda: 'in_flight{model="slow",version=""} 1.0' in server.http.get("/metrics").text
+            )
+            server.process.send_signal(signal.SIGTERM)
+            caller.join()
+        assert answers == [200]
+        assert server.wait_exit() == 0
+
+
+def test_second_signal_ends_at_once(
+    models: Path, serve: Callable[..., Any], wait: Callable[[Callable[[], bool]], None]
+) -> None:
+    """A second SIGTERM does not wait for the drain."""
+    with serve(models / "plain", "--drain-seconds", "600") as server:
+        server.wait_ready()
+        server.process.send_signal(signal.SIGTERM)
+        wait(lambda: server.status("/readyz") == 503)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait_exit() == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        pytest.param("models:/flights/Production", "NAME/VERSION", id="a stage"),
+        pytest.param("models:/flights/4", "--tracking-uri", id="no server named"),
+    ],
+)
+def test_wrong_arguments_end_with_2(model: str, reason: str, serve: Callable[..., Any]) -> None:
+    """An argument that cannot mean anything is a usage error that says what is wanted."""
+    with serve(model, environment={"MLFLOW_TRACKING_URI": ""}) as server:
+        assert server.wait_exit() == 2
+        assert reason in server.log.read_text()
