@@ -277,7 +277,11 @@ def flagged(base: float, ratio: float, buckets: int = 150, per_bucket: int = 100
             )
         ]
         process = guardrails.LogProcess(0.25)
-        flags += any(process.add(part) >= math.log(guardrails.THRESHOLD) for part in parts)
+        for part in parts:
+            process.add(part)
+            if process.log_evalue >= math.log(guardrails.THRESHOLD):
+                flags += 1
+                break
     return flags / RUNS
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -296,3 +297,21 @@ def test_outcomes_table_keeps_one_row_a_key(
 
     with engine.connect() as connection:
         assert [row.value for row in connection.execute(select(OUTCOMES))] == [2.0]
+
+
+def test_writers_side_by_side_count_once(
+    store: SqlStore, engine: Engine, exposure: Build, outcome: Build
+) -> None:
+    """Four writers with the same items at once: each counts once, none is refused."""
+    items = [exposure(inferenceId=f"i{n}", unit=f"u{n % 7}") for n in range(200)]
+    found = [outcome(inferenceId=f"i{n}", value=1) for n in range(200)]
+
+    def write(_number: int) -> int:
+        return send(store, *items).accepted + send(store, *found).accepted
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(write, range(4))) == 400
+
+    with engine.connect() as connection:
+        assert sum(connection.scalars(select(UNITS.c.requests))) == 200
+        assert sum(connection.scalars(select(UNIT_OUTCOMES.c.total))) == 200.0

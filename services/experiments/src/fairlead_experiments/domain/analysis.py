@@ -22,6 +22,7 @@ from fairlead_experiments.domain.records import (
 )
 
 Document = dict[str, object]
+Totals = dict[tuple[int, Arm], Requests]
 
 
 class State(StrEnum):
@@ -63,14 +64,15 @@ def analyse(rollout: Rollout, data: Aggregates, *, at: datetime) -> Document:
     objective = judge_objective(rollout, rollout.objective, data) if rollout.objective else None
     findings = [mismatch, *guards, *([objective] if objective else [])]
     verdict, reason = _verdict(findings, objective)
+    totals = _totals(data)
     return {
         "rollout": rollout.id,
         "model": rollout.model,
         "at": timestamp(at),
         "verdict": str(verdict),
         "reason": reason,
-        "arms": {str(arm): _arm(arm, data) for arm in Arm},
-        "steps": _steps(rollout, data),
+        "arms": {str(arm): _arm(arm, data, totals) for arm in Arm},
+        "steps": _steps(rollout, data, totals),
         "objective": objective.document() if objective else None,
         "srm": mismatch.document(),
         "guardrails": [guard.document() for guard in guards],
@@ -86,7 +88,6 @@ def timestamp(moment: datetime) -> str:
 def _verdict(findings: Sequence[Finding], objective: Finding | None) -> tuple[State, str]:
     for state in _PRECEDENCE:
         for finding in findings:
-            # Before the first unit there is no mismatch to speak of, and that is the others' say.
             if finding.state is state:
                 return state, finding.reason
     last = objective or findings[-1]
@@ -292,8 +293,11 @@ def _interval(estimate: Estimate | None, objective: Objective) -> dict[str, floa
 # --- counts ---------------------------------------------------------------------------------
 
 
-def _arm(arm: Arm, data: Aggregates) -> Document:
-    total = _requests(arm, data)
+def _arm(arm: Arm, data: Aggregates, totals: Totals) -> Document:
+    total = Requests()
+    for (_, of), part in totals.items():
+        if of is arm:
+            total = total.plus(part)
     return {
         "requests": total.requests,
         "units": data.distinct.get(arm, 0),
@@ -305,47 +309,59 @@ def _arm(arm: Arm, data: Aggregates) -> Document:
     }
 
 
-def _requests(arm: Arm, data: Aggregates, step: int | None = None) -> Requests:
-    total = Requests()
+def _totals(data: Aggregates) -> Totals:
+    """Requests per step and arm."""
+    totals: Totals = {}
     for bucket in data.buckets:
-        if step is None or bucket.step == step:
-            total = total.plus(bucket.candidate if arm is Arm.CANDIDATE else bucket.stable)
-    return total
+        for arm, part in ((Arm.STABLE, bucket.stable), (Arm.CANDIDATE, bucket.candidate)):
+            key = bucket.step, arm
+            totals[key] = totals.get(key, Requests()).plus(part)
+    return totals
 
 
-def _steps(rollout: Rollout, data: Aggregates) -> list[Document]:
+def _steps(rollout: Rollout, data: Aggregates, totals: Totals) -> list[Document]:
     weights = {step.index: step.weight for step in rollout.steps}
     seen = {bucket.step for bucket in data.buckets} | {step for step, _ in data.units}
     measured = {step.index: step for step in data.measured}
     return [
-        _step(index, weights.get(index), measured.get(index), data)
+        _step(index, weights.get(index), measured.get(index), data, totals)
         for index in sorted(weights.keys() | seen)
     ]
 
 
 def _step(
-    index: int, weight: int | None, measured: StepSummary | None, data: Aggregates
+    index: int,
+    weight: int | None,
+    measured: StepSummary | None,
+    data: Aggregates,
+    totals: Totals,
 ) -> Document:
     estimate = combine([measured]) if measured else None
     return {
         "index": index,
         "weight": weight,
-        "stable": _step_arm(index, Arm.STABLE, measured, data),
-        "candidate": _step_arm(index, Arm.CANDIDATE, measured, data),
+        "stable": _step_arm(index, Arm.STABLE, measured, data, totals),
+        "candidate": _step_arm(index, Arm.CANDIDATE, measured, data, totals),
         "effect": estimate.effect if estimate else None,
         "standardError": estimate.se if estimate else None,
         "mixed": data.mixed.get(index, 0),
     }
 
 
-def _step_arm(index: int, arm: Arm, measured: StepSummary | None, data: Aggregates) -> Document:
+def _step_arm(
+    index: int,
+    arm: Arm,
+    measured: StepSummary | None,
+    data: Aggregates,
+    totals: Totals,
+) -> Document:
     summary = None
     if measured:
         summary = measured.candidate if arm is Arm.CANDIDATE else measured.stable
     n = summary.n if summary else 0
     units = _units(data, index, arm).units
     return {
-        "requests": _requests(arm, data, index).requests,
+        "requests": totals.get((index, arm), Requests()).requests,
         "units": units,
         "measured": n,
         "waiting": max(0, units - data.mixed.get(index, 0) - n),

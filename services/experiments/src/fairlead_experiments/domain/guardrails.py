@@ -11,6 +11,11 @@ that change from bucket to bucket leave it valid; it is exact for Poisson counts
 requests that fail independently (Hoeffding, JASA 58 1963, theorem 4). The grid: 12 ratios,
 log-spaced from 1.1 to 20 times `1 + margin`. Identical releases are flagged in 0.7 % of rollouts;
 the plain rule "rate above 1.25 x baseline" flags 75 %.
+
+**Limit.** Requests are counted, units are assigned: where a few units make all the bad requests,
+whichever arm they fall to looks bad. If one unit in a hundred always fails and the others never
+do, identical releases are flagged in 4.5 % of rollouts (one request a bucket; 24 % with five).
+Counting each unit's first bad request only would hold there too.
 """
 
 import math
@@ -57,17 +62,16 @@ class LogProcess:
         self._grid = ratios(margin)
         self._sums = [0.0] * len(self._grid)
 
-    def add(self, part: Increment) -> float:
-        """Take one bucket; answer the log e-value so far."""
+    def add(self, part: Increment) -> None:
+        """Take one bucket."""
         has_both = part.stable_requests and part.candidate_requests
         if has_both and (part.stable_bad or part.candidate_bad):
             terms = _terms(part, self._null, self._grid)
             self._sums = [total + term for total, term in zip(self._sums, terms, strict=True)]
-        return self.log_evalue
 
     @property
     def log_evalue(self) -> float:
-        """The log of the mean over the grid."""
+        """The log of the mean over the grid, so far."""
         top = max(self._sums)
         return top + math.log(sum(math.exp(s - top) for s in self._sums) / len(self._sums))
 
