@@ -153,8 +153,8 @@ class _progress:  # noqa: N801 - Used as a function that opens a context.
 
 def _results_table(model: str, results: Sequence[Result]) -> Table:
     table = Table(title=f"{model}: figures on July to December, as each trainer saw them")
-    for heading in ("version", "recipe", "AUC", "Brier", "run", "digest", ""):
-        table.add_column(heading)
+    for heading in ("version", "recipe", "AUC", "Brier", "run", ""):
+        table.add_column(heading, no_wrap=True)
     for result in results:
         table.add_row(
             result.registered.version,
@@ -162,7 +162,6 @@ def _results_table(model: str, results: Sequence[Result]) -> Table:
             f"{result.auc:.3f}",
             f"{result.brier:.3f}",
             result.run_id,
-            result.registered.digest[:12],
             "was there" if result.cached else "trained",
         )
     return table
