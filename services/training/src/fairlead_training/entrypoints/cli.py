@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -152,7 +153,8 @@ class _progress:  # noqa: N801 - Used as a function that opens a context.
 
 
 def _results_table(model: str, results: Sequence[Result]) -> Table:
-    table = Table(title=f"{model}: figures on July to December, as each trainer saw them")
+    title = f"{model}: July to December, as each trainer saw it"
+    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))  # Fits 80 columns.
     for heading in ("version", "recipe", "AUC", "Brier", "run", ""):
         table.add_column(heading, no_wrap=True)
     for result in results:
@@ -162,7 +164,7 @@ def _results_table(model: str, results: Sequence[Result]) -> Table:
             f"{result.auc:.3f}",
             f"{result.brier:.3f}",
             result.run_id,
-            "was there" if result.cached else "trained",
+            "cached" if result.cached else "trained",
         )
     return table
 
