@@ -1,6 +1,7 @@
 """Reads what was counted for a rollout, grouped by the database."""
 
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
@@ -19,7 +20,6 @@ from fairlead_experiments.domain.effect import Arm, Overlap, StepSummary, Summar
 from fairlead_experiments.domain.records import (
     Aggregates,
     Bucket,
-    Objective,
     Requests,
     Rollout,
     UnitCounts,
@@ -33,8 +33,9 @@ def read(connection: Connection, rollout: Rollout) -> Aggregates:
     overlaps: tuple[Overlap, ...] = ()
     distinct: dict[str, int] = {}
     if rollout.objective:
-        measured, overlaps = _moments(connection, rollout.id, rollout.objective)
-        distinct = _measured_distinct(connection, rollout.id, rollout.objective, measured)
+        question = _Question(rollout.id, rollout.objective.outcome, bool(mixed))
+        measured, overlaps = _moments(connection, question)
+        distinct = _measured_distinct(connection, question, measured)
     return Aggregates(
         buckets=_buckets(connection, rollout),
         units=_units(connection, rollout.id),
@@ -130,8 +131,22 @@ def _outcomes(connection: Connection, rollout: Rollout) -> dict[str, int]:
 # --- the objective --------------------------------------------------------------------------
 
 
-def _unit_means(rollout: str, objective: Objective, source: FromClause) -> Select[Any]:
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Whose values are asked for; leaving out nobody is cheaper where nobody is mixed."""
+
+    rollout: str
+    outcome: str
+    has_mixed: bool
+
+
+def _unit_means(question: _Question, source: FromClause) -> Select[Any]:
     """Each unit's mean outcome in a step, without units that met both arms in it."""
+    found = select(
+        source.c.unit, source.c.step, source.c.arm, (source.c.total / source.c.n).label("y")
+    ).where(source.c.rollout == question.rollout, source.c.outcome == question.outcome)
+    if not question.has_mixed:
+        return found
     met = UNITS.alias()
     other_arm = exists().where(
         met.c.rollout == source.c.rollout,
@@ -139,23 +154,19 @@ def _unit_means(rollout: str, objective: Objective, source: FromClause) -> Selec
         met.c.step == source.c.step,
         met.c.arm != source.c.arm,
     )
-    return (
-        select(source.c.unit, source.c.step, source.c.arm, (source.c.total / source.c.n).label("y"))
-        .where(source.c.rollout == rollout, source.c.outcome == objective.outcome)
-        .where(~other_arm)
-    )
+    return found.where(~other_arm)
 
 
 def _moments(
-    connection: Connection, rollout: str, objective: Objective
+    connection: Connection, question: _Question
 ) -> tuple[tuple[StepSummary, ...], tuple[Overlap, ...]]:
     """Means, M2 and products across steps, by pairing each unit's steps in the database.
 
     Values are taken as distances from their common mean, so that a large offset does not cancel.
     """
-    values = _unit_means(rollout, objective, UNIT_OUTCOMES).subquery()
+    values = _unit_means(question, UNIT_OUTCOMES).subquery()
     centre = connection.scalar(select(func.avg(values.c.y))) or 0.0
-    rows = connection.execute(_pairs(rollout, objective, centre)).all()
+    rows = connection.execute(_pairs(question, centre)).all()
     cells = {
         (row.step, row.arm): Summary(
             row.n, row.first / row.n, max(0.0, row.product - row.first * row.first / row.n)
@@ -171,9 +182,9 @@ def _moments(
     return _summaries(cells, centre), overlaps
 
 
-def _pairs(rollout: str, objective: Objective, centre: float) -> Select[Any]:
-    values = _unit_means(rollout, objective, UNIT_OUTCOMES.alias("a")).subquery("first_step")
-    others = _unit_means(rollout, objective, UNIT_OUTCOMES.alias("b")).subquery("other_step")
+def _pairs(question: _Question, centre: float) -> Select[Any]:
+    values = _unit_means(question, UNIT_OUTCOMES.alias("a")).subquery("first_step")
+    others = _unit_means(question, UNIT_OUTCOMES.alias("b")).subquery("other_step")
     x, y = values.c.y - centre, others.c.y - centre
     key = (values.c.step, values.c.arm, others.c.step, others.c.arm)
     return (
@@ -213,12 +224,11 @@ def _summaries(cells: dict[tuple[int, str], Summary], centre: float) -> tuple[St
 
 def _measured_distinct(
     connection: Connection,
-    rollout: str,
-    objective: Objective,
+    question: _Question,
     measured: tuple[StepSummary, ...],
 ) -> dict[str, int]:
     """Distinct measured units per arm, over the steps that enter the estimate."""
-    values = _unit_means(rollout, objective, UNIT_OUTCOMES).subquery()
+    values = _unit_means(question, UNIT_OUTCOMES).subquery()
     entered = [step.index for step in measured if step.is_comparable]
     counted = select(values.c.arm, func.count(values.c.unit.distinct()))
     rows = connection.execute(counted.where(values.c.step.in_(entered)).group_by(values.c.arm))
