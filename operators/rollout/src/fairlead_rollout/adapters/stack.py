@@ -101,7 +101,7 @@ def termination_log(home: Home, workload: str, replica: int) -> Path:
     return home.workloads / workload / f"termination-{replica}.log"
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
     """Return a command that was installed beside this Python."""
     return str(Path(sys.executable).with_name(name))
 
@@ -133,7 +133,7 @@ def _experiments(home: Home, addresses: Addresses) -> ProcessSpec:
     return ProcessSpec(
         workload="experiments",
         replica=0,
-        command=(_program("fairlead-experiments"), "serve", "--port", "{port}"),
+        command=(program("fairlead-experiments"), "serve", "--port", "{port}"),
         environment={"FAIRLEAD_DATABASE_URL": f"sqlite:///{home.experiments}"},
         port=addresses.ports["experiments"],
         probe="/readyz",
@@ -145,7 +145,7 @@ def _agent(home: Home, addresses: Addresses) -> ProcessSpec:
         workload="agent",
         replica=0,
         command=(
-            *(_program("fairlead-gateway"), "agent", "--home", str(home.root), "--port", "{port}"),
+            *(program("fairlead-gateway"), "agent", "--home", str(home.root), "--port", "{port}"),
             *("--listen-port", str(addresses.ports["gateway"])),
             *("--envoy-admin-port", str(addresses.ports["admin"])),
             *("--experiments-url", addresses.url("experiments")),
@@ -161,7 +161,7 @@ def _envoy(home: Home, addresses: Addresses) -> ProcessSpec:
         workload="envoy",
         replica=0,
         command=(
-            *(_program("fairlead-gateway"), "envoy", "--home", str(home.root)),
+            *(program("fairlead-gateway"), "envoy", "--home", str(home.root)),
             *("--listen-port", "{port}", "--admin-port", str(admin)),
         ),
         port=addresses.ports["gateway"],
@@ -175,7 +175,7 @@ def _control(home: Home, addresses: Addresses) -> ProcessSpec:
     return ProcessSpec(
         workload="controller",
         replica=0,
-        command=(_program("fairlead"), "--home", str(home.root), "controller"),
+        command=(program("fairlead"), "--home", str(home.root), "controller"),
     )
 
 
@@ -188,7 +188,7 @@ def _server(
         workload=wanted["workload"],
         replica=replica,
         command=(
-            *(_program("fairlead-serving"), "--model", uri, "--name", wanted["model"]),
+            *(program("fairlead-serving"), "--model", uri, "--name", wanted["model"]),
             *("--host", "127.0.0.1", "--port", "{port}", "--cache", str(home.cache)),
             *("--drain-seconds", str(DRAIN_SECONDS), "--termination-log", str(termination)),
             *(("--environment", "ignore") if wanted["environment"] == "ignore" else ()),

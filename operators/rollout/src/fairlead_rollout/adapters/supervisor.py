@@ -49,11 +49,16 @@ class Child:
 
 
 class Supervisor:
-    """Keeps what runs equal to what is wanted."""
+    """Keeps what runs equal to what is wanted.
+
+    What is wanted is read at each tick; what runs is in the table of processes. Only how often a
+    start has failed is remembered here.
+    """
 
     def __init__(self, home: Home, addresses: Addresses):
         self._home = home
         self._addresses = addresses
+        self._beside: dict[str, ProcessSpec] = {}
         self._children: dict[str, Child] = {}
         self._http = httpx.AsyncClient(timeout=PROBE_TIMEOUT, trust_env=False)
 
@@ -82,6 +87,10 @@ class Supervisor:
         self._children = {k: c for k, c in self._children.items() if not c.is_gone or k in wanted}
         self._report()
 
+    def run_beside(self, spec: ProcessSpec) -> None:
+        """Keep one more process running beside the stack's own."""
+        self._beside[spec.key] = spec
+
     @property
     def is_ready(self) -> bool:
         """Say whether every service of the stack answers."""
@@ -94,7 +103,7 @@ class Supervisor:
             workload = read_json(path)
             if workload is not None:
                 specs.extend(serving(self._home, self._addresses, workload))
-        return {spec.key: spec for spec in specs}
+        return {spec.key: spec for spec in specs} | self._beside
 
     def _adopt(self) -> None:
         """Take over what an earlier supervisor left; end what is not wanted as it is."""

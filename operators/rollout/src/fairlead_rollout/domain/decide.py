@@ -412,7 +412,7 @@ def _end(context: Context, state: RolloutState, reason: Reason, message: str) ->
         decided_at=context.now,
         paused=False,
         promoting=False,
-        numbers=numbers_of(analysis),
+        numbers=context.rollout.numbers if context.rollout.promoting else numbers_of(analysis),
     )
     status = with_history(context.status, rollout)
     if state is RolloutState.PROMOTED:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fairlead_rollout.domain.durations import format_duration
 from fairlead_rollout.domain.snapshot import Analysis
-from fairlead_rollout.domain.spec import Objective, ServedModelSpec
+from fairlead_rollout.domain.spec import Objective, OnInconclusive, ServedModelSpec
 from fairlead_rollout.domain.status import ConditionType, Rollout, RolloutState, Status
 
 
@@ -104,11 +104,13 @@ def _what_decides(spec: ServedModelSpec) -> str:
     if objective is None:
         return f"{ends}, and promoted when every step has passed."
     limit = format_duration(spec.rollout.max_duration)
-    ending = f"without a decision within {limit}: {spec.rollout.on_inconclusive}"
+    ending = "promoted" if spec.rollout.on_inconclusive is OnInconclusive.PROMOTE else "aborted"
     return (
-        f"{ends} or {_bar(objective)} speaks against it, promoted when it speaks for it; {ending}."
+        f"{ends}, or {_bar(objective)} against it; "
+        f"it is promoted when that bar is reached for it at the last step. "
+        f"Without a decision within {limit} it is {ending}."
     )
 
 
 def _bar(objective: Objective) -> str:
-    return f"the e-value of {objective.outcome} reaches {1 / objective.alpha:g} and"
+    return f"the e-value of {objective.outcome} reaches {1 / objective.alpha:g}"

@@ -27,6 +27,7 @@ from fairlead_rollout.domain.explain import explain
 from fairlead_rollout.domain.snapshot import Analysis, Request, Verb
 from fairlead_rollout.domain.status import Rollout, Status, to_document
 from fairlead_rollout.entrypoints.controller import run_controller
+from fairlead_rollout.entrypoints.demo.run import run_demo
 from fairlead_rollout.entrypoints.generate import run_generate
 from fairlead_rollout.entrypoints.up import run_down, run_up
 
@@ -70,6 +71,8 @@ def _add_stack_commands(commands: Any) -> None:
     up.set_defaults(run=_up)
     down = commands.add_parser("down", help="end what a killed 'fairlead up' left running")
     down.set_defaults(run=lambda a: run_down(a.home))
+    demo = commands.add_parser("demo", help="train real models and watch each be decided")
+    demo.set_defaults(run=lambda a: run_demo(a.home / "demo"))
     controller = commands.add_parser("controller", help="the controller alone ('up' starts it)")
     controller.set_defaults(run=lambda a: run_controller(a.home))
     generate = commands.add_parser("generate", help="write the repository's generated files")
