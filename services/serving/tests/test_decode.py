@@ -138,6 +138,7 @@ def test_columns_are_read(
             id="no rows",
         ),
         pytest.param(UNNAMED, {"inputs": [[1]]}, None, "takes 2 columns, not 1", id="too few"),
+        pytest.param(NONE, {"inputs": []}, "inputs", "no rows", id="no rows, no signature"),
         pytest.param(MATRIX, {"inputs": [[1], [2]]}, "inputs", "[-1, 2]", id="shape"),
         pytest.param(MATRIX, {"inputs": [[1, 2], [3]]}, "inputs", "different", id="ragged"),
         pytest.param(MATRIX, {"inputs": 1}, "inputs", "a list", id="scalar for tensor"),

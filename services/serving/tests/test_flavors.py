@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fairlead_serving.app.serving import Served
+from fairlead_serving.domain.errors import ModelRaisedError
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.wiring import fetch_and_load
 
@@ -55,3 +56,11 @@ def test_float_that_is_missing_reaches_the_model_as_nan(models: Path) -> None:
     record = {"hour": None, "day": 2, "late": 0}
     predictions, _ = _load(models / "proba").predict_json({"dataframe_records": [record]})
     assert np.isfinite(np.array(predictions)).all()
+
+
+def test_model_that_raises_keeps_its_text_to_itself(models: Path) -> None:
+    """The class of the model's exception is named; its text, which holds the input, is not."""
+    record = {"hour": 1.5, "day": 2, "late": 0}
+    with pytest.raises(ModelRaisedError) as caught:
+        _load(models / "raising").predict_json({"dataframe_records": [record]})
+    assert str(caught.value) == "The model raised RuntimeError."

@@ -44,6 +44,11 @@ def _edit(name: str, old: str, new: str) -> Callable[[Path], object]:
             "python_function",
             id="no flavor that serves",
         ),
+        pytest.param(
+            lambda f: (f / "MLmodel").write_text("flavors: {sklearn: 1}"),
+            "without settings",
+            id="flavor damaged",
+        ),
         pytest.param(_edit("MLmodel", "double", '"'), "signature", id="signature damaged"),
         pytest.param(
             _edit("MLmodel", "predict_fn: predict", "predict_fn: guess"), "guess", id="no method"
@@ -64,6 +69,18 @@ def test_damaged_folder_is_refused_with_the_reason(
     damage(folder)
     with pytest.raises(CannotLoadError, match=reason):
         fetch_and_load(Settings(model=str(folder)))
+
+
+def test_module_that_only_predicting_needs_is_refused(models: Path) -> None:
+    """The warm-up finds a module that is not installed before any caller does."""
+    with pytest.raises(CannotLoadError, match="'no_such_module', which is not installed"):
+        fetch_and_load(Settings(model=str(models / "importing")))
+
+
+def test_unmet_requirement_can_be_ignored(models: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """`--environment ignore` serves the model and warns."""
+    fetch_and_load(Settings(model=str(models / "unmet"), environment="ignore"))
+    assert "nobody-has-this (nothing is installed)" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
+from fairlead_serving.entrypoints.cli import main
+
 pytestmark = pytest.mark.xdist_group("serving")
 
 ROW = {"dataframe_records": [{"hour": 1.0, "day": 2, "late": 0}]}
@@ -28,66 +30,28 @@ def test_predicts_what_mlflow_predicts(
         np.testing.assert_allclose(
             answer.json()["predictions"], expected[name]["predictions"], rtol=1e-6
         )
+        if name == "pyfunc":
+            given = server.predict({**ROW, "params": {"factor": 10}})
+            assert given.json() == {"predictions": [10.0]}
         imported = {line.rpartition("|")[2].strip() for line in server.log.read_text().split("\n")}
     assert "numpy" in imported
     assert ("mlflow" in imported) is (name == "pyfunc")
 
 
-def test_params_reach_a_pyfunc_model(models: Path, serve: Callable[..., Any]) -> None:
-    """A parameter of the request replaces the model's default; a wrong one is named."""
-    with serve(models / "pyfunc") as server:
-        server.wait_ready()
-        by_default = server.predict({"dataframe_records": ROW["dataframe_records"]})
-        given = server.predict({**ROW, "params": {"factor": 10}})
-        wrong = server.predict({**ROW, "params": {"factor": "ten"}})
-    assert by_default.json() == {"predictions": [2.0]}
-    assert given.json() == {"predictions": [10.0]}
-    assert (wrong.status_code, wrong.json()["field"]) == (400, "params.factor")
-
-
-def test_model_that_raises_is_a_500_without_its_text(
-    models: Path, serve: Callable[..., Any]
-) -> None:
-    """The class of the model's exception is named; its text, which holds the input, is not."""
-    with serve(models / "raising") as server:
-        server.wait_ready()
-        answer = server.predict(ROW)
-    assert answer.status_code == 500
-    assert answer.json() == {
-        "error_code": "MODEL_ERROR",
-        "message": "The model raised RuntimeError.",
-        "field": None,
-    }
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        pytest.param("unmet", "scikit-learn==0.1", id="a requirement that is not met"),
-        pytest.param("importing", "no_such_module", id="a module that predicting needs"),
-        pytest.param("nowhere", "MLmodel", id="no model folder"),
-    ],
-)
 def test_model_that_can_never_load_ends_with_3(
-    name: str, reason: str, models: Path, serve: Callable[..., Any], tmp_path: Path
+    models: Path, serve: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Exit code 3, and one sentence with the reason in the log and in the termination log."""
     log = tmp_path / "termination"
-    with serve(models / name, "--termination-log", str(log)) as server:
+    with serve(models / "unmet", "--termination-log", str(log)) as server:
         assert server.wait_exit() == 3
         printed = server.log.read_text()
     sentence = log.read_text()
-    assert reason in sentence
+    assert "scikit-learn==0.1 (" in sentence
+    assert "nobody-has-this (nothing is installed)" in sentence
     assert sentence.count("\n") == 1
     assert sentence.strip() in printed
     assert "Traceback" not in printed
-
-
-def test_unmet_requirement_can_be_ignored(models: Path, serve: Callable[..., Any]) -> None:
-    """`--environment ignore` serves the model and warns."""
-    with serve(models / "unmet", "--environment", "ignore") as server:
-        server.wait_ready()
-        assert "nobody-has-this (nothing is installed)" in server.log.read_text()
 
 
 def test_taken_port_is_one_sentence(models: Path, serve: Callable[..., Any]) -> None:
@@ -187,8 +151,15 @@ def test_second_signal_ends_at_once(
         pytest.param("models:/flights/4", "--tracking-uri", id="no server named"),
     ],
 )
-def test_wrong_arguments_end_with_2(model: str, reason: str, serve: Callable[..., Any]) -> None:
+def test_wrong_arguments_end_with_2(
+    model: str,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """An argument that cannot mean anything is a usage error that says what is wanted."""
-    with serve(model, environment={"MLFLOW_TRACKING_URI": ""}) as server:
-        assert server.wait_exit() == 2
-        assert reason in server.log.read_text()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(SystemExit) as caught:
+        main(["--model", model, "--port", "1"])
+    assert caught.value.code == 2
+    assert reason in capsys.readouterr().err

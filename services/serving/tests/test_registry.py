@@ -167,3 +167,10 @@ def test_registry_that_is_away_ends_with_4(serve: Callable[..., Any], tmp_path: 
     with serve("models:/flights/1", *options) as server:
         assert server.wait_exit() == 4
     assert log.read_text() == "The registry at 127.0.0.1:9 cannot be reached: ConnectError.\n"
+
+
+def test_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """A cache folder that is a file is one sentence, and trying again may help."""
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(CannotFetchError, match="cannot be written to the cache"):
+        _fetch(NOBODY, tmp_path / "cache", ModelVersion("flights", "1"))

@@ -52,6 +52,8 @@ def _read_document(path: Path) -> Mapping[str, Any]:
         raise CannotLoadError(f"'{path.name}/MLmodel' is not valid YAML.") from error
     if not isinstance(document, dict) or not isinstance(document.get("flavors"), dict):
         raise CannotLoadError(f"'{path.name}/MLmodel' names no flavors.")
+    if not all(isinstance(settings, dict) for settings in document["flavors"].values()):
+        raise CannotLoadError(f"'{path.name}/MLmodel' has a flavor without settings.")
     return document
 
 

@@ -73,18 +73,24 @@ class Registry:
             CannotLoadError: The version is not there, or its files are not those recorded.
         """
         target = self._cache / cache_name(version, self._uri)
-        with _locked(target.with_suffix(".lock")):
-            cached = _read_marker(target)
-            try:
-                source = self._source(version)
-            except CannotFetchError:
-                if cached is None:
-                    raise
-                _log.warning("The registry is away; the model comes from the cache")
-                return target
-            if cached == source:
-                return target
-            return self._fetch_anew(source, target)
+        try:
+            with _locked(target.with_suffix(".lock")):
+                return self._cached_or_anew(version, target)
+        except OSError as error:
+            raise CannotFetchError(
+                f"The model cannot be written to the cache '{self._cache}': {error.strerror}."
+            ) from error
+
+    def _cached_or_anew(self, version: ModelVersion, target: Path) -> Path:
+        cached = _read_marker(target)
+        try:
+            source = self._source(version)
+        except CannotFetchError:
+            if cached is None:
+                raise
+            _log.warning("The registry is away; the model comes from the cache")
+            return target
+        return target if cached == source else self._fetch_anew(source, target)
 
     def _source(self, version: ModelVersion) -> dict[str, str]:
         """Ask where the files of a version are, and what their digest should be."""

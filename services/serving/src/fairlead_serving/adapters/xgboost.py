@@ -1,5 +1,6 @@
 """Loads XGBoost models without MLflow: boosters and the scikit-learn interface."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -33,16 +34,21 @@ class XgboostLoader:
         settings = folder.flavors[_PACKAGE]
         model = _new(str(settings.get("model_class", "xgboost.core.Booster")), self._threads)
         model.load_model(data_path(folder, settings.get("data") or folder.pyfunc.get("data")))
-        return _XgboostModel(_predict_fn(model, folder.predict_fn, self._threads))
+        predict = _predict_fn(model, folder.predict_fn, self._threads)
+        known = inspect.signature(getattr(model, folder.predict_fn)).parameters
+        return _XgboostModel(predict, frozenset(known))
 
 
 class _XgboostModel:
-    def __init__(self, predict: Callable[..., Any]) -> None:
+    def __init__(self, predict: Callable[..., Any], known: frozenset[str]) -> None:
         self._predict = predict
+        self._known = known
         self._arrays = Arrays()
 
     def predict(self, data: Data, params: Mapping[str, object]) -> object:
-        return to_json(self._predict(self._arrays.build(data), **params))
+        """Predict; as in MLflow, parameters that the method does not have are dropped."""
+        taken = {name: value for name, value in params.items() if name in self._known}
+        return to_json(self._predict(self._arrays.build(data), **taken))
 
 
 def _new(name: str, threads: int) -> Any:

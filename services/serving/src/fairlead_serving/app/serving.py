@@ -22,7 +22,8 @@ class Served:
     @property
     def signature(self) -> Signature:
         """The signature that requests are checked against."""
-        return Signature() if self.folder.takes_anything else self.folder.signature
+        signature = self.folder.signature
+        return Signature(params=signature.params) if self.folder.takes_anything else signature
 
     def predict_json(self, payload: object) -> tuple[object, int]:
         """Predict on a decoded JSON payload.
@@ -51,7 +52,8 @@ class Served:
         except BadInputError:
             raise
         except Exception as error:
-            _log.debug("The model raised", exc_info=True)
+            _log.warning("The model raised %s", type(error).__name__)
+            _log.debug("The traceback", exc_info=True)
             raise ModelRaisedError(type(error).__name__) from error
 
 

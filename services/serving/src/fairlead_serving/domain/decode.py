@@ -136,6 +136,8 @@ def _unframed(
         return Request(read_tensors(form, given, signature.tensors), params)
     value = _columns_of_records(value) if form == "instances" and _is_records(value) else value
     rows = len(value) if isinstance(value, list) else 1
+    if not rows:
+        raise BadInputError("There are no rows.", form)
     return Request(Raw(value, rows), params)
 
 

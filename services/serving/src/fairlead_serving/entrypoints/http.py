@@ -22,6 +22,8 @@ from fairlead_serving.entrypoints.settings import Settings
 _JSON = "application/json"
 _CSV = "text/csv"
 _CLOSE = {"connection": "close"}
+_PATIENCE = 10
+"""How many times the largest body is read and thrown away before the connection is closed."""
 
 
 @dataclass(slots=True)
@@ -143,18 +145,19 @@ class _Invocations:
         return await loop.run_in_executor(self._worker, partial(_predict, served, kind, body))
 
     async def _body(self, request: Request) -> bytes:
-        """Read the body, and stop as soon as it is too long."""
-        announced = request.headers.get("content-length", "0")
-        too_long = announced.isdigit() and int(announced) > self._limit
+        """Read the body, but keep no more of it than is allowed.
+
+        What is too long is still read for a while: closing a connection on a caller who is
+        sending resets it, and the answer is lost.
+        """
         parts, size = [], 0
-        if not too_long:
-            async for part in request.stream():
-                size += len(part)
-                too_long = size > self._limit
-                if too_long:
-                    break
+        async for part in request.stream():
+            size += len(part)
+            if size <= self._limit:
                 parts.append(part)
-        if too_long:
+            elif size > _PATIENCE * self._limit:
+                break
+        if size > self._limit:
             raise _RefusedError(
                 413, "PAYLOAD_TOO_LARGE", f"The body is longer than {self._limit} bytes."
             )

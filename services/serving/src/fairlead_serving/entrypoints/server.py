@@ -16,6 +16,7 @@ from fairlead_serving.entrypoints.http import State, create_app
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.wiring import fetch_and_load
 
+UNEXPECTED = 1
 CANNOT_LOAD = 3
 CANNOT_FETCH = 4
 
@@ -61,7 +62,7 @@ def run(settings: Settings, listener: socket.socket) -> int:
         listener: A bound socket.
 
     Returns:
-        The exit code: 0 after a signal, 3 and 4 as in the contract.
+        The exit code: 0 after a signal, 3 and 4 as in the contract, 1 for anything else.
     """
     state = State()
     with contextlib.ExitStack() as stack:
@@ -101,6 +102,11 @@ async def _load(
         report(settings, str(error))
         server.should_exit = True
         return CANNOT_LOAD if isinstance(error, CannotLoadError) else CANNOT_FETCH
+    except Exception as error:  # noqa: BLE001  # Else the process would stay, never ready.
+        _log.debug("The model is not served", exc_info=True)
+        report(settings, f"The model cannot be served: {type(error).__name__}.")
+        server.should_exit = True
+        return UNEXPECTED
     _log.info("Ready: %s %s", settings.name, settings.version)
     return 0
 
