@@ -114,7 +114,7 @@ def applier(gateway: Gateway, validator: Any) -> Applier:
 def test_a_refused_plan_keeps_the_old_configuration(
     iris: Gateway,
     monkeypatch: pytest.MonkeyPatch,
-    validated: bool,  # noqa: FBT001
+    validated: bool,
 ) -> None:
     """What Envoy refuses, asked before or noticed after, is dropped, reported and not retried."""
     iris.kill("agent")

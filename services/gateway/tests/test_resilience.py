@@ -106,9 +106,23 @@ def test_replica_taken_out_before_it_ends(served: Served) -> None:
 
 
 @pytest.mark.parametrize("on_reset", [True, False])
-def test_503_is_asked_again(served: Served, on_reset: bool) -> None:  # noqa: FBT001
+def test_503_is_asked_again(served: Served, on_reset: bool) -> None:
     """A candidate that answers 503 is replaced by stable, whatever is said about resets."""
     served.apply(10_000, retries={"attempts": 2, "onReset": on_reset})
     (answer,) = served.ask({"x-unit-id": "a", "x-test-code": "503"})
     assert answer.code == 503
     assert served.log(1)[0]["attempts"] == 3
+
+
+@pytest.mark.parametrize("unit", [{"query": "session"}, {"header": "x-new"}, {"cookie": "new"}])
+def test_a_new_unit_under_load(served: Served, unit: dict[str, str]) -> None:
+    """A unit no plan has named before changes the listener: no request fails."""
+    load = served.load()
+
+    def happening() -> None:
+        answered(load)
+        served.apply(5000, unit=unit)
+        answered(load)
+
+    load.during(happening)
+    assert load.failures == []

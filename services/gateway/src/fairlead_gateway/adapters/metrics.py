@@ -35,9 +35,8 @@ class PrometheusMeter:
         self._dropped = self._counter(
             "exposures_dropped_total", "Lines and exposures never to be taken.", "reason"
         )
-        self._rejected = self._gauge(
-            "config_rejected_total", "Configurations Envoy refused since the agent started."
-        )
+        self._rejected = self._counter("config_rejected_total", "Configurations refused.")
+        self._rejected_before = 0
         self._backlog = self._gauge("log_backlog_bytes", "Log not shipped yet.")
         self._applied = self._gauge(
             "applied_info", "The digest of the plan Envoy follows.", "model", "digest"
@@ -70,7 +69,8 @@ class PrometheusMeter:
         Args:
             report: Where the applier stands.
         """
-        self._rejected.set(report.rejected)
+        self._rejected.inc(report.rejected - self._rejected_before)
+        self._rejected_before = report.rejected
         self._applied.clear()
         for model, applied in report.applied.items():
             self._applied.labels(model, plan_digest(applied.plan)).set(1)

@@ -286,30 +286,34 @@ class Applier:
     # Rejections
 
     def _notice_rejection(self, snapshot: Snapshot, status: EnvoyStatus | None, now: float) -> None:
-        """Give up what Envoy refused, and blame the models whose plans were new in it."""
+        """Give up what Envoy refused, and say what it has not followed for too long."""
         if status is None:
             return
+        self._blockage = ""
         for kind, written in self._written.items():
             if _has_taken(status, kind, written.version):
                 written.since = now
-                self._blockage = ""
                 continue
             count = status.rejected.get(kind, 0)
-            late = now - written.since > self._settings.patience
-            if count > written.rejected_before or late:
+            if count > written.rejected_before:
                 self._blame(kind, snapshot)
-                written.rejected_before, written.since = count, now
-            written.rejected_before = min(written.rejected_before, count)  # Envoy restarted.
+            elif now - written.since > self._settings.patience:
+                self._blockage = f"Envoy does not follow the {kind}; its log says why"
+            written.rejected_before = count  # It falls when Envoy is started again.
 
     def _blame(self, kind: str, snapshot: Snapshot) -> None:
+        """Blame the models whose plans were new in what Envoy refused.
+
+        A refusal on the way to the first configuration is rather about the port to listen at.
+        """
         wanted = self._wanted(snapshot)
         new = [model for model, plan in wanted.items() if plan != self._good_plan(model)]
+        if not new or (kind != "routes" and not self.report.ready):
+            self._rejected += 1
+            _log.error("Envoy refuses a configuration", extra={"kind": kind})
+            return
         for model in new:
             self._refuse(model, wanted[model], f"Envoy rejected the {kind}")
-        if not new:
-            self._rejected += 1
-            self._blockage = f"Envoy does not follow the {kind}; its log says why"
-            _log.error(self._blockage)
 
     # Settle
 

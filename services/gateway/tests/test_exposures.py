@@ -1,0 +1,272 @@
+"""Exposures reach the experiments service, each counted once, whatever is killed."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gateway_client import ask_all
+from gateway_experiments import FakeExperiments
+from gateway_lab import ROLLOUT, Gateway, plan, running, wait_for
+
+from fairlead_gateway.adapters.experiments import HttpExperiments
+from fairlead_gateway.adapters.log import LogTail, Position, Rotation, decode_line
+from fairlead_gateway.adapters.metrics import PrometheusMeter
+from fairlead_gateway.app.apply import Report
+from fairlead_gateway.app.ship import Shipper
+
+PATH = "/models/iris/invocations"
+
+
+@pytest.fixture
+def experiments() -> Iterator[FakeExperiments]:
+    """Give a fake experiments service."""
+    made = FakeExperiments()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def shipping(experiments: FakeExperiments, tmp_path: Path) -> Iterator[Gateway]:
+    """Give a gateway that ships to the fake, with a log that is rotated early."""
+    options = ("--experiments-url", experiments.url, "--log-limit", "100000")
+    with running(tmp_path, *options) as made:
+        made.upstream("3")
+        made.upstream("4")
+        made.apply(plan(weight=5000))
+        yield made
+
+
+def ask(gateway: Gateway, ids: list[str]) -> None:
+    """Ask for predictions with these inference ids, each for a unit of the same name."""
+    ask_all(gateway.port, [(PATH, {"x-inference-id": i, "x-unit-id": i}) for i in ids])
+
+
+def test_exposures_survive_everything(shipping: Gateway, experiments: FakeExperiments) -> None:
+    """Service failing, slow, forgetful, down; agent killed; log rotated: none is lost."""
+    sent: list[str] = []
+    for turn, mode in enumerate(["ok", "fail", "slow", "forget", "down", "slow", "ok"]):
+        if mode == "down":
+            experiments.stop()
+        experiments.mode = mode
+        calls = experiments.calls
+        ids = [f"i-{turn}-{i}" for i in range(400)]
+        ask(shipping, ids)
+        sent += ids
+        if mode != "down":
+            wait_for(lambda c=calls: experiments.calls > c)
+        shipping.kill("agent")
+        if mode == "down":
+            experiments.start()
+        shipping.start_agent()
+    experiments.mode = "ok"
+    wait_for(lambda: set(experiments.seen) == set(sent))
+    for number, exposure in enumerate(experiments.seen.values()):
+        assert exposure["unit"] == exposure["inferenceId"]
+        assert exposure["rollout"] == ROLLOUT
+        assert exposure["step"] == 0
+        assert exposure["version"] == {"candidate": "4", "stable": "3"}[exposure["arm"]]
+        assert (exposure["code"], exposure["attempts"]) == (200, 1), number
+        assert exposure["at"].endswith("Z")
+    assert not (shipping.home / "gateway" / "access.log.1").exists() or wait_for(
+        lambda: not (shipping.home / "gateway" / "access.log.1").exists()
+    )
+    assert (shipping.home / "gateway" / "access.log").stat().st_size < 400 * len(sent) / 2
+
+
+def test_only_predictions_of_a_rollout_are_exposures(
+    shipping: Gateway, experiments: FakeExperiments
+) -> None:
+    """Documents, metadata, bad ids, and models without a rollout are none."""
+    shipping.upstream("3", "plain")
+    shipping.apply(plan("plain", None))
+    others = [
+        ("/models/iris/docs", {}),
+        ("/v2/models/iris", {}),
+        (PATH, {"x-inference-id": "a b"}),
+        ("/models/none/invocations", {}),
+        ("/models/plain/invocations", {"x-unit-id": "a"}),
+    ]
+    for path, headers in others:
+        shipping.client.request(
+            "GET" if "v2" in path else "POST", shipping.url + path, headers=headers
+        )
+    ask(shipping, ["last"])
+    wait_for(lambda: "last" in experiments.seen)
+    # A POST to the documents is no prediction either: it is answered by stable, unsplit.
+    assert set(experiments.seen) == {"last"}
+    wait_for(lambda: shipping.metric("fairlead_gateway_exposures_shipped_total") == 1)
+    wait_for(lambda: shipping.metric("fairlead_gateway_log_backlog_bytes") == 0)
+    assert shipping.metric('fairlead_gateway_requests_total{arm="stable",code_class="2xx"') > 0
+    text = shipping.agent("/metrics")
+    assert text is not None
+    assert '"last"' not in text.text
+
+
+# --- without processes ----------------------------------------------------------------------------
+
+
+def line(number: int, **changes: Any) -> bytes:
+    """Make a line of the log."""
+    fields = {
+        "id": f"i{number}",
+        "model": "iris",
+        "rollout": ROLLOUT,
+        "step": 0,
+        "arm": "candidate",
+        "cluster": "iris-v4",
+        "version": "4",
+        "unit": f"u{number}",
+        "start": "1795262721850",
+        "code": 200,
+        "flags": "-",
+        "details": "via_upstream",
+        "attempts": 1,
+        "duration": 3,
+    }
+    return json.dumps(fields | changes).encode() + b"\n"
+
+
+class Harness:
+    """A shipper over a file."""
+
+    def __init__(self, folder: Path, url: str, limit: int = 1 << 20) -> None:
+        """Make all parts."""
+        self.path = folder / "access.log"
+        self.tail = LogTail(self.path, Position(folder / "position.json"), most=10)
+        self.meter = PrometheusMeter()
+        self.experiments = HttpExperiments(url)
+        self.shipper = Shipper(
+            log=self.tail, decode=decode_line, experiments=self.experiments, meter=self.meter
+        )
+        self.rotation = Rotation(self.path, self.tail, limit)
+
+    def drain(self) -> None:
+        """Ship all there is."""
+        while self.shipper.step() == 0.0:
+            pass
+
+    def metric(self, name: str) -> float:
+        """Read a metric."""
+        text = self.meter.expose(Report()).decode()
+        found = [row for row in text.splitlines() if row.startswith(f"fairlead_gateway_{name} ")]
+        return float(found[0].rsplit(" ", 1)[1])
+
+    def close(self) -> None:
+        """Let go of all files and connections."""
+        self.tail.close()
+        self.experiments.close()
+
+
+@pytest.fixture
+def harness(tmp_path: Path, experiments: FakeExperiments) -> Iterator[Harness]:
+    """Give a shipper over an empty log."""
+    (tmp_path / "access.log").touch()
+    made = Harness(tmp_path, experiments.url)
+    yield made
+    made.close()
+
+
+def append(path: Path, *content: bytes) -> None:
+    """Append to a log, as Envoy does."""
+    with path.open("ab") as file:
+        file.write(b"".join(content))
+
+
+def test_a_partial_line_waits(harness: Harness, experiments: FakeExperiments) -> None:
+    """Half a line is not read before its other half is there."""
+    whole = line(1)
+    append(harness.path, whole[:50])
+    harness.drain()
+    assert not experiments.seen
+    append(harness.path, whole[50:])
+    harness.drain()
+    assert set(experiments.seen) == {"i1"}
+
+
+def test_malformed_lines_are_counted(harness: Harness, experiments: FakeExperiments) -> None:
+    """What is no line is skipped and counted; a line that follows half of one is saved."""
+    append(harness.path, b"no json\n", b'{"id": 5}\n', line(1)[:40], line(2))
+    harness.drain()
+    assert set(experiments.seen) == {"i2"}
+    assert harness.metric('exposures_dropped_total{reason="malformed"}') == 2
+
+
+def test_a_poisoned_batch_is_halved(harness: Harness, experiments: FakeExperiments) -> None:
+    """One exposure the service refuses does not keep the others from it."""
+    experiments.mode = "refuse"
+    append(harness.path, *(line(i, unit="poison" if i == 3 else "u") for i in range(25)))
+    harness.drain()
+    assert set(experiments.seen) == {f"i{i}" for i in range(25)} - {"i3"}
+    assert harness.metric('exposures_dropped_total{reason="refused"}') == 1
+
+
+def test_rejected_items_are_counted(harness: Harness, experiments: FakeExperiments) -> None:
+    """An item the service names as wrong is counted as dropped, the rest as shipped."""
+    experiments.mode = "name"
+    append(harness.path, *(line(i) for i in range(5)))
+    harness.drain()
+    assert harness.metric('exposures_dropped_total{reason="rejected"}') == 1
+    assert harness.metric("exposures_shipped_total") == 4
+
+
+def test_position_moves_only_after_success(
+    harness: Harness, experiments: FakeExperiments, tmp_path: Path
+) -> None:
+    """What the service has not taken is read again after a restart; what it has is not."""
+    append(harness.path, line(1))
+    harness.drain()
+    experiments.mode = "fail"
+    append(harness.path, line(2))
+    assert harness.shipper.step() > 0
+    assert harness.shipper.step() > harness.shipper.step() / 4
+    experiments.mode = "ok"
+    again = Harness(tmp_path, experiments.url)
+    again.drain()
+    again.close()
+    assert experiments.times == {"i1": 1, "i2": 1}
+
+
+def test_rotation_loses_nothing(
+    harness: Harness, experiments: FakeExperiments, tmp_path: Path
+) -> None:
+    """Lines written to the renamed log are shipped before it is deleted, over a restart, too."""
+    rotation = Rotation(harness.path, harness.tail, limit=100)
+    append(harness.path, line(1))
+    harness.drain()
+    old = tmp_path / "access.log.1"
+    assert rotation.step()  # Renamed: Envoy must open anew.
+    append(old, line(2))  # Envoy has not yet.
+    assert rotation.step()
+    again = Harness(tmp_path, experiments.url)
+    again.drain()
+    append(old, line(3))
+    append(again.path, line(4))
+    again.drain()
+    assert not Rotation(again.path, again.tail, limit=10_000).step()
+    assert not old.exists()
+    again.close()
+    assert set(experiments.seen) == {"i1", "i2", "i3", "i4"}
+    assert decode_line(b"{}") is not None
+
+
+def test_facts_of_a_line(harness: Harness, experiments: FakeExperiments) -> None:
+    """Fallback, no answer and a client that left are told as the contract says."""
+    append(
+        harness.path,
+        line(1, version="3", attempts=2),
+        line(2, details="upstream_reset", code=503, version="4"),
+        line(3, code=0, details="downstream_remote_disconnect"),
+        line(4, arm=None),
+        line(5, rollout=None, step=None),
+        line(6, unit=None, arm="stable"),
+    )
+    harness.drain()
+    seen = experiments.seen
+    assert set(seen) == {"i1", "i2", "i3", "i6"}
+    assert (seen["i1"]["version"], seen["i1"]["attempts"]) == ("3", 2)
+    assert (seen["i2"]["version"], seen["i2"]["code"]) == (None, 503)
+    assert (seen["i3"]["version"], seen["i3"]["code"]) == (None, 499)
+    assert seen["i6"]["unit"] is None
+    assert seen["i1"]["at"] == "2026-11-21T12:05:21.850Z"
