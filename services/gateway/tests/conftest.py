@@ -29,14 +29,29 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 @pytest.fixture
 def served(shared: Gateway, request: pytest.FixtureRequest) -> Iterator[Served]:
-    """Give a served model: version 3 against version 4 at 10 %."""
-    digits = hashlib.sha256(request.node.name.encode()).hexdigest()[:8]
-    made = Served(shared, f"m-{digits}")
-    made.upstream("3")
-    made.upstream("4")
+    """Give a served model: version 3 against version 4 at 10 %, on replicas all tests share."""
+    made = Served(shared, name_for(request))
+    for version in ("3", "4"):
+        shared.borrow(version, made.model)
     made.apply()
     yield made
     made.close()
+
+
+@pytest.fixture
+def mortal(shared: Gateway, request: pytest.FixtureRequest) -> Iterator[Served]:
+    """Give a served model as above, on replicas of its own, which may be killed."""
+    made = Served(shared, name_for(request))
+    for version in ("3", "4"):
+        made.upstream(version)
+    made.apply()
+    yield made
+    made.close()
+
+
+def name_for(request: pytest.FixtureRequest) -> str:
+    """Make up a model's name for a test."""
+    return f"m-{hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:8]}"
 
 
 @pytest.fixture

@@ -85,6 +85,7 @@ class Gateway:
     )
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     workloads: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    pool: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -134,6 +135,15 @@ class Gateway:
         self.workloads.setdefault(f"{model}-v{version}", []).append(endpoint)
         self.publish(version, model)
         return name
+
+    def borrow(self, version: str, model: str) -> None:
+        """Publish a replica that all models share, for tests that do it no harm."""
+        if version not in self.pool:
+            self.upstream(version, "pool")
+            self.pool[version] = self.workloads[f"pool-v{version}"][0]
+            self.remove(version, "pool")
+        self.workloads[f"{model}-v{version}"] = [dict(self.pool[version])]
+        self.publish(version, model)
 
     def publish(self, version: str, model: str = "iris") -> None:
         """Write the status of a version's processes."""

@@ -11,40 +11,40 @@ def answered(load: Load, more: int = 400) -> None:
     wait_for(lambda: len(load.answers) >= enough)
 
 
-def test_one_of_two_stable_replicas_is_killed(served: Served) -> None:
+def test_one_of_two_stable_replicas_is_killed(mortal: Served) -> None:
     """A killed replica of stable costs no request."""
-    replica = served.upstream("3")
-    served.apply(1000)
-    load = served.load()
+    replica = mortal.upstream("3")
+    mortal.apply(1000)
+    load = mortal.load()
 
     def happening() -> None:
         answered(load)
-        served.gateway.kill(replica)
+        mortal.gateway.kill(replica)
         answered(load)
 
     load.during(happening)
     assert load.failures == []
 
 
-def test_the_only_candidate_replica_is_killed(served: Served) -> None:
+def test_the_only_candidate_replica_is_killed(mortal: Served) -> None:
     """Stable stands in for a dead candidate, and the log holds it against the candidate."""
-    served.apply(5000)
-    load = served.load()
+    mortal.apply(5000)
+    load = mortal.load()
 
     def happening() -> None:
         answered(load)
-        served.gateway.kill(served.replicas[1])
+        mortal.gateway.kill(mortal.replicas[1])
         answered(load, 1000)
 
     load.during(happening)
     assert load.failures == []
-    lines = [line for line in served.log(len(load.answers)) if line["arm"] == "candidate"]
+    lines = [line for line in mortal.log(len(load.answers)) if line["arm"] == "candidate"]
     stood_in = [line for line in lines if line["version"] == "3"]
     assert len(stood_in) > 100
-    assert {line["cluster"] for line in stood_in} == {f"{served.model}-v4"}
+    assert {line["cluster"] for line in stood_in} == {f"{mortal.model}-v4"}
     assert any(line["attempts"] > 1 for line in stood_in)
-    sample = f'{{arm="candidate",model="{served.model}"}}'
-    metric = served.gateway.metric
+    sample = f'{{arm="candidate",model="{mortal.model}"}}'
+    metric = mortal.gateway.metric
     wait_for(lambda: metric(f"fairlead_gateway_fallbacks_total{sample}") == len(stood_in))
     assert metric(f"fairlead_gateway_retries_total{sample}") > 0
 
@@ -62,13 +62,13 @@ def test_a_hundred_weights_under_load(served: Served) -> None:
     assert set(versions(load.answers)) == {"3", "4"}
 
 
-def test_versions_come_and_go_under_load(served: Served) -> None:
+def test_versions_come_and_go_under_load(mortal: Served) -> None:
     """A new version is added, takes all traffic, and the old ones go: no request fails."""
-    load = served.load()
-    gateway, model = served.gateway, served.model
+    load = mortal.load()
+    gateway, model = mortal.gateway, mortal.model
 
     def happening() -> None:
-        served.upstream("5")
+        mortal.upstream("5")
         wait_for(
             lambda: gateway.applied()[model]["versions"].get("5") == {"healthy": 1, "total": 1}
         )
@@ -76,14 +76,14 @@ def test_versions_come_and_go_under_load(served: Served) -> None:
             {"arm": "candidate", "version": "5", "weight": 5000},
             {"arm": "stable", "version": "3", "weight": 5000},
         ]
-        served.apply(5000, arms=arms)
+        mortal.apply(5000, arms=arms)
         answered(load)
-        served.apply(None, arms=[{"arm": "stable", "version": "5", "weight": 10_000}])
+        mortal.apply(None, arms=[{"arm": "stable", "version": "5", "weight": 10_000}])
         gateway.remove("3", model)
         gateway.remove("4", model)
         gone = f"cluster.{model}-v3.membership_total"
         wait_for(lambda: gateway.stat(gone) == "")
-        gateway.kill(served.replicas[0])
+        gateway.kill(mortal.replicas[0])
         answered(load)
 
     load.during(happening)
@@ -91,18 +91,18 @@ def test_versions_come_and_go_under_load(served: Served) -> None:
     assert load.answers[-1].headers["x-model-version"] == "5"
 
 
-def test_replica_taken_out_before_it_ends(served: Served) -> None:
+def test_replica_taken_out_before_it_ends(mortal: Served) -> None:
     """A replica that is no longer ready gets no more traffic, at once."""
-    served.upstream("3")
-    endpoints = served.gateway.workloads[f"{served.model}-v3"]
+    mortal.upstream("3")
+    endpoints = mortal.gateway.workloads[f"{mortal.model}-v3"]
     endpoints[0]["ready"] = False
-    served.gateway.publish("3", served.model)
-    versions_of = lambda: served.gateway.applied()[served.model]["versions"]["3"]  # noqa: E731
+    mortal.gateway.publish("3", mortal.model)
+    versions_of = lambda: mortal.gateway.applied()[mortal.model]["versions"]["3"]  # noqa: E731
     wait_for(lambda: versions_of() == {"healthy": 1, "total": 2})
-    served.gateway.kill(served.replicas[0])
-    answers = served.ask(*[{}] * 50)
+    mortal.gateway.kill(mortal.replicas[0])
+    answers = mortal.ask(*[{}] * 50)
     assert {answer.code for answer in answers} == {200}
-    assert {line["attempts"] for line in served.log(50)} == {1}
+    assert {line["attempts"] for line in mortal.log(50)} == {1}
 
 
 @pytest.mark.parametrize("on_reset", [True, False])

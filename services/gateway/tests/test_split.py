@@ -1,5 +1,6 @@
 """Envoy and `assign` give every unit to the same arm."""
 
+import socket
 import urllib.parse
 
 import pytest
@@ -119,3 +120,28 @@ def test_clients_cannot_forge_our_headers(served: Served) -> None:
         assert seen(answer)["headers"]["x-rollout-id"] != "mine"
         assert "x-envoy-max-retries" not in seen(answer)["headers"]
     assert len({answer.headers["x-inference-id"] for answer in answers}) == 3
+
+
+def test_what_a_query_value_is(served: Served) -> None:
+    """A query value is compared decoded, and a plus sign stays one."""
+    served.apply(5000, unit={"query": "u"})
+    written = {"a+b": "a+b", "a%2Bc": "a+c", "%61d": "ad", "a%20e": "a e"}
+    ids = dict(enumerate(written))
+    work = [(f"{served.path}?u={ids[i]}", {"x-inference-id": str(i)}) for i in ids]
+    arms = arms_of(ask_all(served.gateway.port, work))
+    assert arms == {str(i): expected(written[ids[i]]) for i in ids}
+    units = {line["id"]: line["unit"] for line in served.log(len(ids))}
+    assert units == {str(i): written[ids[i]] for i in ids}
+
+
+@pytest.mark.parametrize("kind", ["header", "cookie"])
+def test_bytes_that_are_no_text_are_no_unit(served: Served, kind: str) -> None:
+    """A unit that is not UTF-8 counts as absent, in the split and in the log."""
+    served.apply(10_000, unit={kind: "u"})
+    name = b"u: " if kind == "header" else b"cookie: u="
+    raw = b"POST %b HTTP/1.1\r\nhost: x\r\n%b\xe9\xff\r\ncontent-length: 0\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.gateway.port)) as connection:
+        connection.sendall(raw % (served.path.encode(), name))
+        answer = connection.recv(65536)
+    assert b"x-rollout-arm: stable" in answer
+    assert served.log(1)[0]["unit"] is None

@@ -28,6 +28,18 @@ UNIT_HEADER = "x-fairlead-unit"
 
 DEFAULT_UNIT = Unit(kind=UnitKind.HEADER, name="x-unit-id")
 
+# Envoy's expressions see bytes. Only text can be hashed, logged and assigned alike.
+_TEXT = (
+    r"(?:[\x01-\x7f]"
+    r"|[\xc2-\xdf][\x80-\xbf]"
+    r"|\xe0[\xa0-\xbf][\x80-\xbf]"
+    r"|[\xe1-\xec\xee\xef][\x80-\xbf]{2}"
+    r"|\xed[\x80-\x9f][\x80-\xbf]"
+    r"|\xf0[\x90-\xbf][\x80-\xbf]{2}"
+    r"|[\xf1-\xf3][\x80-\xbf]{3}"
+    r"|\xf4[\x80-\x8f][\x80-\xbf]{2})+"
+)
+
 _COPIED = {UnitKind.HEADER: "REQ", UnitKind.QUERY: "QUERY_PARAM"}
 """The units the listener copies to a header of their own, and Envoy's operator that reads them."""
 
@@ -275,7 +287,7 @@ def _source(plan: TrafficPlan) -> _Source:
     header = "x-inference-id" if request else internal_header(plan.unit)
     return _Source(
         header=header,
-        present=".+",  # Never true of bytes that are not UTF-8.
+        present=_TEXT,
         rewrite={"pattern": _pattern("^"), "substitution": f"{plan.salt}:"},
         unit=f"%REQ({header})%",
     )
@@ -297,11 +309,14 @@ def _model_routes(plan: TrafficPlan) -> list[JSON]:
     anything = f"/models/{name}/(invocations|openapi\\.json|docs)|/v2/models/{name}(/.*)?"
     post = {"name": ":method", "string_match": {"exact": "POST"}}
     source = _source(plan)
-    has_unit = {"name": source.header, "string_match": _regex(source.present)}
+    has_unit = [
+        {"name": source.header, "string_match": _regex(pattern)}
+        for pattern in dict.fromkeys([source.present, _TEXT])
+    ]
     return [
         _bad_id_route(plan, anything),
         {
-            "match": {"safe_regex": _pattern(predict), "headers": [post, has_unit]},
+            "match": {"safe_regex": _pattern(predict), "headers": [post, *has_unit]},
             **_common(plan, counted=True),
             "route": {**_action(plan), **_split(plan)},
         },
