@@ -140,7 +140,9 @@ class FolderSource:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._models: _Folder[TrafficPlan | None] = _Folder(home.served_models, _plan_of)
+        self._models: _Folder[TrafficPlan | None] = _Folder(
+            home.served_models, _plan_of, keeper="manifest.json"
+        )
         self._workloads: _Folder[Workload] = _Folder(home.workloads, parse_workload)
         self._last: Snapshot | None = None
 
@@ -165,18 +167,28 @@ class FolderSource:
 
 
 class _Folder(Generic[_Value]):
-    """The `status.json` files of a folder's folders, parsed when they change."""
+    """The `status.json` files of a folder's folders, parsed when they change.
 
-    def __init__(self, root: Path, parse: Callable[[object], _Value]) -> None:
+    Args:
+        root: The folder.
+        parse: Reads one document.
+        keeper: A file beside the status that says that it belongs to something that still is:
+            while it is there a status that is missing is a lost one, and its last value stays.
+    """
+
+    def __init__(
+        self, root: Path, parse: Callable[[object], _Value], keeper: str | None = None
+    ) -> None:
         self._root = root
         self._parse = parse
+        self._keeper = keeper
         self._stamps: dict[str, tuple[int, int, int]] = {}
         self.values: dict[str, _Value] = {}
         self.problems: dict[str, str] = {}
 
     def scan(self) -> bool:
         """Read what has changed; return whether anything has."""
-        stamps = _stamps(self._root)
+        stamps = _stamps(self._root, self._keeper)
         if stamps == self._stamps:
             return False
         changed = [name for name, stamp in stamps.items() if self._stamps.get(name) != stamp]
@@ -195,6 +207,9 @@ class _Folder(Generic[_Value]):
             self.values[name] = self._parse(document)
             self.problems.pop(name, None)
         except FileNotFoundError:
+            if self._keeper is not None and (self._root / name / self._keeper).exists():
+                self.problems[name] = "status.json is missing; what was applied last stays"
+                return
             self.values.pop(name, None)
             self._stamps.pop(name, None)
         except (PlanError, ValueError, OSError) as error:
@@ -202,14 +217,24 @@ class _Folder(Generic[_Value]):
             _log.error("A status file is wrong", extra={"file": name, "reason": str(error)})
 
 
-def _stamps(root: Path) -> dict[str, tuple[int, int, int]]:
+def _stamps(root: Path, keeper: str | None) -> dict[str, tuple[int, int, int]]:
     found: dict[str, tuple[int, int, int]] = {}
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(root) as entries:
         for entry in entries:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                stat = os.stat(f"{entry.path}/status.json")  # noqa: PTH116 - 20 times a second.
-                found[entry.name] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            stamp = _stamp(f"{entry.path}/status.json")
+            if stamp is None and keeper and _stamp(f"{entry.path}/{keeper}") is not None:
+                stamp = (0, 0, 0)
+            if stamp is not None:
+                found[entry.name] = stamp
     return found
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    try:
+        stat = os.stat(path)  # noqa: PTH116 - 20 times a second.
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def _plan_of(document: object) -> TrafficPlan | None:

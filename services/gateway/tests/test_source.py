@@ -1,0 +1,61 @@
+"""The folder of local mode: what a missing file means."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fairlead_gateway.adapters.files import FolderSource, Home
+
+PLAN: dict[str, Any] = {
+    "model": "flights",
+    "rollout": None,
+    "step": None,
+    "salt": "",
+    "unit": {"header": "x-unit-id"},
+    "arms": [{"arm": "stable", "version": "3", "weight": 10_000}],
+    "shadow": [],
+    "fallback": None,
+    "timeout": 5.0,
+    "retries": {"attempts": 2, "onReset": True},
+    "limits": {"maxBodyBytes": 10_485_760},
+}
+
+
+def served_model(root: Path) -> Path:
+    """Write a served model that has a plan; return its folder."""
+    folder = root / "served-models" / "flights"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}", "utf-8")
+    (folder / "status.json").write_text(json.dumps({"traffic": PLAN}), "utf-8")
+    return folder
+
+
+def test_a_lost_status_keeps_the_plan(tmp_path: Path) -> None:
+    """A status that vanishes beside its manifest is lost, not taken back."""
+    folder = served_model(tmp_path)
+    source = FolderSource(Home(tmp_path))
+    assert "flights" in source.read().plans
+    (folder / "status.json").unlink()
+    lost = source.read()
+    assert "flights" in lost.plans
+    assert "missing" in lost.problems["flights"]
+    (folder / "status.json").write_text(json.dumps({"traffic": PLAN}), "utf-8")
+    assert source.read().problems == {}
+
+
+def test_a_restarted_agent_tells_a_lost_status_from_a_removed_model(tmp_path: Path) -> None:
+    """After a restart the lost one is a problem, for which the plan applied last is kept."""
+    folder = served_model(tmp_path)
+    (folder / "status.json").unlink()
+    assert "flights" in FolderSource(Home(tmp_path)).read().problems
+
+
+def test_a_removed_model_loses_its_plan(tmp_path: Path) -> None:
+    """Without a manifest the served model is gone."""
+    folder = served_model(tmp_path)
+    source = FolderSource(Home(tmp_path))
+    source.read()
+    for file in folder.iterdir():
+        file.unlink()
+    gone = source.read()
+    assert (dict(gone.plans), dict(gone.problems)) == ({}, {})
