@@ -6,7 +6,7 @@ PACKAGES := operators/rollout services/serving services/gateway services/experim
 PROJECTS := $(addsuffix /pyproject.toml,$(PACKAGES))
 EDITABLE := $(foreach package,$(PACKAGES),-e ./$(package))
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-	--no-annotate --all-extras --custom-compile-command "make requirements"
+	--no-annotate --custom-compile-command "make requirements"
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
@@ -28,6 +28,8 @@ verify: $(VENV)/.dev  ## Check generated files, format, lint, types, layers
 	@mypy
 	@lint-imports
 	@fairlead generate --check
+	@fairlead-experiments openapi | diff -u docs/reference/experiments.openapi.json - \
+		|| { echo "the experiments API has changed; run 'make generate'"; exit 1; }
 
 format: $(VENV)/.dev  ## Format the code and mend what the linter can
 	@ruff format .
@@ -35,11 +37,12 @@ format: $(VENV)/.dev  ## Format the code and mend what the linter can
 
 generate: $(VENV)/.dev  ## Write the generated files (schemas, OpenAPI documents)
 	@fairlead generate
+	@fairlead-experiments openapi > docs/reference/experiments.openapi.json
 
 requirements: $(VENV)/.uv  ## Pin the requirement files again, with hashes
 	@$(COMPILE) requirements/bootstrap.in -o requirements/bootstrap.txt
-	@$(COMPILE) requirements/build.in $(PROJECTS) -o requirements/local.txt
-	@$(COMPILE) requirements/dev.in requirements/build.in $(PROJECTS) -o requirements/dev.txt
+	@$(COMPILE) --all-extras requirements/build.in $(PROJECTS) -o requirements/local.txt
+	@$(COMPILE) --all-extras requirements/dev.in requirements/build.in $(PROJECTS) -o requirements/dev.txt
 
 clean:  ## Remove what the targets made, the local stack's state included
 	@rm -rf $(VENV) .fairlead .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -70,7 +70,7 @@ def test_kill_9_of_any_process_fails_no_request(stack: Stack, until: Callable[..
         stack.await_weight(5_000)
         rollout = stack.rollout()["id"]
         stable, candidate = (stack.pids(stack.version_prefix(v)) for v in ("1", "2"))
-        for key in (sorted(stable)[0], sorted(candidate)[0], "controller/0", "agent/0"):
+        for key in (min(stable), min(candidate), "controller/0", "agent/0"):
             stack.kill(key)
             until(load.has_sent(100))
         stack.kill("experiments/0")
@@ -114,7 +114,7 @@ def test_mlflow_stopped_for_a_minute_fails_no_request(
             stack.await_weight(5_000)
             conditions = lambda: {c["type"] for c in stack.status()["conditions"]}  # noqa: E731
             until(lambda: "RegistryUnavailable" in conditions())
-            stack.kill(sorted(stack.pids(stack.version_prefix("1")))[0])
+            stack.kill(min(stack.pids(stack.version_prefix("1"))))
             assert stack.run("abort", NAME).returncode == 0
             assert stack.weight() == 0
             until(lambda: time.monotonic() - stopped > 60, 90)
