@@ -296,7 +296,7 @@ def on_trial(serving: World) -> World:
     return serving
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def build_manifest() -> Callable[..., dict[str, Any]]:
     """Return the builder of ServedModel documents."""
     return manifest

@@ -396,14 +396,21 @@ def _set_step(context: Context, step: int) -> Ruling:
 
 
 def _promote(context: Context, reason: Reason, message: str) -> Ruling:
-    rollout = replace(context.rollout, promoting=True, paused=False, reason=reason, message=message)
+    rollout = replace(
+        context.rollout,
+        promoting=True,
+        paused=False,
+        reason=reason,
+        message=message,
+        numbers=numbers_of(context.snapshot.analysis),  # those it was decided on
+    )
     status = replace(context.status, rollout=rollout)
     return Ruling(status=status, reason=Reason.PROMOTING, message=message, requeue_after=AT_ONCE)
 
 
 def _end(context: Context, state: RolloutState, reason: Reason, message: str) -> Ruling:
     """End the rollout: its place in the history, the new stable version, and who is told."""
-    analysis = context.snapshot.analysis
+    analysis, promoted = context.snapshot.analysis, state is RolloutState.PROMOTED
     rollout = replace(
         context.rollout,
         state=state,
@@ -412,10 +419,10 @@ def _end(context: Context, state: RolloutState, reason: Reason, message: str) ->
         decided_at=context.now,
         paused=False,
         promoting=False,
-        numbers=context.rollout.numbers if context.rollout.promoting else numbers_of(analysis),
+        numbers=context.rollout.numbers if promoted else numbers_of(analysis),
     )
     status = with_history(context.status, rollout)
-    if state is RolloutState.PROMOTED:
+    if promoted:
         status = replace(status, stable=rollout.candidate, settled=None)
     elif state in {RolloutState.ABORTED, RolloutState.INVALID}:
         status = replace(status, settled=_settled(status, rollout))

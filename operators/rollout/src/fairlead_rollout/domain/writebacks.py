@@ -92,8 +92,7 @@ def numbers_of(analysis: Analysis | None) -> Numbers:
     arms = analysis.arms
 
     def units(arm: str, key: str) -> int | None:
-        measured = objective.get(key)
-        return measured if measured is not None else arms.get(arm, {}).get("units")
+        return objective.get(key) or arms.get(arm, {}).get("units")
 
     return Numbers(
         effect=objective.get("effect"),

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 
 from fairlead_rollout.adapters.experiments_client import read_analysis
-from fairlead_rollout.adapters.files import read_json
+from fairlead_rollout.adapters.files import read_json, write_json
 from fairlead_rollout.adapters.folder_store import FolderStore
 from fairlead_rollout.adapters.home import Home
 from fairlead_rollout.adapters.stack import Addresses, program
@@ -91,7 +91,8 @@ def _forget_last_time(home: Home) -> None:
     """Start the story over; MLflow with its trained models and the data are kept."""
     for folder in (home.served_models, home.workloads, home.root / "gateway"):
         shutil.rmtree(folder, ignore_errors=True)
-    for path in (*home.root.glob(f"{home.experiments.name}*"), home.root / "traffic.json"):
+    stale = (*home.root.glob(f"{home.experiments.name}*"), home.root / "traffic.json")
+    for path in (*stale, _calendar(home)):
         path.unlink(missing_ok=True)
 
 
@@ -274,6 +275,11 @@ async def _acts(stage: _Stage, supervisor: Supervisor, view: View) -> list[Verdi
     return [await _act(act, stage, view) for act in ACTS]
 
 
+def _calendar(home: Home) -> Path:
+    """Return the file that tells the client which month the story has reached."""
+    return home.root / "calendar.json"
+
+
 def _traffic(home: Home, addresses: Addresses) -> ProcessSpec:
     return ProcessSpec(
         workload="traffic",
@@ -284,6 +290,7 @@ def _traffic(home: Home, addresses: Addresses) -> ProcessSpec:
             *("--experiments", addresses.url("experiments")),
             *("--data", str(home.root / "data" / "heldout")),
             *("--report", str(home.root / "traffic.json"), "--rate", str(RATE)),
+            *("--calendar", str(_calendar(home))),
         ),
     )
 
@@ -293,6 +300,7 @@ async def _act(act: Act, stage: _Stage, view: View) -> Verdict:
         rollout = status.rollout
         return rollout is not None and rollout.candidate == act.version and not rollout.is_active
 
+    write_json(_calendar(stage.home), {"month": act.month})
     began, failed = time.monotonic(), stage.tally.get("failed", 0)
     await stage.promote(act.version)
     decided = await stage.show_until(is_over, ACT_WITHIN, view)

@@ -31,6 +31,7 @@ class Act:
 
     Attributes:
         version: The version somebody promotes.
+        month: The month of 2013 in which that happens; the client's flights follow.
         title: What that version is.
         state: How the rollout should end.
         reason: Why it should end so.
@@ -38,6 +39,7 @@ class Act:
     """
 
     version: str
+    month: int
     title: str
     state: str
     reason: str
@@ -45,10 +47,13 @@ class Act:
 
 
 FIRST = "1"
+# The months are chosen so that the truth is clear: in July the weather matters, in September a
+# model that takes Fahrenheit for Celsius is far off. In December it would hardly be noticed.
 FIRST_TITLE = "logistic regression, January to March, no weather"
 ACTS = (
     Act(
         version="2",
+        month=7,
         title="gradient boosting with weather",
         state="promoted",
         reason="ObjectiveBetter",
@@ -56,6 +61,7 @@ ACTS = (
     ),
     Act(
         version="3",
+        month=9,
         title="the same, trained on Celsius by mistake",
         state="aborted",
         reason="ObjectiveWorse",
@@ -63,6 +69,7 @@ ACTS = (
     ),
     Act(
         version="4",
+        month=11,
         title="raises on regional carriers",
         state="aborted",
         reason="GuardrailWorse",
@@ -70,6 +77,7 @@ ACTS = (
     ),
     Act(
         version="5",
+        month=12,
         title="needs a module nobody packed",
         state="aborted",
         reason="CandidateFailed",

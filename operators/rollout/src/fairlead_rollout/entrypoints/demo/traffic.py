@@ -3,7 +3,7 @@
 A request is one plane in one month with all its departures; the unit is the plane's tail number,
 because a plane is what a planner follows, and its flights are alike. The outcome is the mean
 squared error of the predicted probabilities, posted some seconds after the answer, as the truth
-would come later.
+would come later. The calendar file says which month it is at least: the client skips to it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from fairlead_rollout.adapters.files import write_json
+from fairlead_rollout.adapters.files import read_json, write_json
 from fairlead_rollout.entrypoints.demo.story import NAME, OUTCOME
 
 CONNECTIONS = 16
@@ -144,11 +144,27 @@ def _error_code(answer: httpx.Response) -> str:
         return ""
 
 
-def _requests(path: Path) -> Iterator[dict[str, Any]]:
-    """Return the held-out requests in time order, and again from the start when they are over."""
+class Calendar:
+    """The month of the story, as a file says."""
+
+    def __init__(self, path: Path):
+        self.month = 1
+        self._path = path
+
+    async def follow(self) -> None:
+        """Look at the file over and over."""
+        while True:
+            self.month = (read_json(self._path) or {}).get("month", self.month)
+            await asyncio.sleep(REPORT_EVERY)
+
+
+def _requests(path: Path, calendar: Calendar) -> Iterator[dict[str, Any]]:
+    """Return the held-out requests in time order from the calendar's month on, over and over."""
     while True:
         with path.open(encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
+            for request in map(json.loads, lines):
+                if request["month"] >= calendar.month:
+                    yield request
 
 
 async def _report(client: Client, path: Path) -> None:
@@ -165,8 +181,11 @@ async def _run(arguments: argparse.Namespace) -> None:
         httpx.AsyncClient(base_url=arguments.experiments, trust_env=False) as experiments,
     ):
         client = Client(gateway, experiments)
+        calendar = Calendar(arguments.calendar)
+        requests = _requests(arguments.data / "requests.jsonl", calendar)
         work = asyncio.gather(
-            client.run(_requests(arguments.data / "requests.jsonl"), columns, arguments.rate),
+            calendar.follow(),
+            client.run(requests, columns, arguments.rate),
             _report(client, arguments.report),
         )
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
@@ -183,6 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--experiments", required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--report", type=Path, required=True)
+    parser.add_argument("--calendar", type=Path, required=True)
     parser.add_argument("--rate", type=float, default=100.0)
     asyncio.run(_run(parser.parse_args(argv)))
     return 0
