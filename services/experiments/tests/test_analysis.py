@@ -1,15 +1,16 @@
 """The analysis as a pure function: aggregates in, one document out."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from fairlead_experiments.app.validation import read_rollout
-from fairlead_experiments.domain.analysis import analyse
+from fairlead_experiments.domain.analysis import State, analyse, judge_guardrails
 from fairlead_experiments.domain.effect import Arm, StepSummary, Summary
-from fairlead_experiments.domain.records import Aggregates, Bucket, Requests, UnitCounts
+from fairlead_experiments.domain.records import Aggregates, Kind, Requests, UnitCounts
 
 Build = Callable[..., dict[str, Any]]
 AT = datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
@@ -25,9 +26,17 @@ def measured(effect: float, n: int = 1200) -> dict[str, Any]:
 
 
 def traffic(candidate: int = 1000, errors: int = 0, slow: int = 0) -> dict[str, Any]:
-    """One bucket of step 2."""
-    stable = Requests(1000, 1000)
-    return {"buckets": (Bucket(2, stable, Requests(candidate, candidate, errors, slow)),)}
+    """Requests of step 2; each bad one is another unit's."""
+    return {
+        "requests": {
+            (2, "stable"): Requests(1000, 1000),
+            (2, "candidate"): Requests(candidate, candidate, errors, slow),
+        },
+        "bad_units": {
+            Kind.ERRORS: {(2, "candidate"): errors},
+            Kind.SLOW: {(2, "candidate"): slow},
+        },
+    }
 
 
 def units(stable: int = 1250, candidate: int = 1250) -> dict[str, Any]:
@@ -66,13 +75,13 @@ def units(stable: int = 1250, candidate: int = 1250) -> dict[str, Any]:
         pytest.param(
             [traffic(errors=60), units(), measured(-0.05)],
             "worse",
-            "6.00% (60 of 1,000) of version 4's requests failed",
+            "version 4 is worse: 60 of its 1,000 requests failed (60 units), 0 of 1,000 of version 3's",
             id="a guardrail before the objective",
         ),
         pytest.param(
             [traffic(slow=60), units(), measured(-0.05)],
             "worse",
-            "slower than 0.2 s",
+            "60 of its 1,000 requests were slower than 0.2 s (60 units)",
             id="slow",
         ),
         pytest.param(
@@ -162,3 +171,31 @@ def test_steps_show_who_waits(record: Build) -> None:
     assert document["steps"][2]["stable"]["waiting"] == 1250 - 1200 - 3
     assert document["steps"][0]["effect"] is None
     assert document["srm"]["mixed"] == 3
+
+
+def test_units_decide_not_requests(record: Build) -> None:
+    """Sixty bad requests are evidence where they are sixty units', none where they are one's."""
+    data = Aggregates(**traffic(errors=60), **units())
+    one = replace(data, bad_units={Kind.ERRORS: {(2, "candidate"): 1}})
+    rollout = read_rollout("r1", record(objective=None))
+
+    many, few = (judge_guardrails(rollout, found)[0] for found in (data, one))
+
+    assert (many.state, few.state) == (State.WORSE, State.HOLDING)
+    assert few.numbers["candidateBad"] == 60
+    assert few.numbers["candidateBadUnits"] == 1
+    assert few.reason.startswith(
+        "errors within the margin: 60 of version 4's 1,000 requests failed (1 unit), "
+        "0 of 1,000 of version 3's; e-value "
+    )
+
+
+def test_a_step_of_unknown_weight_is_no_evidence(record: Build) -> None:
+    """Units of a step that the record does not have are shown; no share is known to hold them to."""
+    steps = [{"index": 0, "weight": 5000}]
+    rollout = read_rollout("r1", record(objective=None, steps=steps))
+
+    errors = judge_guardrails(rollout, Aggregates(**traffic(errors=60)))[0]
+
+    assert errors.numbers["evalue"] == pytest.approx(1.0)
+    assert errors.numbers["candidateBadUnits"] == 60

@@ -185,31 +185,59 @@ def test_srm_leaves_out_steps_for_one_arm() -> None:
     assert srm.total_log_evalue([srm.NewUnits(0.0, 5, 0), srm.NewUnits(1.0, 0, 5)]) == 0.0
 
 
-def test_guardrail_evalue_is_one_on_average_at_the_margin() -> None:
-    """At exactly the margin, over all splits of a bucket's errors, the e-value is exactly 1."""
-    theta = 1.25 * 50 / (950 + 1.25 * 50)
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
+def test_guardrail_evalue_is_one_on_average_at_the_margin(share: float) -> None:
+    """At exactly the margin, over all sides newly bad units can take, the e-value is exactly 1."""
+    theta = 1.25 * share / (1 - share + 1.25 * share)
     total = sum(
         math.comb(12, bad)
         * theta**bad
         * (1 - theta) ** (12 - bad)
-        * math.exp(guardrails.log_evalue([guardrails.Increment(950, 50, 12 - bad, bad)], 0.25))
+        * math.exp(guardrails.log_evalue([guardrails.BadUnits(share, 12 - bad, bad)], 0.25))
         for bad in range(13)
     )
 
     assert total == pytest.approx(1.0)
 
 
+@given(st.lists(st.tuples(st.floats(0.0001, 0.9999), st.booleans()), max_size=40))
+def test_guardrail_evalue_of_one_step_is_that_of_its_units(units: list) -> None:
+    """Each unit may be a step of its own: the evidence is in the sequence, not in the table."""
+    alone = [guardrails.BadUnits(w, int(not bad), int(bad)) for w, bad in units]
+    summed = [
+        guardrails.BadUnits(
+            w,
+            sum(not bad for share, bad in units if share == w),
+            sum(bad for share, bad in units if share == w),
+        )
+        for w in {share for share, _ in units}
+    ]
+
+    assert guardrails.log_evalue(alone, 0.25) == pytest.approx(
+        guardrails.log_evalue(summed, 0.25), abs=1e-9
+    )
+
+
+@given(st.floats(0.001, 0.999), st.floats(0, 2), st.integers(0, 10_000), st.integers(0, 10_000))
+def test_a_bad_unit_speaks_against_its_arm(share: float, margin: float, a: int, b: int) -> None:
+    """One more bad unit of the candidate raises the e-value, one more of stable lowers it."""
+    now = guardrails.log_evalue([guardrails.BadUnits(share, a, b)], margin)
+
+    assert guardrails.log_evalue([guardrails.BadUnits(share, a, b + 1)], margin) > now
+    assert guardrails.log_evalue([guardrails.BadUnits(share, a + 1, b)], margin) < now
+
+
 @pytest.mark.parametrize(
-    "increment",
+    "step",
     [
-        pytest.param(guardrails.Increment(0, 50, 0, 50), id="nothing to compare with"),
-        pytest.param(guardrails.Increment(50, 0, 50, 0), id="no candidate"),
-        pytest.param(guardrails.Increment(50, 50, 0, 0), id="nothing bad"),
+        pytest.param(guardrails.BadUnits(1.0, 0, 50), id="nothing to compare with"),
+        pytest.param(guardrails.BadUnits(0.0, 50, 0), id="no candidate"),
+        pytest.param(guardrails.BadUnits(0.5, 0, 0), id="nothing bad"),
     ],
 )
-def test_buckets_that_cannot_tell_say_nothing(increment: guardrails.Increment) -> None:
-    """A bucket with one arm only, or without anything bad, leaves the e-value at 1."""
-    assert guardrails.log_evalue([increment], 0.25) == pytest.approx(0.0)
+def test_steps_that_cannot_tell_say_nothing(step: guardrails.BadUnits) -> None:
+    """A step for one arm only, or without anything bad, leaves the e-value at 1."""
+    assert guardrails.log_evalue([step], 0.25) == pytest.approx(0.0)
 
 
 def test_guardrail_grid_spans_the_ratios() -> None:
@@ -227,6 +255,6 @@ def test_guardrail_grid_spans_the_ratios() -> None:
 )
 def test_ceiling(bad: int, requests: int, stable_bad: int, above: bool) -> None:
     """Half of twenty requests failing is an outage, unless stable fails as much."""
-    current = guardrails.Increment(100, requests, stable_bad, bad)
+    current = guardrails.Traffic(100, requests, stable_bad, bad)
 
     assert guardrails.is_above_ceiling(current) == above

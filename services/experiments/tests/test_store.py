@@ -1,22 +1,41 @@
 """The store's contract: whatever comes in, and in whatever order, counts once and right."""
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sqlalchemy import Engine, select
 
-from fairlead_experiments.adapters.schema import BUCKETS, OUTCOMES, UNIT_OUTCOMES, UNITS
+from fairlead_experiments.adapters.database import migrate, open_engine
+from fairlead_experiments.adapters.schema import (
+    BAD_UNITS,
+    METADATA,
+    OUTCOMES,
+    REQUESTS,
+    UNIT_OUTCOMES,
+    UNITS,
+)
 from fairlead_experiments.adapters.sql import SqlStore
 from fairlead_experiments.app.validation import read_exposures, read_outcomes, read_rollout
 from fairlead_experiments.domain.effect import Arm
-from fairlead_experiments.domain.records import Counts
+from fairlead_experiments.domain.records import Aggregates, Counts, Kind
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 Build = Callable[..., dict[str, Any]]
+RECORD: dict[str, Any] = {
+    "model": "flight-delay",
+    "stable": "3",
+    "candidate": "4",
+    "startedAt": "2026-01-01T00:00:00Z",
+    "state": "running",
+    "steps": [{"index": k, "weight": weight} for k, weight in enumerate((100, 1000, 5000))],
+}
 
 
 def send(store: SqlStore, *items: dict[str, Any]) -> Counts:
@@ -35,7 +54,7 @@ def tables(engine: Engine) -> list[list[tuple]]:
     with engine.connect() as connection:
         return [
             sorted(tuple(row) for row in connection.execute(select(table)))
-            for table in (UNITS, UNIT_OUTCOMES, BUCKETS)
+            for table in (UNITS, UNIT_OUTCOMES, REQUESTS, BAD_UNITS)
         ]
 
 
@@ -162,8 +181,6 @@ def test_any_order_gives_the_same_counts(
     tmp_path_factory: pytest.TempPathFactory, exposure: Build, outcome: Build, record: Build
 ) -> None:
     """Exposures, outcomes, corrections and the record, shuffled and replayed: the same tables."""
-    from fairlead_experiments.adapters.database import migrate, open_engine  # noqa: PLC0415
-
     rng = random.Random(20261121)
     items: list[dict[str, Any]] = []
     for n in range(40):
@@ -205,7 +222,7 @@ def test_any_order_gives_the_same_counts(
         engine.dispose()
 
     assert found[1:] == found[:1] * 3
-    assert found[0][1]
+    assert all(found[0])
 
 
 def test_the_analysis_reads_what_was_counted(
@@ -231,10 +248,14 @@ def test_the_analysis_reads_what_was_counted(
 
     data = store.read_aggregates(rollout)
 
-    candidate = data.buckets[0].candidate
+    candidate = data.requests[0, Arm.CANDIDATE]
     assert (candidate.requests, candidate.answered, candidate.slow) == (8, 7, 1)
     assert (candidate.errors, candidate.fallbacks, candidate.retried) == (4, 1, 1)
-    assert data.buckets[0].stable.errors == 0
+    assert data.requests[0, Arm.STABLE].errors == 0
+    assert data.bad_units == {
+        Kind.ERRORS: {(0, Arm.CANDIDATE): 2},
+        Kind.SLOW: {(0, Arm.CANDIDATE): 1},
+    }
     assert data.unassigned == 1
     assert data.mixed == {0: 1}
     assert data.units[0, Arm.CANDIDATE].units == 5
@@ -246,15 +267,146 @@ def test_a_new_bound_counts_slow_answers_afresh(
     store: SqlStore, exposure: Build, record: Build
 ) -> None:
     """Moving `slowerThan` counts what came before by the new bound; dropping it counts none."""
-    send(store, exposure(durationMs=150.0), exposure(inferenceId="i2", durationMs=250.0))
+    send(
+        store,
+        exposure(durationMs=150.0, unit="a"),
+        exposure(inferenceId="i2", durationMs=250.0, unit="b"),
+    )
     slow = []
     for latency in (0.2, 0.1, None):
         guard = {"slowerThan": latency, "margin": 0.25} if latency else None
         rollout = read_rollout("r1", record(guardrails={"errors": None, "latency": guard}))
         store.put_rollout(rollout)
-        slow.append(store.read_aggregates(rollout).buckets[0].candidate.slow)
+        data = store.read_aggregates(rollout)
+        bad = data.bad_units[Kind.SLOW].get((0, Arm.CANDIDATE), 0)
+        slow.append((data.requests[0, Arm.CANDIDATE].slow, bad))
 
-    assert slow == [1, 2, 0]
+    assert slow == [(1, 1), (2, 2), (0, 0)]
+
+
+def test_other_versions_are_told_afresh(store: SqlStore, exposure: Build, record: Build) -> None:
+    """Who stood in is told by the record, also one that comes or changes after the exposures."""
+    send(store, exposure(version="3"), exposure(inferenceId="i2", version="4", unit="b"))
+    found = []
+    for candidate in ("4", "3", "5"):
+        rollout = read_rollout("r1", record(candidate=candidate, stable="2"))
+        store.put_rollout(rollout)
+        data = store.read_aggregates(rollout)
+        requests = data.requests[0, Arm.CANDIDATE]
+        found.append((requests.errors, requests.fallbacks, data.bad_units[Kind.ERRORS]))
+
+    assert found == [
+        (1, 1, {(0, Arm.CANDIDATE): 1}),
+        (1, 1, {(0, Arm.CANDIDATE): 1}),
+        (2, 2, {(0, Arm.CANDIDATE): 2}),
+    ]
+
+
+def read(store: SqlStore, record: Build) -> Aggregates:
+    """The aggregates of r1, its record put if it was not."""
+    rollout = read_rollout("r1", record())
+    store.put_rollout(rollout)
+    return store.read_aggregates(rollout)
+
+
+def test_a_bad_unit_counts_once_where_it_turned_bad(
+    store: SqlStore, exposure: Build, record: Build
+) -> None:
+    """A unit that failed as stable's is not the candidate's when it moves there and fails again."""
+    send(store, exposure(arm="stable", code=500, at="2026-01-01T00:01:00Z"))
+    send(store, exposure(inferenceId="i2", step=1, code=500, at="2026-01-01T00:02:00Z"))
+    send(store, exposure(inferenceId="i3", step=1, durationMs=900, at="2026-01-01T00:03:00Z"))
+
+    data = read(store, record)
+
+    assert data.bad_units[Kind.ERRORS] == {(0, Arm.STABLE): 1}
+    assert data.bad_units[Kind.SLOW] == {(1, Arm.CANDIDATE): 1}
+    assert data.requests[1, Arm.CANDIDATE].errors == 1
+
+
+def test_the_earliest_bad_request_decides_though_it_comes_late(
+    store: SqlStore, exposure: Build, record: Build
+) -> None:
+    """An earlier failure that arrives later moves its unit to the step in which it turned bad."""
+    send(store, exposure(step=1, code=500, at="2026-01-01T00:02:00Z"))
+    late = exposure(inferenceId="i2", arm="stable", code=500, at="2026-01-01T00:01:00Z")
+    send(store, late)
+    fine = exposure(inferenceId="i3", arm="stable", at="2026-01-01T00:00:00Z")
+    send(store, late, fine)
+
+    assert read(store, record).bad_units[Kind.ERRORS] == {(0, Arm.STABLE): 1}
+
+
+def test_where_each_request_is_a_unit_bad_units_are_bad_requests(
+    store: SqlStore, exposure: Build, record: Build
+) -> None:
+    """With the unit `request` the guardrail counts requests, all of them."""
+    ids = [f"i{n}" for n in range(30)]
+    send(store, *(exposure(inferenceId=i, unit=i, code=500) for i in ids))
+
+    data = read(store, record)
+
+    assert data.bad_units[Kind.ERRORS] == {(0, Arm.CANDIDATE): 30}
+    assert data.requests[0, Arm.CANDIDATE].errors == 30
+
+
+REQUEST = st.fixed_dictionaries(
+    {
+        "unit": st.sampled_from([None, "a", "b", "c"]),
+        "arm": st.sampled_from(["stable", "candidate"]),
+        "step": st.integers(0, 2),
+        "at": st.integers(0, 3).map(lambda s: f"2026-01-01T00:00:0{s}Z"),
+        "code": st.sampled_from([0, 200, 422, 500]),
+        "attempts": st.sampled_from([1, 1, 2]),
+        "durationMs": st.sampled_from([1.0, 200.0, 300.0]),
+        "version": st.sampled_from([None, "3", "4"]),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sent=st.lists(REQUEST, min_size=1, max_size=25), data=st.data())
+def test_each_unit_is_bad_once_by_its_earliest_bad_request(
+    sent: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    """In any order, in any batches, replayed, with a late record: the tables a plain rule gives."""
+    items = [{"inferenceId": f"i{n}", "rollout": "r1", **item} for n, item in enumerate(sent)]
+    replayed = items + data.draw(st.lists(st.sampled_from(items), max_size=5))
+    arrived = data.draw(st.permutations(replayed))
+    size = data.draw(st.integers(1, len(arrived)))
+    recorded = data.draw(st.integers(0, len(arrived)))
+    guardrails = {"errors": {"margin": 0.25}, "latency": {"slowerThan": 0.2, "margin": 0.25}}
+    rollout = read_rollout("r1", {**RECORD, "guardrails": guardrails})
+
+    engine = open_engine("sqlite://")
+    METADATA.create_all(engine)
+    store = SqlStore(engine)
+    for place in range(0, len(arrived), size):
+        if place <= recorded < place + size:
+            store.put_rollout(rollout)
+        send(store, *arrived[place : place + size])
+    store.put_rollout(rollout)
+    found = store.read_aggregates(rollout)
+    engine.dispose()
+
+    assert found.bad_units == {kind: first_bad(items, kind) for kind in Kind}
+
+
+def first_bad(items: list[dict[str, Any]], kind: Kind) -> dict[tuple[int, str], int]:
+    """Bad units per step and arm, by the rule as it is told."""
+
+    def is_bad(item: dict[str, Any]) -> bool:
+        if kind is Kind.SLOW:
+            return bool(item["code"] and item["durationMs"] > 200)
+        own = {"stable": "3", "candidate": "4"}[item["arm"]]
+        stood_in = item["version"] not in (None, own)
+        return item["code"] in (0, 500) or item["attempts"] > 1 or stood_in
+
+    first: dict[str, dict[str, Any]] = {}
+    for item in sorted(items, key=lambda item: (item["at"], item["inferenceId"])):
+        if item["unit"] is not None and is_bad(item):
+            first.setdefault(item["unit"], item)
+    return dict(Counter((item["step"], item["arm"]) for item in first.values()))
 
 
 def test_returning_units_are_paired_across_steps(

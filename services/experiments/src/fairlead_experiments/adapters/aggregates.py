@@ -1,6 +1,5 @@
 """Reads what was counted for a rollout, grouped by the database."""
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +14,11 @@ from sqlalchemy import (
     select,
 )
 
-from fairlead_experiments.adapters.schema import BUCKETS, UNIT_OUTCOMES, UNITS
+from fairlead_experiments.adapters.schema import BAD_UNITS, REQUESTS, UNIT_OUTCOMES, UNITS
 from fairlead_experiments.domain.effect import Arm, Overlap, StepSummary, Summary
 from fairlead_experiments.domain.records import (
     Aggregates,
-    Bucket,
+    Kind,
     Requests,
     Rollout,
     UnitCounts,
@@ -37,7 +36,8 @@ def read(connection: Connection, rollout: Rollout) -> Aggregates:
         measured, overlaps = _moments(connection, question)
         distinct = _measured_distinct(connection, question, measured)
     return Aggregates(
-        buckets=_buckets(connection, rollout),
+        requests=_requests(connection, rollout.id),
+        bad_units=_bad_units(connection, rollout.id),
         units=_units(connection, rollout.id),
         mixed=mixed,
         distinct=_distinct(connection, rollout.id),
@@ -49,36 +49,33 @@ def read(connection: Connection, rollout: Rollout) -> Aggregates:
     )
 
 
-def _buckets(connection: Connection, rollout: Rollout) -> tuple[Bucket, ...]:
-    rows = connection.execute(
-        select(BUCKETS).where(BUCKETS.c.rollout == rollout.id, BUCKETS.c.assigned == 1)
-    )
-    found: defaultdict[tuple[int, int], dict[str, Requests]] = defaultdict(dict)
-    for row in rows:
-        arms = found[row.step, row.bucket]
-        arms[row.arm] = arms.get(row.arm, Requests()).plus(_requests(row, rollout))
-    return tuple(
-        Bucket(step, arms.get(Arm.STABLE, Requests()), arms.get(Arm.CANDIDATE, Requests()))
-        for (step, _), arms in sorted(found.items())
-    )
+def _requests(connection: Connection, rollout: str) -> dict[tuple[int, str], Requests]:
+    assigned = (REQUESTS.c.rollout == rollout, REQUESTS.c.assigned == 1)
+    return {
+        (row.step, row.arm): Requests(
+            requests=row.requests,
+            answered=row.answered,
+            errors=row.errors,
+            slow=row.slow,
+            fallbacks=row.fallbacks,
+            retried=row.retried,
+        )
+        for row in connection.execute(select(REQUESTS).where(*assigned))
+    }
 
 
-def _requests(row: Any, rollout: Rollout) -> Requests:
-    """A row's counters; all its requests are errors of the arm where another version stood in."""
-    stood_in = row.version not in ("", rollout.version(row.arm))
-    return Requests(
-        requests=row.requests,
-        answered=row.answered,
-        errors=row.requests if stood_in else row.failed,
-        slow=row.slow,
-        fallbacks=row.requests if stood_in else 0,
-        retried=row.retried,
-    )
+def _bad_units(connection: Connection, rollout: str) -> dict[Kind, dict[tuple[int, str], int]]:
+    key = BAD_UNITS.c.kind, BAD_UNITS.c.step, BAD_UNITS.c.arm
+    counted = select(*key, func.count()).where(BAD_UNITS.c.rollout == rollout).group_by(*key)
+    found: dict[Kind, dict[tuple[int, str], int]] = {kind: {} for kind in Kind}
+    for kind, step, arm, n in connection.execute(counted):
+        found[Kind(kind)][step, arm] = n
+    return found
 
 
 def _unassigned(connection: Connection, rollout: str) -> int:
-    total = select(func.coalesce(func.sum(BUCKETS.c.requests), 0))
-    of_none = total.where(BUCKETS.c.rollout == rollout, BUCKETS.c.assigned == 0)
+    total = select(func.coalesce(func.sum(REQUESTS.c.requests), 0))
+    of_none = total.where(REQUESTS.c.rollout == rollout, REQUESTS.c.assigned == 0)
     return int(connection.scalar(of_none) or 0)
 
 
@@ -166,18 +163,18 @@ def _moments(
     """
     values = _unit_means(question, UNIT_OUTCOMES).subquery()
     centre = connection.scalar(select(func.avg(values.c.y))) or 0.0
-    rows = connection.execute(_pairs(question, centre)).all()
+    x = values.c.y - centre
+    sums = func.count().label("n"), func.sum(x).label("first"), func.sum(x * x).label("square")
+    key = values.c.step, values.c.arm
     cells = {
         (row.step, row.arm): Summary(
-            row.n, row.first / row.n, max(0.0, row.product - row.first * row.first / row.n)
+            row.n, row.first / row.n, max(0.0, row.square - row.first * row.first / row.n)
         )
-        for row in rows
-        if row.step == row.other_step
+        for row in connection.execute(select(*key, *sums).group_by(*key))
     }
     overlaps = tuple(
         Overlap(row.step, Arm(row.arm), row.other_step, Arm(row.other_arm), _comoment(row, cells))
-        for row in rows
-        if row.step != row.other_step
+        for row in connection.execute(_pairs(question, centre))
     )
     return _summaries(cells, centre), overlaps
 
@@ -198,7 +195,7 @@ def _pairs(question: _Question, centre: float) -> Select[Any]:
             func.sum(x).label("first"),
             func.sum(y).label("second"),
         )
-        .where(values.c.unit == others.c.unit, values.c.step <= others.c.step)
+        .where(values.c.unit == others.c.unit, values.c.step < others.c.step)
         .group_by(*key)
         .order_by(*key)
     )

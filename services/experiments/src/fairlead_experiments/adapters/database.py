@@ -6,7 +6,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, and_, create_engine, event, make_url, or_, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.dml import Insert
@@ -91,12 +91,35 @@ def _translated() -> Iterator[None]:
 
 def upsert(connection: Connection, table: Table, added: tuple[str, ...]) -> Insert:
     """Answer an insert that adds the columns `added` to a row that is there already."""
-    is_postgresql = connection.dialect.name == "postgresql"
-    statement = postgresql.insert(table) if is_postgresql else sqlite.insert(table)
+    statement = _insert(connection, table)
     return statement.on_conflict_do_update(
         index_elements=list(table.primary_key.columns),
         set_={name: table.c[name] + statement.excluded[name] for name in added},
     )
+
+
+def upsert_earliest(connection: Connection, table: Table) -> Insert:
+    """Answer an insert that keeps, of two rows with one key, the one with the smaller `at`.
+
+    Where both are of one moment the smaller `inference_id` decides, so that order never does.
+    """
+    statement = _insert(connection, table)
+    new = statement.excluded
+    is_earlier = or_(
+        new.at < table.c.at,
+        and_(new.at == table.c.at, new.inference_id < table.c.inference_id),
+    )
+    key = set(table.primary_key.columns)
+    return statement.on_conflict_do_update(
+        index_elements=list(table.primary_key.columns),
+        set_={column.name: new[column.name] for column in table.c if column not in key},
+        where=is_earlier,
+    )
+
+
+def _insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    is_postgresql = connection.dialect.name == "postgresql"
+    return postgresql.insert(table) if is_postgresql else sqlite.insert(table)
 
 
 def migrate(engine: Engine) -> None:

@@ -2,7 +2,8 @@
 
 `exposures` and `outcomes` are what was sent, each row once; everything else is counted from them
 and kept in the same transaction. Times are microseconds since 1970 (UTC): the same integer on
-every database.
+every database. The counted tables are kept in the order of their keys (on SQLite: without a rowid),
+so that a rollout is read in one sweep.
 """
 
 from sqlalchemy import (
@@ -25,11 +26,13 @@ ROLLOUTS = Table(
     Column("id", String(64), primary_key=True),
     Column("model", String(63), nullable=False),
     Column("started_at", BigInteger, nullable=False),
+    Column("stable", String(64), nullable=False),
+    Column("candidate", String(64), nullable=False),
     Column("slower_than", Double, nullable=True),
     Column("document", Text, nullable=False),
     Index("ix_rollouts_model", "model"),
 )
-"""The controller's records. `slower_than` is copied out of the document for the counters."""
+"""The controller's records; what tells a bad request is copied out of the document."""
 
 EXPOSURES = Table(
     "exposures",
@@ -72,6 +75,7 @@ UNITS = Table(
     Column("step", Integer, primary_key=True, autoincrement=False),
     Column("arm", String(9), primary_key=True),
     Column("requests", Integer, nullable=False),
+    sqlite_with_rowid=False,
 )
 """Who met what: one row per rollout, unit, step and arm."""
 
@@ -85,26 +89,37 @@ UNIT_OUTCOMES = Table(
     Column("arm", String(9), primary_key=True),
     Column("n", Integer, nullable=False),
     Column("total", Double, nullable=False),
+    sqlite_with_rowid=False,
 )
 """A unit's outcomes in a step and arm: their number and their sum."""
 
-BUCKETS = Table(
-    "buckets",
+REQUESTS = Table(
+    "requests",
     METADATA,
     Column("rollout", String(64), primary_key=True),
     Column("step", Integer, primary_key=True, autoincrement=False),
-    Column("bucket", BigInteger, primary_key=True, autoincrement=False),
     Column("arm", String(9), primary_key=True),
-    Column("version", String(64), primary_key=True),
     Column("assigned", Integer, primary_key=True, autoincrement=False),
     Column("requests", Integer, nullable=False),
     Column("answered", Integer, nullable=False),
-    Column("failed", Integer, nullable=False),
-    Column("retried", Integer, nullable=False),
+    Column("errors", Integer, nullable=False),
     Column("slow", Integer, nullable=False),
+    Column("fallbacks", Integer, nullable=False),
+    Column("retried", Integer, nullable=False),
+    sqlite_with_rowid=False,
 )
-"""Requests per ten seconds, by the version that answered ("" where none did).
+"""Requests per step and arm. `assigned` is 0 for requests without a unit."""
 
-Whether another version stood in is told when it is read, because the record that names the arms'
-versions may come after the exposures. `assigned` is 0 for requests without a unit.
-"""
+BAD_UNITS = Table(
+    "bad_units",
+    METADATA,
+    Column("rollout", String(64), primary_key=True),
+    Column("kind", String(6), primary_key=True),
+    Column("unit", String(256), primary_key=True),
+    Column("step", Integer, nullable=False),
+    Column("arm", String(9), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("inference_id", String(64), nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Each unit's first bad request, of the kinds `errors` and `slow`: one row, however many follow."""

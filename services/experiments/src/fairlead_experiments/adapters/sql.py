@@ -21,31 +21,41 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal,
+    literal_column,
+    or_,
     select,
     text,
     update,
 )
 
 from fairlead_experiments.adapters import aggregates
-from fairlead_experiments.adapters.database import reading, upsert, writing
+from fairlead_experiments.adapters.database import reading, upsert, upsert_earliest, writing
 from fairlead_experiments.adapters.schema import (
-    BUCKETS,
+    BAD_UNITS,
     EXPOSURES,
     OUTCOMES,
+    REQUESTS,
     ROLLOUTS,
     UNIT_OUTCOMES,
     UNITS,
 )
 from fairlead_experiments.app.documents import dump_rollout, load_rollout
 from fairlead_experiments.app.validation import microseconds
-from fairlead_experiments.domain.records import Aggregates, Counts, Exposure, Outcome, Rollout
+from fairlead_experiments.domain.effect import Arm
+from fairlead_experiments.domain.records import (
+    Aggregates,
+    Counts,
+    Exposure,
+    Kind,
+    Outcome,
+    Rollout,
+)
 
 T = TypeVar("T")
 Key = tuple[Any, ...]
 Touched = set[tuple[str, str, str]]
 """(rollout, outcome, unit) whose counts have to be made afresh."""
-
-BUCKET_MICROSECONDS = 10_000_000
 
 # PostgreSQL's protocol counts parameters in 16 bits, SQLite stops at 32,766; a statement here
 # binds at most four lists of this length.
@@ -92,26 +102,29 @@ class SqlStore:
 
     def put_rollout(self, rollout: Rollout) -> None:
         """Keep or replace the record; what depends on it is counted afresh if it changed."""
-        slower_than = rollout.latency.slower_than if rollout.latency else None
+        bad = {
+            "stable": rollout.stable,
+            "candidate": rollout.candidate,
+            "slower_than": rollout.latency.slower_than if rollout.latency else None,
+        }
         row = {
+            **bad,
             "model": rollout.model,
             "started_at": microseconds(rollout.started_at),
-            "slower_than": slower_than,
             "document": dump_rollout(rollout),
         }
         with writing(self._engine) as connection:
-            before = connection.execute(
-                select(ROLLOUTS.c.model, ROLLOUTS.c.slower_than).where(ROLLOUTS.c.id == rollout.id)
-            ).one_or_none()
+            kept = select(ROLLOUTS).where(ROLLOUTS.c.id == rollout.id)
+            before = connection.execute(kept).mappings().one_or_none()
             if before:
                 connection.execute(
                     update(ROLLOUTS).where(ROLLOUTS.c.id == rollout.id).values(**row)
                 )
             else:
                 connection.execute(insert(ROLLOUTS).values(id=rollout.id, **row))
-            if before is None or before.slower_than != slower_than:
-                _recount_slow(connection, rollout.id, slower_than)
-            if before is None or before.model != rollout.model:
+            if before is None or any(before[name] != value for name, value in bad.items()):
+                _count_requests_afresh(connection, rollout.id)
+            if before is None or before["model"] != rollout.model:
                 met = select(UNITS.c.unit).where(UNITS.c.rollout == rollout.id)
                 _attach(connection, OUTCOMES.c.unit.in_(met))
 
@@ -143,7 +156,8 @@ class SqlStore:
 def _insert_exposures(connection: Connection, new: list[Exposure]) -> None:
     connection.execute(insert(EXPOSURES), [_exposure_row(e) for e in new])
     _count_units(connection, new)
-    _count_requests(connection, new)
+    for chunk in _chunks([e.inference_id for e in new]):
+        _count_requests(connection, EXPOSURES.c.inference_id.in_(chunk))
     _count_waiting_outcomes(connection, {e.inference_id: e for e in new})
     units = sorted({e.unit for e in new if e.unit is not None})
     for chunk in _chunks(units):
@@ -175,66 +189,78 @@ def _count_units(connection: Connection, new: list[Exposure]) -> None:
         connection.execute(upsert(connection, UNITS, ("requests",)), rows)
 
 
-_COUNTERS = ("requests", "answered", "failed", "retried", "slow")
-_BUCKET = ("rollout", "step", "bucket", "arm", "version", "assigned")
+# --- requests -------------------------------------------------------------------------------
+
+# What makes a request bad is told by the database alone, from an exposure and its rollout's record,
+# so that what is added batch by batch is what counting afresh finds. Without a record no version is
+# known to stand in and none is slow; the record's coming counts afresh.
+
+_ANSWERED = EXPOSURES.c.code != 0
+_RETRIED = EXPOSURES.c.attempts > 1
+_OWN = case((EXPOSURES.c.arm == str(Arm.CANDIDATE), ROLLOUTS.c.candidate), else_=ROLLOUTS.c.stable)
+_STOOD_IN = and_(EXPOSURES.c.version != "", EXPOSURES.c.version != _OWN)
+_BAD: dict[Kind, ColumnElement[bool]] = {
+    Kind.ERRORS: or_(~_ANSWERED, EXPOSURES.c.code >= _SERVER_ERROR, _RETRIED, _STOOD_IN),
+    Kind.SLOW: and_(_ANSWERED, EXPOSURES.c.duration_ms > ROLLOUTS.c.slower_than * 1000.0),
+}
+_RECORDED = EXPOSURES.outerjoin(ROLLOUTS, ROLLOUTS.c.id == EXPOSURES.c.rollout)
 
 
-def _count_requests(connection: Connection, new: list[Exposure]) -> None:
-    bounds = _slower_than(connection, {e.rollout for e in new})
-    counts: defaultdict[Key, list[int]] = defaultdict(lambda: [0] * len(_COUNTERS))
-    for e in new:
-        key = (
-            *(e.rollout, e.step, e.at // BUCKET_MICROSECONDS, e.arm),
-            *(e.version or "", int(e.unit is not None)),
-        )
-        row = counts[key]
-        retried = e.attempts > 1
-        row[0] += 1
-        row[1] += e.code != 0
-        row[2] += e.code == 0 or e.code >= _SERVER_ERROR or retried
-        row[3] += retried
-        row[4] += e.code != 0 and e.duration_ms > bounds.get(e.rollout, float("inf"))
-    rows = [
-        dict(zip((*_BUCKET, *_COUNTERS), (*key, *row), strict=True)) for key, row in counts.items()
-    ]
-    connection.execute(upsert(connection, BUCKETS, _COUNTERS), rows)
-
-
-def _slower_than(connection: Connection, rollouts: set[str]) -> dict[str, float]:
-    """The bound of slow answers in milliseconds; without a record, none is slow yet."""
-    found = select(ROLLOUTS.c.id, ROLLOUTS.c.slower_than)
-    return {
-        row.id: row.slower_than * 1000.0
-        for chunk in _chunks(sorted(rollouts))
-        for row in connection.execute(found.where(ROLLOUTS.c.id.in_(chunk)))
-        if row.slower_than is not None
+def _count_requests(connection: Connection, chosen: ColumnElement[bool]) -> None:
+    """Add the chosen exposures to the requests of their step and arm, and to the bad units."""
+    key = {
+        "rollout": EXPOSURES.c.rollout,
+        "step": EXPOSURES.c.step,
+        "arm": EXPOSURES.c.arm,
+        "assigned": case(
+            (EXPOSURES.c.unit.is_(None), literal_column("0")), else_=literal_column("1")
+        ),
     }
+    counters: dict[str, ColumnElement[Any]] = {
+        "requests": func.count(),
+        "answered": _number_of(_ANSWERED),
+        "errors": _number_of(_BAD[Kind.ERRORS]),
+        "slow": _number_of(_BAD[Kind.SLOW]),
+        "fallbacks": _number_of(_STOOD_IN),
+        "retried": _number_of(_RETRIED),
+    }
+    named = [column.label(name) for name, column in {**key, **counters}.items()]
+    counted = select(*named).select_from(_RECORDED).where(chosen).group_by(*key.values())
+    adding = upsert(connection, REQUESTS, tuple(counters))
+    connection.execute(adding.from_select([*key, *counters], counted))
+    for kind in Kind:
+        _note_bad_units(connection, kind, chosen)
 
 
-def _recount_slow(connection: Connection, rollout: str, slower_than: float | None) -> None:
-    """Count the slow requests afresh: the bound came, went or moved."""
-    of_rollout = BUCKETS.c.rollout == rollout
-    connection.execute(update(BUCKETS).where(of_rollout).values(slow=0))
-    if slower_than is None:
-        return
-    slow = (
-        select(
-            EXPOSURES.c.step.label("step_"),
-            (EXPOSURES.c.at // BUCKET_MICROSECONDS).label("bucket_"),
-            EXPOSURES.c.arm.label("arm_"),
-            func.coalesce(EXPOSURES.c.version, "").label("version_"),
-            case((EXPOSURES.c.unit.is_(None), 0), else_=1).label("assigned_"),
-        )
-        .where(EXPOSURES.c.rollout == rollout, EXPOSURES.c.code != 0)
-        .where(EXPOSURES.c.duration_ms > slower_than * 1000.0)
+def _number_of(what: ColumnElement[bool]) -> ColumnElement[int]:
+    return func.sum(case((what, 1), else_=0))
+
+
+def _note_bad_units(connection: Connection, kind: Kind, chosen: ColumnElement[bool]) -> None:
+    """Keep each unit's first bad request, by the time it was made, whenever it arrives."""
+    order = EXPOSURES.c.at, EXPOSURES.c.inference_id
+    place = func.row_number().over(
+        partition_by=(EXPOSURES.c.rollout, EXPOSURES.c.unit), order_by=order
+    )
+    names = ("rollout", "unit", "step", "arm", "at", "inference_id")
+    bad = (
+        select(*(EXPOSURES.c[name] for name in names), place.label("place"))
+        .select_from(_RECORDED)
+        .where(chosen, EXPOSURES.c.unit.is_not(None), _BAD[kind])
         .subquery()
     )
-    counted = select(*slow.c, func.count().label("slow_")).group_by(*slow.c)
-    rows = [dict(row) for row in connection.execute(counted).mappings()]
-    if rows:
-        same = [BUCKETS.c[name] == bindparam(f"{name}_") for name in _BUCKET if name != "rollout"]
-        recounted = update(BUCKETS).where(of_rollout, *same).values(slow=bindparam("slow_"))
-        connection.execute(recounted, rows)
+    first = select(literal(str(kind)), *(bad.c[name] for name in names)).where(bad.c.place == 1)
+    connection.execute(upsert_earliest(connection, BAD_UNITS).from_select(["kind", *names], first))
+
+
+def _count_requests_afresh(connection: Connection, rollout: str) -> None:
+    """Count a rollout's requests from the rows: what makes them bad came or changed."""
+    for table in (REQUESTS, BAD_UNITS):
+        connection.execute(delete(table).where(table.c.rollout == rollout))
+    _count_requests(connection, EXPOSURES.c.rollout == rollout)
+
+
+# --- outcomes before their exposure ---------------------------------------------------------
 
 
 def _count_waiting_outcomes(connection: Connection, new: dict[str, Exposure]) -> None:

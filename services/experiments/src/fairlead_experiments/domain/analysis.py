@@ -15,6 +15,7 @@ from fairlead_experiments.domain.effect import BURN_IN, Arm, Estimate, StepSumma
 from fairlead_experiments.domain.records import (
     FULL_WEIGHT,
     Aggregates,
+    Kind,
     Objective,
     Requests,
     Rollout,
@@ -22,7 +23,6 @@ from fairlead_experiments.domain.records import (
 )
 
 Document = dict[str, object]
-Totals = dict[tuple[int, Arm], Requests]
 
 
 class State(StrEnum):
@@ -64,15 +64,14 @@ def analyse(rollout: Rollout, data: Aggregates, *, at: datetime) -> Document:
     objective = judge_objective(rollout, rollout.objective, data) if rollout.objective else None
     findings = [mismatch, *guards, *([objective] if objective else [])]
     verdict, reason = _verdict(findings, objective)
-    totals = _totals(data)
     return {
         "rollout": rollout.id,
         "model": rollout.model,
         "at": timestamp(at),
         "verdict": str(verdict),
         "reason": reason,
-        "arms": {str(arm): _arm(arm, data, totals) for arm in Arm},
-        "steps": _steps(rollout, data, totals),
+        "arms": {str(arm): _arm(arm, data) for arm in Arm},
+        "steps": _steps(rollout, data),
         "objective": objective.document() if objective else None,
         "srm": mismatch.document(),
         "guardrails": [guard.document() for guard in guards],
@@ -142,80 +141,110 @@ def judge_guardrails(rollout: Rollout, data: Aggregates) -> list[Finding]:
     """Judge what must not get worse: errors, then latency, where the rollout guards them."""
     found = []
     if rollout.errors:
-        parts = _increments(data, "errors")
-        found.append(_judge_guardrail("errors", rollout, rollout.errors.margin, parts))
+        watched = _Watched("errors", Kind.ERRORS, rollout.errors.margin, "failed")
+        found.append(_judge_guardrail(watched, rollout, data))
     if rollout.latency:
-        parts = _increments(data, "latency")
-        what = f"slower than {rollout.latency.slower_than:g} s"
-        found.append(_judge_guardrail("latency", rollout, rollout.latency.margin, parts, what))
+        words = f"were slower than {rollout.latency.slower_than:g} s"
+        watched = _Watched("latency", Kind.SLOW, rollout.latency.margin, words)
+        found.append(_judge_guardrail(watched, rollout, data))
     return found
 
 
-def _increments(data: Aggregates, name: str) -> list[tuple[int, guardrails.Increment]]:
-    def pair(arm: Requests) -> tuple[int, int]:
-        return (arm.requests, arm.errors) if name == "errors" else (arm.answered, arm.slow)
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """What one guardrail looks at, and the words for a bad request."""
 
-    parts = []
-    for bucket in data.buckets:
-        (stable, stable_bad), (candidate, bad) = pair(bucket.stable), pair(bucket.candidate)
-        parts.append((bucket.step, guardrails.Increment(stable, candidate, stable_bad, bad)))
-    return parts
+    name: str
+    kind: Kind
+    margin: float
+    words: str
 
 
-def _judge_guardrail(
-    name: str,
-    rollout: Rollout,
-    margin: float,
-    parts: Sequence[tuple[int, guardrails.Increment]],
-    what: str = "failed",
-) -> Finding:
-    log_e = guardrails.log_evalue([part for _, part in parts], margin)
-    total = _total([part for _, part in parts])
-    step = max((index for index, _ in parts), default=0)
-    current = _total([part for index, part in parts if index == step])
-    evalue = sequential.finite(log_e)
+def _judge_guardrail(watched: _Watched, rollout: Rollout, data: Aggregates) -> Finding:
+    units = _bad_units(watched.kind, rollout, data)
+    evalue = sequential.finite(guardrails.log_evalue(units, watched.margin))
+    total = _traffic(watched.kind, data)
+    step = max((index for index, _ in data.requests), default=0)
+    current = _traffic(watched.kind, data, step)
+    stable_units, candidate_units = (
+        sum(n for (_, of), n in data.bad_units.get(watched.kind, {}).items() if of == arm)
+        for arm in Arm
+    )
     numbers: Document = {
-        "name": name,
+        "name": watched.name,
         "evalue": evalue,
         "threshold": guardrails.THRESHOLD,
         "stableBad": total.stable_bad,
         "candidateBad": total.candidate_bad,
+        "stableBadUnits": stable_units,
+        "candidateBadUnits": candidate_units,
         "stableRequests": total.stable_requests,
         "candidateRequests": total.candidate_requests,
         "currentStep": step,
         "currentCandidateRequests": current.candidate_requests,
         "requestsNeeded": guardrails.ENOUGH_REQUESTS,
     }
-    compared = (
-        f"{_share(total.candidate_bad, total.candidate_requests)} of version "
-        f"{rollout.candidate}'s requests {what}, "
-        f"{_share(total.stable_bad, total.stable_requests)} of version {rollout.stable}'s; "
-        f"e-value {_number(evalue)} of {guardrails.THRESHOLD:g}"
-    )
-    if name == "errors" and guardrails.is_above_ceiling(current):
+    subject = f"version {rollout.candidate}"
+
+    def compared(whose: str) -> str:
+        return (
+            f"{total.candidate_bad:,} of {whose} {total.candidate_requests:,} requests "
+            f"{watched.words}{_of_units(candidate_units)}, {total.stable_bad:,} of "
+            f"{total.stable_requests:,} of version {rollout.stable}'s{_of_units(stable_units)}; "
+            f"e-value {_number(evalue)} of {guardrails.THRESHOLD:g}"
+        )
+
+    if watched.kind is Kind.ERRORS and guardrails.is_above_ceiling(current):
         reason = (
-            f"version {rollout.candidate} is broken: {current.candidate_bad:,} of "
+            f"{subject} is broken: {current.candidate_bad:,} of "
             f"{current.candidate_requests:,} requests in step {step} failed"
         )
         return Finding(State.WORSE, reason, numbers)
     if evalue >= guardrails.THRESHOLD:
-        return Finding(State.WORSE, f"version {rollout.candidate} is worse: {compared}", numbers)
+        return Finding(State.WORSE, f"{subject} is worse: {compared('its')}", numbers)
     if current.candidate_requests < guardrails.ENOUGH_REQUESTS:
         reason = (
-            f"version {rollout.candidate} has had {current.candidate_requests:,} of the "
-            f"{guardrails.ENOUGH_REQUESTS} requests needed in step {step} to judge {name}"
+            f"{subject} has had {current.candidate_requests:,} of the "
+            f"{guardrails.ENOUGH_REQUESTS} requests needed in step {step} to judge {watched.name}"
         )
         return Finding(State.INSUFFICIENT, reason, numbers)
-    return Finding(State.HOLDING, f"{name} within the margin: {compared}", numbers)
+    whose = f"{subject}'s"
+    reason = f"{watched.name} within the margin: {compared(whose)}"
+    return Finding(State.HOLDING, reason, numbers)
 
 
-def _total(parts: Sequence[guardrails.Increment]) -> guardrails.Increment:
-    return guardrails.Increment(
-        sum(p.stable_requests for p in parts),
-        sum(p.candidate_requests for p in parts),
-        sum(p.stable_bad for p in parts),
-        sum(p.candidate_bad for p in parts),
-    )
+def _bad_units(kind: Kind, rollout: Rollout, data: Aggregates) -> list[guardrails.BadUnits]:
+    """Newly bad units of the steps whose weight is known."""
+    found = data.bad_units.get(kind, {})
+    return [
+        guardrails.BadUnits(
+            step.weight / FULL_WEIGHT,
+            found.get((step.index, Arm.STABLE), 0),
+            found.get((step.index, Arm.CANDIDATE), 0),
+        )
+        for step in rollout.steps
+    ]
+
+
+def _traffic(kind: Kind, data: Aggregates, step: int | None = None) -> guardrails.Traffic:
+    """Requests that can be bad, and those that are; of all steps, or one."""
+
+    def pair(arm: Arm) -> tuple[int, int]:
+        total = _requests(data, arm, step)
+        if kind is Kind.ERRORS:
+            return total.requests, total.errors
+        return total.answered, total.slow
+
+    (stable, stable_bad), (candidate, candidate_bad) = pair(Arm.STABLE), pair(Arm.CANDIDATE)
+    return guardrails.Traffic(stable, candidate, stable_bad, candidate_bad)
+
+
+def _requests(data: Aggregates, arm: Arm, step: int | None = None) -> Requests:
+    total = Requests()
+    for (index, of), part in data.requests.items():
+        if of == arm and step in {None, index}:
+            total = total.plus(part)
+    return total
 
 
 # --- objective ------------------------------------------------------------------------------
@@ -293,11 +322,8 @@ def _interval(estimate: Estimate | None, objective: Objective) -> dict[str, floa
 # --- counts ---------------------------------------------------------------------------------
 
 
-def _arm(arm: Arm, data: Aggregates, totals: Totals) -> Document:
-    total = Requests()
-    for (_, of), part in totals.items():
-        if of is arm:
-            total = total.plus(part)
+def _arm(arm: Arm, data: Aggregates) -> Document:
+    total = _requests(data, arm)
     return {
         "requests": total.requests,
         "units": data.distinct.get(arm, 0),
@@ -309,22 +335,12 @@ def _arm(arm: Arm, data: Aggregates, totals: Totals) -> Document:
     }
 
 
-def _totals(data: Aggregates) -> Totals:
-    """Requests per step and arm."""
-    totals: Totals = {}
-    for bucket in data.buckets:
-        for arm, part in ((Arm.STABLE, bucket.stable), (Arm.CANDIDATE, bucket.candidate)):
-            key = bucket.step, arm
-            totals[key] = totals.get(key, Requests()).plus(part)
-    return totals
-
-
-def _steps(rollout: Rollout, data: Aggregates, totals: Totals) -> list[Document]:
+def _steps(rollout: Rollout, data: Aggregates) -> list[Document]:
     weights = {step.index: step.weight for step in rollout.steps}
-    seen = {bucket.step for bucket in data.buckets} | {step for step, _ in data.units}
+    seen = {step for step, _ in (*data.requests, *data.units)}
     measured = {step.index: step for step in data.measured}
     return [
-        _step(index, weights.get(index), measured.get(index), data, totals)
+        _step(index, weights.get(index), measured.get(index), data)
         for index in sorted(weights.keys() | seen)
     ]
 
@@ -334,14 +350,13 @@ def _step(
     weight: int | None,
     measured: StepSummary | None,
     data: Aggregates,
-    totals: Totals,
 ) -> Document:
     estimate = combine([measured]) if measured else None
     return {
         "index": index,
         "weight": weight,
-        "stable": _step_arm(index, Arm.STABLE, measured, data, totals),
-        "candidate": _step_arm(index, Arm.CANDIDATE, measured, data, totals),
+        "stable": _step_arm(index, Arm.STABLE, measured, data),
+        "candidate": _step_arm(index, Arm.CANDIDATE, measured, data),
         "effect": estimate.effect if estimate else None,
         "standardError": estimate.se if estimate else None,
         "mixed": data.mixed.get(index, 0),
@@ -353,7 +368,6 @@ def _step_arm(
     arm: Arm,
     measured: StepSummary | None,
     data: Aggregates,
-    totals: Totals,
 ) -> Document:
     summary = None
     if measured:
@@ -361,7 +375,7 @@ def _step_arm(
     n = summary.n if summary else 0
     units = _units(data, index, arm).units
     return {
-        "requests": totals.get((index, arm), Requests()).requests,
+        "requests": _requests(data, arm, index).requests,
         "units": units,
         "measured": n,
         "waiting": max(0, units - data.mixed.get(index, 0) - n),
@@ -381,5 +395,5 @@ def _signed(value: float | None) -> str:
     return "unknown" if value is None else f"{value:+.3g}"
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{part / whole:.2%} ({part:,} of {whole:,})" if whole else "none (0 of 0)"
+def _of_units(bad: int) -> str:
+    return f" ({bad:,} unit{'s' if bad > 1 else ''})" if bad else ""

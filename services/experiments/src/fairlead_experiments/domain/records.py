@@ -3,10 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 
-from fairlead_experiments.domain.effect import Arm, Overlap, StepSummary
+from fairlead_experiments.domain.effect import Overlap, StepSummary
 
 FULL_WEIGHT = 10_000
+
+
+class Kind(StrEnum):
+    """What makes a request bad."""
+
+    ERRORS = "errors"
+    SLOW = "slow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +110,10 @@ class Rollout:
     errors: ErrorGuardrail | None
     latency: LatencyGuardrail | None
 
-    def version(self, arm: str) -> str:
-        """Answer the version an arm is to be answered by."""
-        return self.candidate if arm == Arm.CANDIDATE else self.stable
-
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """Counters of requests: of one arm, in a bucket of time or summed."""
+    """Counters of requests: of one arm, in a step or summed."""
 
     requests: int = 0
     answered: int = 0
@@ -131,15 +135,6 @@ class Requests:
 
 
 @dataclass(frozen=True, slots=True)
-class Bucket:
-    """The requests of both arms in one step and ten seconds."""
-
-    step: int
-    stable: Requests = field(default_factory=Requests)
-    candidate: Requests = field(default_factory=Requests)
-
-
-@dataclass(frozen=True, slots=True)
 class UnitCounts:
     """Units of one step and arm.
 
@@ -157,7 +152,8 @@ class Aggregates:
     """Everything the analysis of one rollout reads.
 
     Attributes:
-        buckets: Requests per step and bucket of time.
+        requests: Requests per step and arm.
+        bad_units: Per kind of bad request, units whose first one fell into a step and arm.
         units: Unit counts per step and arm.
         mixed: Per step, units that met both arms in it.
         distinct: Distinct units per arm, over all steps.
@@ -168,7 +164,8 @@ class Aggregates:
         unassigned: Requests without a unit; they all go to stable, so they are no comparison.
     """
 
-    buckets: tuple[Bucket, ...] = ()
+    requests: Mapping[tuple[int, str], Requests] = field(default_factory=dict)
+    bad_units: Mapping[Kind, Mapping[tuple[int, str], int]] = field(default_factory=dict)
     units: Mapping[tuple[int, str], UnitCounts] = field(default_factory=dict)
     mixed: Mapping[int, int] = field(default_factory=dict)
     distinct: Mapping[str, int] = field(default_factory=dict)

@@ -271,7 +271,10 @@ class RatioDocument(BaseModel):
 
 
 class GuardrailDocument(BaseModel):
-    """What one guardrail says."""
+    """What one guardrail says.
+
+    Units decide, each from its first bad request on; `stableBad` and `candidateBad` are requests.
+    """
 
     name: Literal["errors", "latency"]
     state: State
@@ -279,6 +282,8 @@ class GuardrailDocument(BaseModel):
     threshold: float
     stableBad: int
     candidateBad: int
+    stableBadUnits: int
+    candidateBadUnits: int
     stableRequests: int
     candidateRequests: int
     currentStep: int
