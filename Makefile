@@ -20,7 +20,7 @@ demo: $(VENV)/.local  ## Train real models, promote them, watch each one be deci
 	@fairlead demo
 
 test: $(VENV)/.dev  ## Run every test that needs no cluster
-	@pytest -n 2 --dist loadgroup
+	@pytest -n 2
 
 verify: $(VENV)/.dev  ## Check generated files, format, lint, types, layers
 	@ruff format --check .

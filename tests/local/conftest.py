@@ -405,11 +405,4 @@ def processes_of() -> Callable[[Path], list[psutil.Process]]:
     return children_of
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of the shared stack on one worker, in their order."""
-    for item in items:
-        if "local" in Path(item.fspath).parts:
-            item.add_marker(pytest.mark.xdist_group("local"))
-
-
 assert sys.platform == "linux", "the gateway's Envoy comes from a Linux wheel"

@@ -12,8 +12,6 @@ from fairlead_serving.domain.errors import ModelRaisedError
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.wiring import fetch_and_load
 
-pytestmark = pytest.mark.xdist_group("serving")
-
 NATIVE = ("cloudpickle", "skops", "proba", "unsigned", "mixed", "booster", "tensor")
 
 

@@ -12,8 +12,6 @@ from fairlead_serving.domain.errors import CannotLoadError
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.wiring import fetch_and_load
 
-pytestmark = pytest.mark.xdist_group("serving")
-
 
 def _edit(name: str, old: str, new: str) -> Callable[[Path], object]:
     def edit(folder: Path) -> None:

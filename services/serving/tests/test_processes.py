@@ -13,8 +13,6 @@ import pytest
 
 from fairlead_serving.entrypoints.cli import main
 
-pytestmark = pytest.mark.xdist_group("serving")
-
 ROW = {"dataframe_records": [{"hour": 1.0, "day": 2, "late": 0}]}
 
 

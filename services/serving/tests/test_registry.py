@@ -16,8 +16,6 @@ from fairlead_serving.domain.digest import DIGEST_TAG
 from fairlead_serving.domain.errors import CannotFetchError, CannotLoadError
 from fairlead_serving.domain.source import ModelVersion, cache_name
 
-pytestmark = pytest.mark.xdist_group("serving")
-
 AWKWARD = "Flight Delay (EU) – 2026.v1"
 NOBODY = "http://127.0.0.1:9"
 

@@ -12,8 +12,6 @@ from fairlead_training.app.ports import Manifest
 from fairlead_training.app.prepare import prepare
 from fairlead_training.domain.features import COLUMNS, KEYS, LABEL
 
-pytestmark = pytest.mark.xdist_group("training")
-
 
 def test_every_flight_that_arrived_is_there_once(flights: pd.DataFrame, manifest: Manifest) -> None:
     """Cancelled and diverted flights, and they alone, are left out."""

@@ -15,7 +15,6 @@ from fairlead_training.app.train_all import Result
 from fairlead_training.entrypoints.cli import main
 
 pytestmark = [
-    pytest.mark.xdist_group("training"),
     # MLflow 3.17 maps its tables with a loader that SQLAlchemy 2.1 deprecates.
     pytest.mark.filterwarnings(
         "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"

@@ -24,7 +24,6 @@ from fairlead_training.domain.scores import scores
 from fairlead_training.domain.views import held_out_rows, training_rows
 
 pytestmark = [
-    pytest.mark.xdist_group("training"),
     # MLflow 3.17 maps its tables with a loader that SQLAlchemy 2.1 deprecates.
     pytest.mark.filterwarnings(
         "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"

@@ -166,6 +166,29 @@ def test_a_third_version_supersedes_the_one_on_trial(on_trial: World) -> None:
     on_trial.run_until(lambda: versions(on_trial) == {"1", "3"})
 
 
+def test_changed_rules_start_the_trial_over(
+    on_trial: World, build_manifest: Callable[..., Any]
+) -> None:
+    """A trial is judged by the rules it began with; new rules are a new rollout."""
+    document = build_manifest()
+    document["spec"]["rollout"]["steps"][0]["weight"] = 20
+    on_trial.store_.apply(document, on_trial.time)
+    on_trial.run_until(lambda: on_trial.weight == 2_000)
+    (ended,) = on_trial.status.history
+    assert (ended.state, ended.reason, ended.candidate) == ("superseded", "RulesChanged", "2")
+    assert on_trial.rollout.id != ended.id
+
+
+def test_other_changes_of_the_spec_leave_the_trial_alone(
+    on_trial: World, build_manifest: Callable[..., Any]
+) -> None:
+    """More replicas are no new experiment."""
+    before = on_trial.rollout.id
+    on_trial.store_.apply(build_manifest(server={"replicas": 3}), on_trial.time)
+    on_trial.run(5)
+    assert (on_trial.rollout.id, on_trial.status.history) == (before, ())
+
+
 def test_moving_production_back_ends_the_trial(on_trial: World) -> None:
     """The registry asks for stable again: the candidate goes, and may come back later."""
     on_trial.production = "1"

@@ -8,6 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -232,6 +233,11 @@ def test_a_status_survives_being_written_and_read() -> None:
     """State lives in the status: nothing is lost on the way through JSON."""
     status = full_status()
     assert from_document(json.loads(json.dumps(to_document(status)))) == status
+
+
+def test_a_status_document_holds_plain_values_only() -> None:
+    """YAML and JSON writers know no enumerations."""
+    assert yaml.safe_load(yaml.safe_dump(to_document(full_status()))) is not None
 
 
 @pytest.mark.parametrize("cut", ["rollout", "conditions", "history"])

@@ -131,7 +131,7 @@ class Supervisor:
     def _failure(self, child: Child, code: int | None) -> dict[str, Any]:
         log = termination_log(self._home, child.spec.workload, child.spec.replica)
         with contextlib.suppress(OSError):
-            reason = log.read_text("utf-8").partition("\n")[0].strip()
+            reason = log.read_text("utf-8").partition("\n")[0].strip().rstrip(".")
             log.unlink()
             if reason:
                 return {"exitCode": code, "reason": reason, "at": format_time(datetime.now(UTC))}

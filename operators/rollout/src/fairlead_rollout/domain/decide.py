@@ -169,6 +169,7 @@ def _start(context: Context) -> Ruling:
         baseline=status.stable,
         state=RolloutState.PENDING,
         started_at=context.now,
+        rules=context.spec.rollout.fingerprint,
         reason=Reason.STARTING_CANDIDATE,
         message=f"version {status.production} is starting",
     )
@@ -212,6 +213,13 @@ def _production_moved(context: Context) -> Ruling | None:
         return _end(context, RolloutState.ABORTED, Reason.PRODUCTION_MOVED_BACK, message)
     message = f"version {status.production} arrived"
     return _end(context, RolloutState.SUPERSEDED, Reason.SUPERSEDED, message)
+
+
+def _rules_changed(context: Context) -> Ruling | None:
+    if context.rollout.rules in {"", context.spec.rollout.fingerprint}:
+        return None
+    message = "spec.rollout was changed; exposures under other rules cannot be judged together"
+    return _end(context, RolloutState.SUPERSEDED, Reason.RULES_CHANGED, message)
 
 
 def _candidate_failed(context: Context) -> Ruling | None:
@@ -361,6 +369,7 @@ WITHOUT_ROLLOUT: tuple[Check, ...] = (
 IN_ROLLOUT: tuple[Check, ...] = (
     _request_in_rollout,  # people come first
     _production_moved,  # the registry no longer asks for this candidate
+    _rules_changed,  # what was counted so far does not fit the new rules
     _candidate_failed,  # it will never serve
     _deadline_exceeded,  # it takes too long to start
     _analysis_against,  # the numbers say stop

@@ -39,6 +39,7 @@ class Reason(StrEnum):
     )
     INCONCLUSIVE = "Inconclusive"  # `maxDuration` passed without a decision.
     SUPERSEDED = "Superseded"  # A newer version arrived.
+    RULES_CHANGED = "RulesChanged"  # `spec.rollout` was changed; the trial starts over.
     PRODUCTION_MOVED_BACK = "ProductionMovedBack"  # The registry points to stable again.
     ABORTED_BY_PERSON = "AbortedByPerson"  # A person ended the rollout.
     PROMOTED_BY_PERSON = "PromotedByPerson"  # A person promoted the candidate.

@@ -4,6 +4,7 @@ The schema (`served-model.schema.json`) has checked types and filled in defaults
 schema cannot say is checked here.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,6 +91,11 @@ class RolloutSpec:
     on_inconclusive: OnInconclusive
     guardrails: Guardrails
     objective: Objective | None
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what changes with any rule; a trial is judged by the rules it began with."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,6 +73,7 @@ class Rollout:
     Attributes:
         step: Index of the step whose weight the plan has; None before the first.
         step_started_at: When the gateway was first seen to have applied that weight.
+        rules: Fingerprint of the rules it began with; empty when they are not known any more.
         promoting: The decision to promote is taken and the candidate is being scaled.
         reason: Why it is as it is, or why it ended.
     """
@@ -85,6 +86,7 @@ class Rollout:
     step: int | None = None
     step_started_at: datetime | None = None
     decided_at: datetime | None = None
+    rules: str = ""
     paused: bool = False
     promoting: bool = False
     reason: str = ""
@@ -176,6 +178,8 @@ def to_document(value: Any) -> Any:
         return {_camel(f.name): to_document(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, datetime):
         return format_time(value)
+    if isinstance(value, StrEnum):
+        return value.value
     if isinstance(value, tuple | list):
         return [to_document(item) for item in value]
     if isinstance(value, Mapping):

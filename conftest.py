@@ -1,0 +1,37 @@
+"""How the tests are shared out over workers: what shares a costly fixture stays together.
+
+pytest-xdist's own `loadgroup` reads groups from node ids that pytest 9 no longer lets it rename, so
+the groups are folders here.
+"""
+
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+# Longest first: the last group to start should be a short one.
+TOGETHER = ("tests/local/", "services/training/tests/", "services/serving/tests/")
+
+
+class ByFolder(LoadScopeScheduling):
+    """Gives a worker a whole folder with costly fixtures, or else one file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return next((folder for folder in TOGETHER if path.startswith(folder)), path)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFolder:
+    """Share the tests out by folder, in the order they were collected."""
+    config.option.loadscopereorder = False
+    return ByFolder(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the costly folders; the order within a folder stays."""
+
+    def rank(item: pytest.Item) -> int:
+        starts = [item.nodeid.startswith(folder) for folder in TOGETHER]
+        return starts.index(True) if any(starts) else len(TOGETHER)
+
+    items.sort(key=rank)
