@@ -12,12 +12,12 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fairlead_experiments.domain import guardrails, sequential, srm
+from fairlead_experiments.domain import sequential, srm
 from fairlead_experiments.domain.analysis import Finding, State, judge_guardrails
 from fairlead_experiments.domain.effect import (
     BURN_IN,
@@ -349,11 +349,6 @@ def is_worse(finding: Finding) -> bool:
     return finding.state is State.WORSE
 
 
-def has_evidence(finding: Finding) -> bool:
-    """Whether it aborts the rollout by its evidence."""
-    return cast("float", finding.numbers["evalue"]) >= guardrails.THRESHOLD
-
-
 @dataclass(frozen=True)
 class Fleet:
     """Units that come back, in visits of some requests, while the weight grows."""
@@ -392,12 +387,11 @@ class Fleet:
         self,
         failing: Failing,
         runs: int = RUNS,
-        is_flag: Callable[[Finding], bool] = is_worse,
     ) -> float:
         """How many of the rollouts are ever flagged, looked at after every look."""
         rng = np.random.default_rng(20261121)
         flags = sum(
-            any(is_flag(judge(self.weights, data)) for data in self.watch(rng, failing))
+            any(is_worse(judge(self.weights, data)) for data in self.watch(rng, failing))
             for _ in range(runs)
         )
         return flags / runs
@@ -438,12 +432,8 @@ def test_identical_releases_are_flagged_in_at_most_one_percent(
 
 
 def test_units_hold_the_level_however_many_always_fail() -> None:
-    """With one unit in ten always failing, the evidence still flags <= 1 % of identical releases.
-
-    The ceiling is left out: it counts requests, and four visits of five requests reach it by
-    chance where one unit in ten fails. It is for outages, at the price its docstring names.
-    """
-    assert Fleet().flagged(some_units(0.10), is_flag=has_evidence) <= 0.01
+    """With one unit in ten always failing, <= 1 % of identical releases are flagged."""
+    assert Fleet().flagged(some_units(0.10)) <= 0.01
 
 
 def test_counting_requests_would_flag_identical_releases() -> None:

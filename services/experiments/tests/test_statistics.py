@@ -249,12 +249,17 @@ def test_guardrail_grid_spans_the_ratios() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "requests", "stable_bad", "above"),
-    [(10, 20, 0, True), (10, 21, 0, False), (19, 19, 0, False), (20, 20, 60, False)],
-    ids=["half of twenty", "less than half", "too few", "stable fails too"],
+    ("bad", "requests", "stable_bad", "units", "above"),
+    [
+        pytest.param(10, 20, 0, 5, True, id="half of twenty"),
+        pytest.param(10, 21, 0, 5, False, id="less than half"),
+        pytest.param(19, 19, 0, 5, False, id="too few requests"),
+        pytest.param(20, 20, 0, 4, False, id="too few units"),
+        pytest.param(20, 20, 60, 5, False, id="stable fails too"),
+    ],
 )
-def test_ceiling(bad: int, requests: int, stable_bad: int, above: bool) -> None:
-    """Half of twenty requests failing is an outage, unless stable fails as much."""
+def test_ceiling(bad: int, requests: int, stable_bad: int, units: int, above: bool) -> None:
+    """Half of twenty requests of five units failing is an outage, unless stable fails as much."""
     current = guardrails.Traffic(100, requests, stable_bad, bad)
 
-    assert guardrails.is_above_ceiling(current) == above
+    assert guardrails.is_above_ceiling(current, units) == above

@@ -1,5 +1,7 @@
 """The database: connections, transactions, migrations."""
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,13 +24,15 @@ _WRITING = "fairlead_writing"
 # the last commits, and the agent has already dropped what was acknowledged. One fsync a batch of
 # 1,000 is cheap.
 _PRAGMAS = (
-    "PRAGMA journal_mode=WAL",
-    "PRAGMA synchronous=FULL",
     "PRAGMA busy_timeout=15000",
+    "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
     "PRAGMA cache_size=-65536",
     "PRAGMA temp_store=MEMORY",
 )
+
+
+_WAL_WITHIN = 15.0  # seconds
 
 
 def open_engine(url: str) -> Engine:
@@ -47,7 +51,23 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     for pragma in _PRAGMAS:
         cursor.execute(pragma)
+    _switch_to_wal(cursor)
     cursor.close()
+
+
+def _switch_to_wal(cursor: Any) -> None:
+    """Switch a database to WAL, once; several processes may try at the same moment.
+
+    SQLite answers "locked" to all but one of them without minding the busy timeout.
+    """
+    deadline = time.monotonic() + _WAL_WITHIN
+    while cursor.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -194,7 +194,7 @@ def _judge_guardrail(watched: _Watched, rollout: Rollout, data: Aggregates) -> F
             f"e-value {_number(evalue)} of {guardrails.THRESHOLD:g}"
         )
 
-    if watched.kind is Kind.ERRORS and guardrails.is_above_ceiling(current):
+    if watched.kind is Kind.ERRORS and guardrails.is_above_ceiling(current, candidate_units):
         reason = (
             f"{subject} is broken: {current.candidate_bad:,} of "
             f"{current.candidate_requests:,} requests in step {step} failed"

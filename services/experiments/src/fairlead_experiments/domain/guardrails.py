@@ -23,8 +23,8 @@ a later one, so that the counts do not depend on the order of arrival. That can 
 another step; at each look the counts are still a fair draw of the hash.
 
 **Power.** With few heavy units and a high base rate every unit gets bad sooner or later, whatever
-serves it, and units tell little. The remedies are `unit: request`, which makes this a test of
-requests, and the ceiling, which counts requests anyway. Counting requests throughout would find
+serves it, and units tell little. The remedy is `unit: request`, which makes this a test of
+requests. Counting requests throughout would find
 such candidates sooner, at the false alarms above: being right came first.
 """
 
@@ -37,11 +37,11 @@ THRESHOLD = 100.0
 
 CEILING_SHARE = 0.5
 CEILING_REQUESTS = 20
-"""Half of at least 20 requests failing is an outage: no comparison is waited for.
+CEILING_UNITS = 5
+"""Half of at least 20 requests of at least 5 units failing is an outage: nothing else is waited for.
 
-Requests are counted, so that one unit is enough to see it. The price: the ceiling alone flags
-identical releases in 2.8 % of rollouts where one unit in ten always fails, five requests a visit,
-and in 1.0 % where it is one in a hundred, 25 requests a visit.
+A few units that always fail, and send many requests, are no outage: without asking for five
+the ceiling alone flagged identical releases in 2.8 % of rollouts where one unit in ten always fails.
 """
 
 ENOUGH_REQUESTS = 50
@@ -101,14 +101,18 @@ def _log_ratio(step: BadUnits, null: float, r: float) -> float:
     return step.candidate * math.log(r / null) + (step.stable + step.candidate) * both
 
 
-def is_above_ceiling(current: Traffic) -> bool:
+def is_above_ceiling(current: Traffic, bad_units: int) -> bool:
     """Answer whether the candidate is simply broken in the current step.
 
     Where stable fails as much, whatever is wrong is not the candidate.
+
+    Args:
+        current: Requests of the current step.
+        bad_units: Units that turned bad with the candidate in the rollout.
     """
-    return _is_outage(current.candidate_bad, current.candidate_requests) and not _is_outage(
-        current.stable_bad, current.stable_requests
-    )
+    is_stable_out = _is_outage(current.stable_bad, current.stable_requests)
+    is_candidate_out = _is_outage(current.candidate_bad, current.candidate_requests)
+    return is_candidate_out and bad_units >= CEILING_UNITS and not is_stable_out
 
 
 def _is_outage(bad: int, requests: int) -> bool:
