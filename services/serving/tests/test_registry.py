@@ -76,6 +76,25 @@ def test_cached_version_is_used_while_the_registry_is_away(
     assert _fetch(NOBODY, tmp_path, version) == away
 
 
+def test_cached_version_outlives_its_deletion(
+    registry: Any, models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A version deleted from the registry still starts where it was fetched whole, with a warning.
+
+    Where it never was, asking again would not help.
+    """
+    version = _register(registry.url, models / "cloudpickle")
+    folder = _fetch(registry.url, tmp_path / "here", version)
+    with httpx.Client(base_url=registry.url) as client:
+        named = {"name": version.name, "version": version.version}
+        address = "/api/2.0/mlflow/model-versions/delete"
+        client.request("DELETE", address, json=named).raise_for_status()
+    assert _fetch(registry.url, tmp_path / "here", version) == folder
+    assert "RESOURCE_DOES_NOT_EXIST" in caplog.text
+    with pytest.raises(CannotLoadError, match="RESOURCE_DOES_NOT_EXIST"):
+        _fetch(registry.url, tmp_path / "elsewhere", version)
+
+
 def test_killed_download_is_not_taken_for_a_whole_one(
     registry: Any, models: Path, tmp_path: Path
 ) -> None:

@@ -59,8 +59,8 @@ class Registry:
     def fetch(self, version: ModelVersion) -> Path:
         """Fetch a version, or find it in the cache.
 
-        A whole cached one is used when the server is away, and when the server still names the
-        same files for the version.
+        A whole cached one is used when the server is away or no longer has the version, and when
+        the server still names the same files for the version.
 
         Args:
             version: Which.
@@ -70,7 +70,8 @@ class Registry:
 
         Raises:
             CannotFetchError: The server does not answer now, and nothing is cached.
-            CannotLoadError: The version is not there, or its files are not those recorded.
+            CannotLoadError: The version is neither there nor cached, or its files are not those
+                recorded.
         """
         target = self._cache / cache_name(version, self._uri)
         try:
@@ -85,10 +86,11 @@ class Registry:
         cached = _read_marker(target)
         try:
             source = self._source(version)
-        except CannotFetchError:
+        except (CannotFetchError, CannotLoadError) as error:
+            # What was deleted may still be what a plan sends traffic to.
             if cached is None:
                 raise
-            _log.warning("The registry is away; the model comes from the cache")
+            _log.warning("The model comes from the cache. %s", error)
             return target
         return target if cached == source else self._fetch_anew(source, target)
 
