@@ -263,6 +263,28 @@ def test_the_analysis_reads_what_was_counted(
     assert data.measured[0].candidate.n == 1
 
 
+def test_a_client_that_left_counts_against_nobody(
+    store: SqlStore, exposure: Build, record: Build
+) -> None:
+    """Code 499 is a request, and no error, retry, fallback or slow answer, nor any answer."""
+    left = {"code": 499, "durationMs": 5000.0}
+    send(
+        store,
+        exposure(inferenceId="left", unit="a", version=None, **left),
+        exposure(inferenceId="retried", unit="b", attempts=3, **left),
+        exposure(inferenceId="stood-in", unit="c", version="3", **left),
+    )
+    rollout = read_rollout("r1", record())
+    store.put_rollout(rollout)
+
+    data = store.read_aggregates(rollout)
+
+    counted = data.requests[0, Arm.CANDIDATE]
+    assert (counted.requests, counted.answered, counted.slow) == (3, 0, 0)
+    assert (counted.errors, counted.fallbacks, counted.retried) == (0, 0, 0)
+    assert not any(any(bad.values()) for bad in data.bad_units.values())
+
+
 def test_a_new_bound_counts_slow_answers_afresh(
     store: SqlStore, exposure: Build, record: Build
 ) -> None:

@@ -60,6 +60,8 @@ Touched = set[tuple[str, str, str]]
 # PostgreSQL's protocol counts parameters in 16 bits, SQLite stops at 32,766; a statement here
 # binds at most four lists of this length.
 _CHUNK = 5_000
+_NO_ANSWER = 0
+_CLIENT_LEFT = 499
 _SERVER_ERROR = 500
 
 
@@ -193,14 +195,17 @@ def _count_units(connection: Connection, new: list[Exposure]) -> None:
 
 # What makes a request bad is told by the database alone, from an exposure and its rollout's record,
 # so that what is added batch by batch is what counting afresh finds. Without a record no version is
-# known to stand in and none is slow; the record's coming counts afresh.
+# known to stand in and none is slow; the record's coming counts afresh. When the client left, nobody
+# knows how the request would have ended: it counts against nobody, and is no answer either.
 
-_ANSWERED = EXPOSURES.c.code != 0
-_RETRIED = EXPOSURES.c.attempts > 1
+_STAYED = EXPOSURES.c.code != _CLIENT_LEFT
+_ANSWERED = EXPOSURES.c.code.not_in([_NO_ANSWER, _CLIENT_LEFT])
+_FAILED = or_(EXPOSURES.c.code == _NO_ANSWER, EXPOSURES.c.code >= _SERVER_ERROR)
+_RETRIED = and_(_STAYED, EXPOSURES.c.attempts > 1)
 _OWN = case((EXPOSURES.c.arm == str(Arm.CANDIDATE), ROLLOUTS.c.candidate), else_=ROLLOUTS.c.stable)
-_STOOD_IN = and_(EXPOSURES.c.version != "", EXPOSURES.c.version != _OWN)
+_STOOD_IN = and_(_STAYED, EXPOSURES.c.version != "", EXPOSURES.c.version != _OWN)
 _BAD: dict[Kind, ColumnElement[bool]] = {
-    Kind.ERRORS: or_(~_ANSWERED, EXPOSURES.c.code >= _SERVER_ERROR, _RETRIED, _STOOD_IN),
+    Kind.ERRORS: or_(_FAILED, _RETRIED, _STOOD_IN),
     Kind.SLOW: and_(_ANSWERED, EXPOSURES.c.duration_ms > ROLLOUTS.c.slower_than * 1000.0),
 }
 _RECORDED = EXPOSURES.outerjoin(ROLLOUTS, ROLLOUTS.c.id == EXPOSURES.c.rollout)
