@@ -19,7 +19,7 @@ from fairlead_rollout.adapters.home import Home
 from fairlead_rollout.app.ports import Ports
 from fairlead_rollout.app.reconcile import reconcile
 from fairlead_rollout.domain.actions import EmitEvent
-from fairlead_rollout.domain.errors import UnavailableError
+from fairlead_rollout.domain.errors import NotFoundError, UnavailableError
 from fairlead_rollout.domain.names import workload_name
 from fairlead_rollout.domain.snapshot import (
     Analysis,
@@ -36,6 +36,7 @@ from fairlead_rollout.domain.traffic import plan_digest
 
 NAME = "flight-delay"
 MODEL = "Flight Delay (EU) – 2026.v1"
+NO_REQUESTS = StepCounts(stable=0, candidate=0)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -73,6 +74,7 @@ class World:
     why: str = "not enough units yet"
     guardrails: tuple[Mapping[str, Any], ...] = ()
     requests: int = 1_000
+    is_record_lost: bool = False
     broken: dict[str, tuple[int, str]] = field(default_factory=dict)
     records_: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     tags: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -206,7 +208,7 @@ class World:
             self.tags.setdefault(item.version, {}).update(item.content)
         elif item.kind == "report":
             self.reports[item.rollout] = item.content
-        elif item.kind == "production":
+        elif item.kind == "production" and self.production == item.content["candidate"]:
             self.production = item.version
 
     def workloads(self, name: str) -> Any:
@@ -236,13 +238,16 @@ class World:
         """See Experiments."""
         if not self.experiments_up:
             return None
+        if self.is_record_lost:
+            raise NotFoundError(rollout)
         counts = StepCounts(stable=self.requests, candidate=self.requests)
-        step = (self.routed or {}).get("step")
+        steps = len(self.records_[rollout]["steps"])  # all of the record's, as the service does
+        reached = (self.routed or {}).get("step") or 0
         return Analysis(
             verdict=self.verdict,
             reason=self.why,
             at=self.time,
-            steps=dict.fromkeys(range((step or 0) + 1), counts),
+            steps={n: counts if n <= reached else NO_REQUESTS for n in range(steps)},
             objective={"effect": -0.013, "ciLow": -0.02, "ciHigh": -0.005, "evalue": 54.0},
             guardrails=self.guardrails,
             arms={"stable": {"units": 900}, "candidate": {"units": 880}},
@@ -260,6 +265,7 @@ class World:
         if not self.experiments_up:
             raise UnavailableError("experiments is away")
         self._write(lambda: self.records_.update({item.rollout: item.content}))
+        self.is_record_lost = False
 
 
 @pytest.fixture

@@ -405,6 +405,143 @@ def test_a_lost_status_waits_for_experiments(serving: World) -> None:
     assert versions(serving) == {"1"}
 
 
+def test_a_lost_status_waits_for_the_registry(serving: World) -> None:
+    """Before the first look at MLflow nothing is concluded from an empty status."""
+    path = serving.home.served_models / "flight-delay" / "status.json"
+    path.unlink()
+    serving.registry_up = False
+    serving.run(50, every=1.0)
+    assert not path.exists()
+    assert versions(serving) == {"1"}
+
+
+def test_a_lost_status_with_a_shadow_keeps_what_serves(
+    make_world: Callable[..., World], build_manifest: Callable[..., Any]
+) -> None:
+    """Two ready versions and no record: the one production names is the one that serves."""
+    world = make_world(build_manifest(registry={"shadow": {"stage": "Staging"}}))
+    world.shadow = "7"
+    world.run_until(lambda: bool(world.status.traffic and world.status.traffic["shadow"]))
+    before = world.status.traffic
+    (world.home.served_models / "flight-delay" / "status.json").unlink()
+    world.run()
+    assert (world.status.stable, world.status.traffic) == ("1", before)
+
+
+def test_rules_changed_while_the_status_was_lost_start_the_trial_over(
+    on_trial: World, build_manifest: Callable[..., Any]
+) -> None:
+    """The record says by which rules was counted; fewer steps must not break anything."""
+    on_trial.run_until(lambda: not on_trial.status.writeback)
+    document = build_manifest()
+    document["spec"]["rollout"]["steps"] = [{"weight": 50, "until": "decided"}]
+    on_trial.store_.apply(document, on_trial.time)
+    (on_trial.home.served_models / "flight-delay" / "status.json").unlink()
+    on_trial.run_until(lambda: on_trial.weight == 5_000)
+    assert on_trial.status.history[-1].reason == "RulesChanged"
+
+
+def test_fewer_steps_and_a_request_at_once_do_not_stop_the_controller(
+    on_trial: World, build_manifest: Callable[..., Any]
+) -> None:
+    """What a person asked of the old trial is not carried over to the new one."""
+    on_trial.run_until(lambda: on_trial.weight == 5_000)
+    document = build_manifest()
+    document["spec"]["rollout"]["steps"] = [{"weight": 30, "until": "decided"}]
+    on_trial.store_.apply(document, on_trial.time)
+    on_trial.ask(Verb.PROMOTE)
+    on_trial.run_until(lambda: on_trial.weight == 3_000)
+    assert on_trial.status.stable == "1"
+
+
+def test_a_revert_does_not_undo_a_newer_promotion(
+    make_world: Callable[..., World], build_manifest: Callable[..., Any]
+) -> None:
+    """The pointer is moved back only while it names the aborted version."""
+    world = make_world(build_manifest(registry={"onAbort": "revert"}))
+    world.run_until(lambda: world.status.stable == "1")
+    world.production = "2"
+    world.run_until(lambda: world.weight == 1_000)
+    world.verdict = Verdict.WORSE
+    world.run()
+    world.production, world.verdict = "5", Verdict.INSUFFICIENT
+    world.run_until(lambda: not world.status.writeback)
+    assert world.production == "5"
+
+
+def test_a_candidate_that_cannot_be_fetched_is_waited_for(serving: World) -> None:
+    """The registry's absence is not the candidate's fault; the deadline bounds the waiting."""
+    serving.production = "2"
+    serving.broken["2"] = (4, "MLflow does not answer")
+    serving.run(20, every=1.0)
+    assert serving.rollout.is_active
+    serving.broken.clear()
+    serving.run_until(lambda: serving.weight == 1_000)
+
+
+def test_nobody_is_promoted_blind_at_the_maximum(
+    make_world: Callable[..., World], build_manifest: Callable[..., Any]
+) -> None:
+    """`onInconclusive: promote` needs an analysis with enough requests."""
+    document = build_manifest()
+    document["spec"]["rollout"]["onInconclusive"] = "promote"
+    world = make_world(document)
+    world.run_until(lambda: world.status.stable == "1")
+    world.production = "2"
+    world.run_until(lambda: world.weight == 1_000)
+    world.experiments_up = False
+    world.time += timedelta(hours=2)
+    world.run(3)
+    assert (world.rollout.state, world.status.stable) == ("aborted", "1")
+
+
+def test_a_record_that_experiments_lost_is_put_again(on_trial: World) -> None:
+    """A restored database must not leave a candidate unguarded."""
+    on_trial.run_until(lambda: not on_trial.status.writeback)
+    kept = on_trial.records_.pop(on_trial.rollout.id)
+    on_trial.is_record_lost = True
+    on_trial.run_until(lambda: on_trial.rollout.id in on_trial.records_)
+    assert on_trial.records_[on_trial.rollout.id]["steps"] == kept["steps"]
+
+
+def test_a_record_carries_no_control_characters(serving: World) -> None:
+    """A foreign program's coloured words must not make the record unacceptable."""
+    serving.production = "2"
+    serving.broken["2"] = (3, "\x1b[31mno such module\x1b[0m " + "x" * 5_000)
+    serving.run()
+    serving.run_until(lambda: not serving.rollout.is_active and not serving.status.writeback)
+    reason = serving.records_[serving.rollout.id]["reason"]
+    assert reason.isprintable()
+    assert len(reason) <= 1_000
+
+
+def test_an_outage_and_every_pause_are_events(on_trial: World) -> None:
+    """The same step paused twice is told twice; the registry's absence is told once."""
+    for number, verb in enumerate((Verb.PAUSE, Verb.RESUME, Verb.PAUSE)):
+        on_trial.ask(verb, f"request-{number}")
+        on_trial.run(3)
+    on_trial.registry_up = False
+    on_trial.run(5)
+    assert reasons(on_trial).count("Paused") == 2
+    assert reasons(on_trial).count("RegistryUnreachable") == 1
+
+
+def test_one_broken_model_does_not_stop_the_others(serving: World) -> None:
+    """An unexpected error is logged, and the next model is reconciled all the same."""
+    from fairlead_rollout.app.controller import Controller  # noqa: PLC0415
+
+    seen: list[str] = []
+
+    def read(name: str) -> None:
+        seen.append(name)
+        raise RuntimeError("unexpected")
+
+    serving.read = read
+    serving.names = lambda: ("a", "b")
+    Controller(serving.ports, frozenset).run_once()
+    assert seen == ["a", "b"]
+
+
 def test_events_tell_each_change_once(on_trial: World) -> None:
     """A repeated pass tells nothing twice."""
     on_trial.run(20)

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 
 from fairlead_rollout.adapters.http import WRITE_TIMEOUT, call
-from fairlead_rollout.domain.errors import UnavailableError
+from fairlead_rollout.domain.errors import NotFoundError, UnavailableError
 from fairlead_rollout.domain.snapshot import Analysis, StepCounts, Verdict
 from fairlead_rollout.domain.status import Writeback, parse_time
 
@@ -18,11 +18,17 @@ class ExperimentsClient:
         self._http = http
 
     def analysis(self, rollout: str) -> Analysis | None:
-        """Return the analysis of a rollout, or None while the service cannot say."""
+        """Return the analysis of a rollout, or None while the service cannot say.
+
+        Raises:
+            NotFoundError: The service knows nothing of the rollout.
+        """
         try:
             response = call(self._http, "GET", f"/v1/rollouts/{rollout}/analysis")
         except UnavailableError:
             return None
+        if response.status_code == httpx.codes.NOT_FOUND:
+            raise NotFoundError(f"the experiments service has no record of rollout {rollout}")
         return read_analysis(response.json()) if response.is_success else None
 
     def records(self, name: str) -> tuple[Mapping[str, Any], ...] | None:

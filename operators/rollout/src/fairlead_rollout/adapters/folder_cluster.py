@@ -35,6 +35,8 @@ class FolderCluster:
             "version": version,
             "replicas": replicas,
             "environment": spec.environment,
+            "timeout": spec.timeout.total_seconds(),
+            "maxBodyBytes": spec.max_body_bytes,
         }
         path = self._root / workload / "spec.json"
         if read_json(path) != wanted:

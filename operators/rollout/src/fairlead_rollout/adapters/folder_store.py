@@ -23,6 +23,8 @@ from fairlead_rollout.domain.status import (
     to_document,
 )
 
+THEIRS = ("name", "labels", "annotations")  # of the metadata; the rest is ours
+
 
 class FolderStore:
     """Keeps each ServedModel in a folder of its own.
@@ -94,7 +96,7 @@ class FolderStore:
             created = kept.get("creationTimestamp", format_time(now))
             document["metadata"] = {
                 **kept,
-                **document["metadata"],
+                **{k: v for k, v in document["metadata"].items() if k in THEIRS},
                 "generation": kept["generation"] + 1,
                 "creationTimestamp": created,
             }

@@ -25,7 +25,7 @@ def call(http: httpx.Client, method: str, path: str, **options: Any) -> httpx.Re
         response = http.request(method, path, **options)
     except httpx.HTTPError as error:
         kind = type(error).__name__
-        raise UnavailableError(f"{method} {http.base_url}{path}: {kind}") from error
+        raise UnavailableError(f"{method} {path}: {kind}") from error
     if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR or response.status_code == 429:  # noqa: PLR2004
-        raise UnavailableError(f"{method} {http.base_url}{path}: {response.status_code}")
+        raise UnavailableError(f"{method} {path}: {response.status_code}")
     return response

@@ -54,8 +54,8 @@ class MlflowRegistry:
                     woken.set()
             except FairleadError as error:
                 log.debug("MLflow: %s", error)
-            except (KeyError, ValueError) as error:
-                log.warning("MLflow answered something unknown: %s", type(error).__name__)
+            except Exception:  # whatever it answered: the next poll may be better
+                log.exception("MLflow answered something unknown")
             stop.wait(POLL_EVERY.total_seconds())
 
     def poll(self) -> bool:
@@ -108,7 +108,8 @@ class MlflowRegistry:
                     tag = {**version, "key": key, "value": value}
                     self._post("/model-versions/set-tag", tag)
             case "production":
-                self._move(spec.model, spec.production, item.version)
+                if self._names(spec, item.content["candidate"]):
+                    self._move(spec.model, spec.production, item.version)
             case "report":
                 self._log_report(spec.model, item.version, item.content)
 
@@ -132,6 +133,11 @@ class MlflowRegistry:
             token = document.get("next_page_token", "")
             if not token:
                 return
+
+    def _names(self, spec: ServedModelSpec, version: str) -> bool:
+        """Say whether production names a version just now; a newer promotion is not undone."""
+        models = {model["name"]: _pointers(model) for model in self._search()}
+        return models.get(spec.model, {}).get(_key(spec.production)) == version
 
     def _move(self, model: str, pointer: Pointer, version: str) -> None:
         target = {"name": model, "version": version}
@@ -162,8 +168,9 @@ class MlflowRegistry:
     def _post(self, path: str, body: Mapping[str, Any]) -> None:
         response = call(self._http, "POST", API + path, json=body, timeout=WRITE_TIMEOUT)
         if not response.is_success:
-            code = response.json().get("error_code", response.status_code)
-            log.warning("MLflow does not take %s for %s: %s", path, body["name"], code)
+            log.error(
+                "MLflow does not take %s for %s: %s", path, body["name"], response.status_code
+            )
 
 
 def _key(pointer: Pointer) -> str:

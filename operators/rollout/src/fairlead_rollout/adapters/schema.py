@@ -3,7 +3,8 @@
 import copy
 import functools
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from typing import Any
 
@@ -38,8 +39,22 @@ def complete_manifest(manifest: Any) -> Document:
     problems = sorted(validator.iter_errors(document), key=lambda e: e.json_path)
     if problems:
         raise InvalidSpecError("; ".join(_describe(problem) for problem in problems[:5]))
+    _refuse_non_finite(document, "")
     completed: Document = document
     return completed
+
+
+def _refuse_non_finite(value: Any, field: str) -> None:
+    """Refuse `.nan` and `.inf`, which YAML knows, a schema lets pass and JSON cannot carry."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidSpecError(f"{field.removeprefix('.')}: must be a finite number")
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list):
+        parts = enumerate(value)
+    for name, part in parts:
+        _refuse_non_finite(part, f"{field}.{name}")
 
 
 def read_spec(manifest: Any) -> ServedModelSpec:

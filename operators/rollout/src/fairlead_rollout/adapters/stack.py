@@ -3,8 +3,11 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from fairlead_rollout.adapters.files import read_json, write_json
 from fairlead_rollout.adapters.home import Home
@@ -40,6 +43,10 @@ class Addresses:
         if listener == "mlflow" and self.external_mlflow:
             return self.external_mlflow
         return f"http://127.0.0.1:{self.ports[listener]}"
+
+    def shown(self, listener: str) -> str:
+        """Return a listener's address as people may see it: without a password."""
+        return str(httpx.URL(self.url(listener)).copy_with(username=None, password=None))
 
 
 def choose_addresses(
@@ -191,8 +198,11 @@ def _server(
             *(program("fairlead-serving"), "--model", uri, "--name", wanted["model"]),
             *("--host", "127.0.0.1", "--port", "{port}", "--cache", str(home.cache)),
             *("--drain-seconds", str(DRAIN_SECONDS), "--termination-log", str(termination)),
+            *("--max-body-bytes", str(wanted["maxBodyBytes"])),
             *(("--environment", "ignore") if wanted["environment"] == "ignore" else ()),
         ),
         environment={"MLFLOW_TRACKING_URI": addresses.url("mlflow")},
         probe="/readyz",
+        grace=timedelta(seconds=wanted["timeout"] + 2 * DRAIN_SECONDS),
+        is_replaced=False,
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,12 +20,13 @@ from fairlead_rollout.adapters.stack import Addresses, services, serving, termin
 from fairlead_rollout.domain.processes import ProcessSpec, restart_wait
 from fairlead_rollout.domain.status import format_time
 
+log = logging.getLogger(__name__)
+
 TICK = 0.1  # seconds; how soon a killed process is noticed
 PROBE_EVERY = 0.2  # seconds, until ready
 PROBE_READY_EVERY = 1.0
 PROBE_TIMEOUT = 1.0
 MISSES = 3  # unanswered probes in a row until a ready process is taken as not ready
-GRACE = 10.0  # seconds between being asked to end and being ended
 
 
 @dataclass(kw_only=True)
@@ -68,12 +70,19 @@ class Supervisor:
         await asyncio.gather(*(self._probe(child) for child in self._children.values()))
         try:
             while not stop.is_set():
-                self.tick(self._wanted())
+                self._tick_safely()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), TICK)
         finally:
             await self._stop_all()
             await self._http.aclose()
+
+    def _tick_safely(self) -> None:
+        """Go on after a full disk or table of processes: what serves must not end with it."""
+        try:
+            self.tick(self._wanted())
+        except OSError:
+            log.exception("cannot look after the processes just now; trying again")
 
     def tick(self, wanted: Mapping[str, ProcessSpec]) -> None:
         """Bring what runs a step nearer to what is wanted, and report what is seen."""
@@ -111,7 +120,7 @@ class Supervisor:
         for running in processes.find(self._home.root):
             spec = wanted.get(running.key)
             twin = self._children.get(running.key)
-            if spec is None or spec.digest != running.digest or twin is not None:
+            if spec is None or spec.is_outdated(running.digest) or twin is not None:
                 running.kill()
                 continue
             self._children[running.key] = Child(spec=spec, running=running)
@@ -143,9 +152,11 @@ class Supervisor:
         """Start, stop or replace one process."""
         if wanted is not None and child.is_gone:
             self._renew(child, wanted)
-        if wanted is None or wanted.digest != child.spec.digest:
+        if wanted is None or wanted.is_outdated(child.spec.digest):
             self._stop(child, now)
-        elif child.running is None and child.stopping_since is None and now >= child.start_at:
+            return
+        child.spec = wanted  # for the next start, if it is another one
+        if child.running is None and child.stopping_since is None and now >= child.start_at:
             log = self._home.logs / f"{child.spec.workload}-{child.spec.replica}.log"
             child.running = processes.start(child.spec, self._home.root, log)
             child.probe_at, child.misses = now, 0
@@ -161,7 +172,10 @@ class Supervisor:
             child.stopping_since, child.is_ready = now, False
             if child.running is not None:
                 child.running.terminate()
-        elif child.running is not None and now - child.stopping_since > GRACE:
+        elif (
+            child.running is not None
+            and now - child.stopping_since > child.spec.grace.total_seconds()
+        ):
             child.running.kill()
 
     def _start_probe(self, child: Child, now: float) -> None:

@@ -2,12 +2,12 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from fairlead_rollout.app.ports import Ports
 from fairlead_rollout.app.reconcile import reconcile
-from fairlead_rollout.domain.errors import FairleadError
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Controller:
         """
         self._ports = ports
         self._changed = changed
-        self._due: dict[str, datetime] = {}
+        self._due: dict[str, float] = {}  # by a clock that nobody sets back
 
     def run(self, stop: threading.Event) -> None:
         """Reconcile until told to stop."""
@@ -43,15 +43,16 @@ class Controller:
         """Reconcile what is due now."""
         names = self._ports.store.names()
         changed = self._changed()
-        now = self._ports.clock.now()
+        now = time.monotonic()
         for name in names:
             if name in changed or self._due.get(name, now) <= now:
-                self._reconcile(name, now)
+                self._reconcile(name)
 
-    def _reconcile(self, name: str, now: datetime) -> None:
+    def _reconcile(self, name: str) -> None:
         try:
             wait = reconcile(name, self._ports)
-        except (FairleadError, OSError) as error:
-            log.warning("%s: %s; trying again", name, error)
+        except Exception:  # one model's trouble must not stop the others
+            log.exception("%s: cannot be reconciled; trying again", name)
             wait = AFTER_ERROR
-        self._due[name] = now + (wait if wait is not None else AFTER_ERROR)
+        after = wait if wait is not None else AFTER_ERROR
+        self._due[name] = time.monotonic() + after.total_seconds()

@@ -89,7 +89,11 @@ class Experiments(Protocol):
     """The experiments service."""
 
     def analysis(self, rollout: str) -> Analysis | None:
-        """Return the analysis of a rollout, or None while the service cannot say."""
+        """Return the analysis of a rollout, or None while the service cannot say.
+
+        Raises:
+            NotFoundError: The service knows nothing of the rollout; its record was lost.
+        """
 
     def records(self, name: str) -> tuple[Mapping[str, Any], ...] | None:
         """Return the rollout records of a served model, newest last, or None while away."""

@@ -8,8 +8,8 @@ from fairlead_rollout.app.ports import Ports, ServedModel
 from fairlead_rollout.domain import conditions
 from fairlead_rollout.domain.actions import Action, EmitEvent, EnsureWorkload, RemoveWorkload
 from fairlead_rollout.domain.decide import SOON, decide
-from fairlead_rollout.domain.errors import UnavailableError
-from fairlead_rollout.domain.snapshot import Snapshot
+from fairlead_rollout.domain.errors import NotFoundError, UnavailableError
+from fairlead_rollout.domain.snapshot import Analysis, Snapshot
 from fairlead_rollout.domain.spec import ServedModelSpec
 from fairlead_rollout.domain.status import Status, Writeback
 
@@ -50,27 +50,41 @@ def gather(served: ServedModel, spec: ServedModelSpec, ports: Ports) -> Snapshot
 
     Returns:
         None while a missing status cannot be told from a lost one: that needs the experiments'
-        records.
+        records and the registry.
     """
     records = None
     if served.status is None:
         records = ports.experiments.records(served.name)
         if records is None:
             return None
+    registry = ports.registry.view(spec)
+    if served.status is None and registry is None:
+        return None
     rollout = _rollout_to_analyse(served.status, records)
+    analysis, is_record_lost = _analysis(rollout, ports)
     return Snapshot(
         name=served.name,
         uid=served.uid,
         generation=served.generation,
         spec=spec,
         status=served.status,
-        registry=ports.registry.view(spec),
+        registry=registry,
         workloads=ports.cluster.workloads(served.name),
         applied=ports.gateway.applied(served.name),
-        analysis=ports.experiments.analysis(rollout) if rollout else None,
+        analysis=analysis,
+        is_record_lost=is_record_lost,
         records=records,
         request=served.request,
     )
+
+
+def _analysis(rollout: str | None, ports: Ports) -> tuple[Analysis | None, bool]:
+    if rollout is None:
+        return None, False
+    try:
+        return ports.experiments.analysis(rollout), False
+    except NotFoundError:
+        return None, True
 
 
 def _rollout_to_analyse(status: Status | None, records: tuple[object, ...] | None) -> str | None:

@@ -40,7 +40,7 @@ AT_ONCE = timedelta(0)
 SOON = timedelta(milliseconds=250)  # something is about to happen in another process
 ANALYSIS_EVERY = timedelta(seconds=1)
 IDLE = timedelta(seconds=2)  # as often as the registry is polled
-RETIRE_AFTER = timedelta(seconds=5)  # requests under way at the old version have ended by then
+RETIRE_AFTER = timedelta(seconds=5)  # at least; requests under way have ended by then
 ROLLOUTS = uuid5(NAMESPACE_URL, "https://fairlead.dev/rollouts")
 
 Check = Callable[[Context], Ruling | None]
@@ -63,7 +63,8 @@ def decide(snapshot: Snapshot, now: datetime) -> Decision:
         now: The time; the only clock there is.
     """
     status = snapshot.status or rebuild.rebuild_status(snapshot)
-    context = Context(snapshot=snapshot, status=_observe(status, snapshot), now=now)
+    status = _record_again(_observe(status, snapshot), snapshot)
+    context = Context(snapshot=snapshot, status=status, now=now)
     ruling = _first_ruling(context)
     status = _retire(replace(ruling.status, traffic=_plan(snapshot, ruling.status)), context)
     status = conditions.with_conditions(status, context, ruling)
@@ -81,6 +82,13 @@ def _observe(status: Status, snapshot: Snapshot) -> Status:
     production = snapshot.registry.production
     settled = status.settled if status.settled == production else None
     return replace(status, production=production, settled=settled)
+
+
+def _record_again(status: Status, snapshot: Snapshot) -> Status:
+    """Queue the record of a running rollout that the experiments service has lost."""
+    if not snapshot.is_record_lost or status.rollout is None or not status.rollout.is_active:
+        return status
+    return _tell(status, record_of(snapshot.name, snapshot.spec, status.rollout))
 
 
 def _first_ruling(context: Context) -> Ruling:
@@ -216,8 +224,11 @@ def _production_moved(context: Context) -> Ruling | None:
 
 
 def _rules_changed(context: Context) -> Ruling | None:
-    if context.rollout.rules in {"", context.spec.rollout.fingerprint}:
+    rollout, request = context.rollout, context.request
+    if rollout.rules == context.spec.rollout.fingerprint:
         return None
+    if request and request.verb is Verb.ABORT and request.rollout == rollout.id:
+        return None  # a person ends it: there is nothing to start over
     message = "spec.rollout was changed; exposures under other rules cannot be judged together"
     return _end(context, RolloutState.SUPERSEDED, Reason.RULES_CHANGED, message)
 
@@ -272,7 +283,8 @@ def _candidate_starting(context: Context) -> Ruling | None:
     if not context.is_available(rollout.candidate, at_least=_trial_replicas(context.spec)):
         message = f"version {rollout.candidate} is starting"
         return context.rule(Reason.STARTING_CANDIDATE, message, SOON)
-    if any(item.kind == "record" for item in context.status.writeback):
+    waiting = {(item.kind, item.rollout) for item in context.status.writeback}
+    if ("record", rollout.id) in waiting:
         message = "the experiments service has not taken the rollout's record yet"
         return context.rule(Reason.ANALYSIS_UNAVAILABLE, message, SOON)
     return _set_step(context, 0)
@@ -295,7 +307,7 @@ def _too_long(context: Context) -> Ruling | None:
     if context.now - rollout.started_at < rules.max_duration:
         return None
     message = f"no decision within {format_duration(rules.max_duration)}"
-    if rules.on_inconclusive is OnInconclusive.PROMOTE:
+    if rules.on_inconclusive is OnInconclusive.PROMOTE and _is_seen_enough(context):
         return _promote(context, Reason.INCONCLUSIVE, message)
     return _end(context, RolloutState.ABORTED, Reason.INCONCLUSIVE, message)
 
@@ -323,16 +335,23 @@ def _step_holding(context: Context) -> Ruling | None:
     return context.rule(Reason.STEP_HOLDING, message, min(remaining, ANALYSIS_EVERY))
 
 
+def _requests_seen(context: Context) -> int:
+    analysis = context.snapshot.analysis
+    counts = analysis.steps.get(context.rollout.step or 0) if analysis else None
+    return counts.candidate if counts else 0
+
+
+def _is_seen_enough(context: Context) -> bool:
+    known = context.snapshot.analysis is not None
+    return known and _requests_seen(context) >= context.spec.rollout.minimum_requests
+
+
 def _not_enough_requests(context: Context) -> Ruling | None:
-    rollout, needed = context.rollout, context.spec.rollout.minimum_requests
-    assert context.snapshot.analysis is not None
-    counts = context.snapshot.analysis.steps.get(rollout.step or 0)
-    seen = counts.candidate if counts else 0
-    if seen >= needed:
+    if _is_seen_enough(context):
         return None
-    message = (
-        f"version {rollout.candidate} got {seen} of {needed} requests needed at {_weight(context)}"
-    )
+    seen, needed = _requests_seen(context), context.spec.rollout.minimum_requests
+    who = f"version {context.rollout.candidate}"
+    message = f"{who} got {seen} of {needed} requests needed at {_weight(context)}"
     return context.rule(Reason.NOT_ENOUGH_DATA, message, ANALYSIS_EVERY)
 
 
@@ -367,9 +386,9 @@ WITHOUT_ROLLOUT: tuple[Check, ...] = (
     _start,
 )
 IN_ROLLOUT: tuple[Check, ...] = (
-    _request_in_rollout,  # people come first
-    _production_moved,  # the registry no longer asks for this candidate
     _rules_changed,  # what was counted so far does not fit the new rules
+    _request_in_rollout,  # people come next
+    _production_moved,  # the registry no longer asks for this candidate
     _candidate_failed,  # it will never serve
     _deadline_exceeded,  # it takes too long to start
     _analysis_against,  # the numbers say stop
@@ -414,7 +433,8 @@ def _promote(context: Context, reason: Reason, message: str) -> Ruling:
         numbers=numbers_of(context.snapshot.analysis),  # those it was decided on
     )
     status = replace(context.status, rollout=rollout)
-    return Ruling(status=status, reason=Reason.PROMOTING, message=message, requeue_after=AT_ONCE)
+    scaling = f"version {rollout.candidate} is to take all traffic; it is scaled first"
+    return Ruling(status=status, reason=Reason.PROMOTING, message=scaling, requeue_after=AT_ONCE)
 
 
 def _end(context: Context, state: RolloutState, reason: Reason, message: str) -> Ruling:
@@ -528,6 +548,9 @@ def _trial_replicas(spec: ServedModelSpec) -> int:
 
 def _retire(status: Status, context: Context) -> Status:
     """Note since when each version that is no longer wanted has been out of the plan."""
+    applied = context.snapshot.applied
+    if status.traffic is not None and (applied is None or not applied.has(status.traffic)):
+        return replace(status, retiring=())  # until the gateway has moved on they get requests
     wanted = _wanted_workloads(context.snapshot, status).keys() | versions_in(status.traffic)
     since = {entry.version: entry.since for entry in status.retiring}
     retiring = tuple(
@@ -541,13 +564,11 @@ def _retire(status: Status, context: Context) -> Status:
 def _workloads(status: Status, context: Context) -> tuple[Action, ...]:
     wanted = _wanted_workloads(context.snapshot, status)
     ensure = (EnsureWorkload(version=v, replicas=n) for v, n in wanted.items())
-    applied = context.snapshot.applied
-    if status.traffic is not None and (applied is None or not applied.has(status.traffic)):
-        return tuple(ensure)  # until the gateway has moved on, an old version may get requests
+    wait = max(RETIRE_AFTER, context.spec.timeout)
     remove = (
         RemoveWorkload(version=entry.version)
         for entry in status.retiring
-        if context.now - entry.since >= RETIRE_AFTER
+        if context.now - entry.since >= wait
     )
     return (*ensure, *remove)
 
@@ -555,19 +576,23 @@ def _workloads(status: Status, context: Context) -> tuple[Action, ...]:
 def _events(status: Status, context: Context, ruling: Ruling) -> tuple[Action, ...]:
     """Tell people of a change of reason or of step, once."""
     before = context.snapshot.status
+    outage = status.condition(ConditionType.REGISTRY_UNAVAILABLE)
+    known = before is not None and before.condition(ConditionType.REGISTRY_UNAVAILABLE) is not None
+    if outage is not None and not known:
+        event = f"{context.snapshot.uid}/{outage.last_transition_time.isoformat()}"
+        return (_event(event, outage.reason, outage.message, is_warning=True),)
     if before is not None and _headline(before) == _headline(status):
         return ()
     rollout = status.rollout.id if status.rollout else context.snapshot.uid
     step = status.rollout.step if status.rollout else None
     stalled = ruling.reason in conditions.STALLING or ruling.reason in conditions.AGAINST
-    return (
-        EmitEvent(
-            id=f"{rollout}/{step}/{status.attempts}/{ruling.reason}",
-            type="Warning" if stalled else "Normal",
-            reason=ruling.reason,
-            message=ruling.message,
-        ),
-    )
+    event = f"{rollout}/{step}/{status.attempts}/{status.handled_request}/{ruling.reason}"
+    return (_event(event, ruling.reason, ruling.message, is_warning=stalled),)
+
+
+def _event(event: str, reason: str, message: str, *, is_warning: bool) -> EmitEvent:
+    kind = "Warning" if is_warning else "Normal"
+    return EmitEvent(id=event, type=kind, reason=reason, message=message)
 
 
 def _headline(status: Status) -> tuple[object, ...]:

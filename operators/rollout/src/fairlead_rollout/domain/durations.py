@@ -4,6 +4,7 @@ import re
 from datetime import timedelta
 
 PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$"
+LONGEST = timedelta(days=3650)
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -15,11 +16,14 @@ def parse_duration(text: str) -> timedelta:
         text: Numbers with a unit each (`ms`, `s`, `m`, `h`, `d`), such as `1h30m`.
 
     Raises:
-        ValueError: The text is not a duration.
+        ValueError: The text is not a duration, or longer than ten years.
     """
     if not re.match(PATTERN, text):
         raise ValueError(f"{text!r} is not a duration; write for example 30s, 10m, 1h30m or 14d")
-    return timedelta(seconds=sum(float(n) * _SECONDS[unit] for n, unit in _PART.findall(text)))
+    seconds = sum(float(n) * _SECONDS[unit] for n, unit in _PART.findall(text))
+    if seconds > LONGEST.total_seconds():
+        raise ValueError(f"{text!r} is longer than {LONGEST.days} days")
+    return timedelta(seconds=seconds)
 
 
 def format_duration(duration: timedelta) -> str:

@@ -2,7 +2,7 @@
 
 FairleadError
 ├── InvalidSpecError      a person must change the ServedModel
-├── NotFoundError         there is no such ServedModel
+├── NotFoundError         there is no such thing
 └── UnavailableError      another system does not answer; trying again may help
 """
 
@@ -16,7 +16,7 @@ class InvalidSpecError(FairleadError):
 
 
 class NotFoundError(FairleadError):
-    """There is no ServedModel of that name."""
+    """There is no such thing; the message names it."""
 
 
 class UnavailableError(FairleadError):

@@ -23,6 +23,9 @@ class ProcessSpec:
         port: Port to listen on; None takes any free one at each start.
         probe: Path that answers 200 when the process is ready; None is ready while it runs.
         probe_port: Port of the probe if it is not the process's own.
+        grace: Time between being asked to end and being ended.
+        is_replaced: Whether a process of an older definition is replaced at once. One that serves
+            a model is not: all of its kind would stop together. It ends as it began.
     """
 
     workload: str
@@ -32,11 +35,17 @@ class ProcessSpec:
     port: int | None = None
     probe: str | None = None
     probe_port: int | None = None
+    grace: timedelta = timedelta(seconds=10)
+    is_replaced: bool = True
 
     @property
     def key(self) -> str:
         """Name the process among all of the stack."""
         return f"{self.workload}/{self.replica}"
+
+    def is_outdated(self, digest: str) -> bool:
+        """Say whether a process of another definition must give way to this one."""
+        return self.is_replaced and digest != self.digest
 
     @property
     def digest(self) -> str:

@@ -10,20 +10,22 @@ from typing import Any
 
 from fairlead_rollout.domain.snapshot import Snapshot
 from fairlead_rollout.domain.status import Rollout, RolloutState, Status, parse_time, with_history
+from fairlead_rollout.domain.writebacks import record_of
+
+UNKNOWN_RULES = "unknown"  # equal to no fingerprint: the trial starts over
 
 
 def rebuild_status(snapshot: Snapshot) -> Status:
     """Return a status for a ServedModel that has none: a new one, or a rebuilt one."""
     status = Status()
     for record in snapshot.records or ():
-        status = _replay(status, record)
+        status = _replay(status, _rollout(record, snapshot))
     if status.stable is None:
         return replace(status, stable=_serving_version(snapshot))
     return _resume(status, snapshot)
 
 
-def _replay(status: Status, record: Mapping[str, Any]) -> Status:
-    rollout = _rollout(record)
+def _replay(status: Status, rollout: Rollout) -> Status:
     status = replace(status, stable=rollout.baseline, attempts=status.attempts + 1, settled=None)
     if rollout.is_active:
         return replace(status, rollout=rollout)
@@ -35,9 +37,9 @@ def _replay(status: Status, record: Mapping[str, Any]) -> Status:
     return status
 
 
-def _rollout(record: Mapping[str, Any]) -> Rollout:
+def _rollout(record: Mapping[str, Any], snapshot: Snapshot) -> Rollout:
     decided_at = record.get("decidedAt")
-    return Rollout(
+    rollout = Rollout(
         id=record["id"],
         candidate=record["candidate"],
         baseline=record["stable"],
@@ -46,7 +48,12 @@ def _rollout(record: Mapping[str, Any]) -> Rollout:
         decided_at=parse_time(decided_at) if decided_at else None,
         reason="StatusRebuilt",
         message=record.get("reason") or "rebuilt from the experiments' record",
+        rules=UNKNOWN_RULES,
     )
+    written = record_of(snapshot.name, snapshot.spec, rollout).content
+    if all(record.get(key) == written[key] for key in ("steps", "objective", "guardrails")):
+        return replace(rollout, rules=snapshot.spec.rollout.fingerprint)
+    return rollout
 
 
 def _resume(status: Status, snapshot: Snapshot) -> Status:
@@ -54,12 +61,21 @@ def _resume(status: Status, snapshot: Snapshot) -> Status:
     rollout, analysis = status.rollout, snapshot.analysis
     if rollout is None or rollout.state is not RolloutState.RUNNING:
         return status
-    reached = max(analysis.steps, default=0) if analysis else 0
+    steps = analysis.steps.items() if analysis else ()
+    reached = max((i for i, seen in steps if seen.stable + seen.candidate), default=0)
     step = min(reached, len(snapshot.spec.rollout.steps) - 1)
     return replace(status, rollout=replace(rollout, step=step))
 
 
 def _serving_version(snapshot: Snapshot) -> str | None:
-    """Return the version with ready processes, if there is exactly one."""
-    ready = [w.version for w in snapshot.workloads if w.ready]
-    return ready[0] if len(ready) == 1 else None
+    """Return the version that must be serving: there was never a rollout.
+
+    That is the production version if it is ready, else the newest ready one that is not a shadow.
+    """
+    registry = snapshot.registry
+    production = registry.production if registry else None
+    shadow = registry.shadow if registry else None
+    ready = {w.version for w in snapshot.workloads if w.ready}
+    if production in ready:
+        return production
+    return max(ready - {shadow}, key=int, default=None)

@@ -11,6 +11,7 @@ from fairlead_rollout.domain.status import Status
 from fairlead_rollout.domain.traffic import Plan, plan_digest
 
 LOAD_FAILED = 3  # exit code of a serving process whose model can never load
+FETCH_FAILED = 4  # ... whose model could not be fetched just now; the deadline bounds the waiting
 MAX_RESTARTS = 3
 
 
@@ -87,6 +88,8 @@ class Workload:
         """Say whether waiting longer is of no use."""
         if self.failure is None or self.ready:
             return False
+        if self.failure.exit_code == FETCH_FAILED:
+            return False
         return self.failure.exit_code == LOAD_FAILED or self.restarts >= MAX_RESTARTS
 
 
@@ -148,6 +151,7 @@ class Snapshot:
         analysis: None without a rollout, or while experiments does not answer.
         records: The experiments' rollout records, newest last; read only when the status is lost.
         status: None when there is none: a new ServedModel or a lost status.
+        is_record_lost: The experiments service answers, and knows nothing of the rollout.
     """
 
     name: str
@@ -159,6 +163,7 @@ class Snapshot:
     workloads: tuple[Workload, ...] = ()
     applied: Applied | None = None
     analysis: Analysis | None = None
+    is_record_lost: bool = False
     records: tuple[Mapping[str, Any], ...] | None = None
     request: Request | None = None
 

@@ -16,6 +16,7 @@ from fairlead_rollout.domain.durations import parse_duration
 from fairlead_rollout.domain.errors import InvalidSpecError
 
 TOTAL_WEIGHT = 10_000  # of every TrafficPlan; a changed sum would move units between arms
+LONGEST_TIMEOUT = timedelta(hours=1)  # the gateway takes no longer one
 
 
 class OnAbort(StrEnum):
@@ -142,7 +143,7 @@ def parse_spec(spec: Mapping[str, Any]) -> ServedModelSpec:
         shadow=Pointer(**registry["shadow"]) if "shadow" in registry else None,
         on_abort=OnAbort(registry["onAbort"]),
         unit=traffic["unit"],
-        timeout=parse_duration(traffic["timeout"]),
+        timeout=_parse_timeout(traffic["timeout"]),
         max_body_bytes=traffic["maxBodyBytes"],
         retry_on_reset=traffic["retryOnReset"],
         rollout=_parse_rollout(spec["rollout"]),
@@ -151,14 +152,28 @@ def parse_spec(spec: Mapping[str, Any]) -> ServedModelSpec:
     )
 
 
+def _duration(field: str, text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise InvalidSpecError(f"{field}: {error}") from error
+
+
+def _parse_timeout(text: str) -> timedelta:
+    timeout = _duration("spec.traffic.timeout", text)
+    if not timedelta(0) < timeout <= LONGEST_TIMEOUT:
+        raise InvalidSpecError("spec.traffic.timeout: must be above 0 and at most 1h")
+    return timeout
+
+
 def _parse_rollout(rollout: Mapping[str, Any]) -> RolloutSpec:
     steps = tuple(_parse_step(step) for step in rollout["steps"])
     objective = _parse_objective(rollout.get("objective"))
     _check_steps(steps, objective)
     return RolloutSpec(
         steps=steps,
-        max_duration=parse_duration(rollout["maxDuration"]),
-        progress_deadline=parse_duration(rollout["progressDeadline"]),
+        max_duration=_duration("spec.rollout.maxDuration", rollout["maxDuration"]),
+        progress_deadline=_duration("spec.rollout.progressDeadline", rollout["progressDeadline"]),
         minimum_requests=rollout["minimumRequests"],
         on_inconclusive=OnInconclusive(rollout["onInconclusive"]),
         guardrails=_parse_guardrails(rollout["guardrails"]),
@@ -167,7 +182,7 @@ def _parse_rollout(rollout: Mapping[str, Any]) -> RolloutSpec:
 
 
 def _parse_step(step: Mapping[str, Any]) -> Step:
-    duration = parse_duration(step["for"]) if "for" in step else None
+    duration = _duration("spec.rollout.steps", step["for"]) if "for" in step else None
     return Step(weight=parse_weight(step["weight"]), duration=duration)
 
 
@@ -210,5 +225,7 @@ def _parse_guardrails(guardrails: Mapping[str, Any]) -> Guardrails:
     return Guardrails(
         errors_margin=float(errors["margin"]) if errors else None,
         latency_margin=float(latency["margin"]) if latency else None,
-        slower_than=parse_duration(latency["slowerThan"]) if latency else None,
+        slower_than=_duration("spec.rollout.guardrails.latency.slowerThan", latency["slowerThan"])
+        if latency
+        else None,
     )

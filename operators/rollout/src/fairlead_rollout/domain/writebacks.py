@@ -7,6 +7,7 @@ from fairlead_rollout.domain.snapshot import Analysis
 from fairlead_rollout.domain.spec import Objective, RolloutSpec, ServedModelSpec
 from fairlead_rollout.domain.status import Numbers, Rollout, Writeback, format_time, to_document
 
+MAX_REASON = 1_000  # characters of a reason in the experiments' record
 MAX_TAG = 5_000  # characters MLflow keeps of a tag on every database
 
 
@@ -19,7 +20,7 @@ def record_of(name: str, spec: ServedModelSpec, rollout: Rollout) -> Writeback:
         "startedAt": format_time(rollout.started_at),
         "decidedAt": format_time(rollout.decided_at) if rollout.decided_at else None,
         "state": rollout.state.value,
-        "reason": rollout.message,
+        "reason": _plain(rollout.message),
         "steps": [{"index": i, "weight": s.weight} for i, s in enumerate(spec.rollout.steps)],
         "objective": _objective(spec.rollout.objective),
         "guardrails": _guardrails(spec.rollout),
@@ -64,6 +65,11 @@ def tags_of(spec: ServedModelSpec, rollout: Rollout) -> Writeback:
     return Writeback(kind="tags", rollout=rollout.id, version=rollout.candidate, content=tags)
 
 
+def _plain(text: str) -> str:
+    """Cut a text and take control characters out: it may be the words of a foreign program."""
+    return "".join(c if c.isprintable() else " " for c in text)[:MAX_REASON]
+
+
 def _tag(value: Any) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return text[:MAX_TAG]
@@ -81,7 +87,12 @@ def report_of(name: str, rollout: Rollout, analysis: Analysis | None) -> Writeba
 
 def production_moved(rollout: Rollout) -> Writeback:
     """Build the request to move the registry's pointer back to stable."""
-    return Writeback(kind="production", rollout=rollout.id, version=rollout.baseline, content={})
+    return Writeback(
+        kind="production",
+        rollout=rollout.id,
+        version=rollout.baseline,
+        content={"candidate": rollout.candidate},
+    )
 
 
 def numbers_of(analysis: Analysis | None) -> Numbers:

@@ -16,6 +16,8 @@ from fairlead_rollout.adapters.stack import LISTENERS, Addresses, choose_address
 from fairlead_rollout.adapters.supervisor import Supervisor
 from fairlead_rollout.domain.errors import FairleadError
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: its terminal was closed
+LEFTOVERS_WITHIN = 10.0  # seconds
 READY_WITHIN = 120.0  # seconds; MLflow's first start makes its database
 
 
@@ -69,21 +71,27 @@ def run_down(root: Path) -> int:
         print(f"nothing runs in {home.root}")
         return 0
     with only_one(home):
-        left = list(processes.find(home.root))
-        for running in left:
-            running.terminate()
-        deadline = time.monotonic() + 10
-        while any(r.is_alive for r in left) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        for running in left:
-            running.kill()
-        print(f"ended {len(left)} processes" if left else f"nothing runs in {home.root}")
+        left = end_leftovers(home)
+        print(f"ended {left} processes" if left else f"nothing runs in {home.root}")
     return 0
+
+
+def end_leftovers(home: Home) -> int:
+    """End what an earlier stack of a folder left behind; returns how many processes that were."""
+    left = list(processes.find(home.root))
+    for running in left:
+        running.terminate()
+    deadline = time.monotonic() + LEFTOVERS_WITHIN
+    while any(r.is_alive for r in left) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for running in left:
+        running.kill()
+    return len(left)
 
 
 async def _run(home: Home, addresses: Addresses) -> None:
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     supervisor = Supervisor(home, addresses)
     teller = asyncio.create_task(_tell(supervisor, home, addresses))
@@ -107,4 +115,4 @@ async def _tell(supervisor: Supervisor, home: Home, addresses: Addresses) -> Non
         "experiments": "experiments API: /docs",
     }
     for listener in (name for name in LISTENERS if name in names):
-        console.print(f"  {addresses.url(listener)}  {names[listener]}", highlight=False)
+        console.print(f"  {addresses.shown(listener)}  {names[listener]}", highlight=False)

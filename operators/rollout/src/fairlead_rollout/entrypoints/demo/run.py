@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import shutil
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -36,7 +35,7 @@ from fairlead_rollout.entrypoints.demo.story import (
     Act,
 )
 from fairlead_rollout.entrypoints.demo.view import LineView, LiveView, Picture, View
-from fairlead_rollout.entrypoints.up import adopt_addresses, only_one
+from fairlead_rollout.entrypoints.up import ENDING, adopt_addresses, end_leftovers, only_one
 
 RATE = 120.0  # requests a second: leaves two cores room for the rest of the stack
 ACT_WITHIN = 90.0  # seconds
@@ -82,8 +81,9 @@ def run_demo(root: Path) -> int:
     home = Home(root.resolve())
     home.root.mkdir(parents=True, exist_ok=True)
     with only_one(home):
-        addresses = adopt_addresses(home, {}, None)
+        end_leftovers(home)  # before what they use is taken away
         _forget_last_time(home)
+        addresses = adopt_addresses(home, {}, None)
         return asyncio.run(_play(home, addresses))
 
 
@@ -128,7 +128,7 @@ async def _stack(home: Home, addresses: Addresses) -> AsyncIterator[Supervisor]:
         if story is not None:
             story.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING:
         asyncio.get_running_loop().add_signal_handler(number, end)
     try:
         yield supervisor
