@@ -1,4 +1,7 @@
-"""A small model server for the tests: answers every request with what it got, as JSON."""
+"""A small model server for the tests: answers every request with what it got, as JSON.
+
+Asked for half an answer (`x-test-half`), it stops there, and closes the connection or stalls.
+"""
 
 import asyncio
 import json
@@ -43,10 +46,12 @@ class Upstream(asyncio.Protocol):
             return
         body = json.dumps({"version": self.version, "line": line, "headers": headers}).encode()
         code = headers.get("x-test-code", "200")
-        self.transport.write(
-            b"HTTP/1.1 %b X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-            % (code.encode(), len(body), body)
-        )
+        head = b"HTTP/1.1 %b X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        half = headers.get("x-test-half")
+        sent = body[: len(body) // 2] if half else body
+        self.transport.write(head % (code.encode(), len(body)) + sent)
+        if half == "close":
+            self.transport.close()
 
 
 async def main() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from gateway_client import ask_all
 from gateway_experiments import FakeExperiments
@@ -17,6 +18,7 @@ from fairlead_gateway.app.apply import Report
 from fairlead_gateway.app.ship import Shipper
 
 PATH = "/models/iris/invocations"
+RESET = "upstream_reset_after_response_started"
 
 
 @pytest.fixture
@@ -73,6 +75,16 @@ def test_exposures_survive_everything(shipping: Gateway, experiments: FakeExperi
         lambda: not (shipping.home / "gateway" / "access.log.1").exists()
     )
     assert (shipping.home / "gateway" / "access.log").stat().st_size < 400 * len(sent) / 2
+
+
+@pytest.mark.parametrize("half", ["close", "stall"])
+def test_half_an_answer_is_none(shipping: Gateway, experiments: FakeExperiments, half: str) -> None:
+    """An answer that breaks off after a 200 ships as none: upstream closes, or the time is up."""
+    shipping.apply(plan(weight=5000, timeout=0.3))
+    with pytest.raises(httpx.RemoteProtocolError, match="without sending complete"):
+        shipping.post(headers={"x-inference-id": half, "x-unit-id": half, "x-test-half": half})
+    wait_for(lambda: half in experiments.seen)
+    assert (experiments.seen[half]["code"], experiments.seen[half]["version"]) == (0, None)
 
 
 def test_only_predictions_of_a_rollout_are_exposures(
@@ -249,6 +261,28 @@ def test_rotation_loses_nothing(
     again.close()
     assert set(experiments.seen) == {"i1", "i2", "i3", "i4"}
     assert decode_line(b"{}") is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"flags": "UPE", "details": f"{RESET}{{protocol_error}}"}, 0),
+        ({"flags": "UC", "details": f"{RESET}{{connection_termination}}", "code": 404}, 0),
+        ({"flags": "UT", "details": "response_timeout"}, 0),
+        ({"flags": "UT", "details": "response_timeout", "code": 504}, 504),
+        ({"flags": "UF", "details": "upstream_reset_before_response_started{x}", "code": 503}, 503),
+        ({"flags": "DC", "details": "downstream_remote_disconnect"}, 200),
+        ({"flags": "UPE,DC", "details": f"{RESET}{{protocol_error}}"}, 200),
+        ({"details": "request_payload_too_large", "code": 413}, 413),
+    ],
+)
+def test_code_of_a_line(
+    harness: Harness, experiments: FakeExperiments, changes: dict[str, Any], code: int
+) -> None:
+    """Half an answer is none, unless it was the client that left; all else keeps its code."""
+    append(harness.path, line(1, **changes))
+    harness.drain()
+    assert experiments.seen["i1"]["code"] == code
 
 
 def test_facts_of_a_line(harness: Harness, experiments: FakeExperiments) -> None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 _CLIENT_CLOSED = 499
+_NO_ANSWER = 0
+_GATEWAY_TIMEOUT = 504
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +50,23 @@ class LogLine:
 
     @property
     def status(self) -> int:
-        """The status code, 499 where the client left before there was one."""
-        return self.code or _CLIENT_CLOSED
+        """The status code, 499 where the client left before there was one, 0 for half an answer."""
+        if not self.code:
+            return _CLIENT_CLOSED
+        return _NO_ANSWER if self._broke_off else self.code
+
+    @property
+    def _broke_off(self) -> bool:
+        """Whether the answer had begun, and ended too early without the client's doing.
+
+        Envoy logs the code that went out with the headers, whatever became of the body. A timeout
+        before the headers is Envoy's own 504.
+        """
+        if "DC" in (self.flags or "").split(","):
+            return False
+        details = self.details or ""
+        too_late = details == "response_timeout" and self.code != _GATEWAY_TIMEOUT
+        return too_late or details.startswith("upstream_reset_after_response_started")
 
     @property
     def retries(self) -> int:
