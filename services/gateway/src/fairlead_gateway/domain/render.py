@@ -81,11 +81,6 @@ def cluster_name(model: str, version: str) -> str:
     return f"{model}-v{version}"
 
 
-def version_of(cluster: str) -> str:
-    """Return the version a cluster was named for."""
-    return cluster.rpartition("-v")[2]
-
-
 def needed_versions(
     plans: Iterable[TrafficPlan], endpoints: Iterable[VersionKey]
 ) -> set[VersionKey]:
