@@ -7,7 +7,6 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.special import betaln
-from scipy.stats import norm
 
 from fairlead_experiments.domain import guardrails, sequential, srm
 from fairlead_experiments.domain.effect import Arm, Overlap, StepSummary, Summary, combine
@@ -22,26 +21,17 @@ def summarise(sample: list[float]) -> Summary:
     return Summary(len(sample), float(np.mean(sample)), float(np.var(sample) * len(sample)))
 
 
-@pytest.mark.parametrize("x", [-1e4, -300.0, -38.0, -20.0001, -19.9999, -5.0, 0.0, 1.0, 9.0, 40.0])
-def test_log_phi_agrees_with_scipy(x: float) -> None:
-    """Ln Phi is right in the middle and in both tails, where Phi itself underflows."""
-    assert sequential.log_phi(x) == pytest.approx(norm.logcdf(x), rel=1e-8, abs=1e-300)
-
-
 def test_tau_is_a_little_above_the_minimum_effect() -> None:
     """At alpha 0.05 and power 0.8, tau is 1.006 times the smallest effect worth finding."""
     assert sequential.tau_from(1.0, 0.05) == pytest.approx(1.006, abs=5e-4)
 
 
-def test_log_evalues_agree_with_the_reference() -> None:
-    """Both e-values agree with the published normal mixtures at one point."""
+def test_log_evalue_agrees_with_the_reference() -> None:
+    """The e-value agrees with the published normal mixture at one point."""
     z, r = 3.0, 1.5
     two = 0.5 * (z * z * r / (1 + r) - math.log1p(r))
-    root = math.sqrt(r / (1 + r))
-    one = math.log(2) - 0.5 * math.log1p(r) + 0.5 * (z * root) ** 2 + norm.logcdf(z * root)
 
     assert sequential.log_evalue(z, 1.0, math.sqrt(r)) == pytest.approx(two)
-    assert sequential.log_evalue_above(z, 1.0, math.sqrt(r)) == pytest.approx(one)
 
 
 @given(effects, scales, scales)

@@ -7,9 +7,7 @@ and a normal prior of scale `tau` on the effect, `z = d / se` and `r = tau^2 / s
 
 - two-sided, `ln E = (z^2 r / (1 + r) - ln(1 + r)) / 2`;
 - the confidence sequence is every effect this does not reject,
-  `d +- se sqrt((1 + r) / r (ln(1 + r) + 2 ln(1 / alpha)))`;
-- one-sided (half-normal prior),
-  `ln E = ln 2 - ln(1 + r) / 2 + z^2 r / (2 (1 + r)) + ln Phi(z sqrt(r / (1 + r)))`.
+  `d +- se sqrt((1 + r) / r (ln(1 + r) + 2 ln(1 / alpha)))`.
 
 Sources: Howard, Ramdas, McAuliffe, Sekhon, "Time-uniform, nonparametric, nonasymptotic
 confidence sequences", Ann. Statist. 49(2) 2021, propositions 4 and 5; Waudby-Smith, Arbour,
@@ -25,17 +23,6 @@ LARGEST = 1e300
 """The largest e-value written into a document: JSON has no infinity."""
 
 _LARGEST_RATIO = 1e150  # Its square is still a float.
-_TAIL = -20.0  # erfc is exact down to -37; the series has 9 digits from -20 on.
-
-
-def log_phi(x: float) -> float:
-    """Answer ln of the standard normal distribution function, without underflow."""
-    if x < _TAIL:
-        square = 1.0 / (x * x)
-        series = -square * (1.0 - 3.0 * square * (1.0 - 5.0 * square))
-        return -0.5 * x * x - math.log(-x) - 0.5 * math.log(2.0 * math.pi) + math.log1p(series)
-    upper_tail = 0.5 * math.erfc(abs(x) / math.sqrt(2.0))
-    return math.log1p(-upper_tail) if x > 0 else math.log(upper_tail)
 
 
 def information_ratio(se: float, tau: float) -> float:
@@ -54,13 +41,6 @@ def log_evalue(effect: float, se: float, tau: float) -> float:
     r = information_ratio(se, tau)
     z = effect / se
     return 0.5 * (z * z * (r / (1.0 + r)) - math.log1p(r))
-
-
-def log_evalue_above(effect: float, se: float, tau: float, bound: float = 0.0) -> float:
-    """Answer the one-sided log e-value against "the effect is at most `bound`"."""
-    r = information_ratio(se, tau)
-    scaled = (effect - bound) / se * math.sqrt(r / (1.0 + r))
-    return math.log(2.0) - 0.5 * math.log1p(r) + 0.5 * scaled * scaled + log_phi(scaled)
 
 
 def radius(se: float, tau: float, alpha: float) -> float:
