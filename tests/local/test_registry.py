@@ -152,16 +152,17 @@ def test_a_verdict_is_written_as_tags_and_can_be_found(
 def test_a_pointer_is_moved_back_to_an_older_version(
     mlflow: Mlflow, registry: MlflowRegistry, pointer: dict[str, str]
 ) -> None:
-    """A revert wins over the higher version number that MLflow would prefer."""
+    """A revert wins over the higher version number, but not over a newer promotion."""
     spec = mlflow.spec(pointer)
     registry.view(spec)
     mlflow.stage("3", "Production")
     mlflow.alias("3", "champion")
-    registry.write(spec, item("production", "1", {}))
+    registry.write(spec, item("production", "1", {"candidate": "2"}))
     registry.poll()
-    seen = registry.view(spec)
-    assert seen is not None
-    assert seen.production == "1"
+    assert registry.view(spec) == RegistryView(production="3")
+    registry.write(spec, item("production", "1", {"candidate": "3"}))
+    registry.poll()
+    assert registry.view(spec) == RegistryView(production="1")
 
 
 def test_the_report_becomes_an_artifact_of_the_training_run(
