@@ -296,7 +296,9 @@ class Stack:
         def serves() -> bool:
             status = self.status()
             active = self.rollout().get("state") in {"pending", "running"}
-            return status.get("stable") == version and not active
+            seen = {c["type"]: c["status"] for c in status.get("conditions", ())}
+            applied = seen.get("TrafficApplied") == "True"
+            return status.get("stable") == version and applied and not active
 
         wait_until(serves, 60, f"version {version} serves")
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -24,10 +25,18 @@ ROLLOUT = "5f0c2f0e-8f4d-5b53-9a0e-2b4f6f9f7c11"
 
 
 def free_port() -> int:
-    """Find a port nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Find a port nobody listens at.
+
+    It is below those the system hands out to clients, and in a range of this test worker's own:
+    between being found and being listened at, nobody else may take it.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 12_000 + 2_000 * (worker % 10)
+    while True:
+        port = random.randrange(first, first + 2_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_for(condition: Callable[[], Any], limit: float = 20.0) -> Any:
