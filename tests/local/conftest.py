@@ -244,6 +244,11 @@ class Stack:
         arms = (self.status().get("traffic") or {}).get("arms", ())
         return sum(arm["weight"] for arm in arms if arm["arm"] == "candidate")
 
+    def is_applied(self) -> bool:
+        """Say whether the gateway routes by the newest plan."""
+        seen = {c["type"]: c["status"] for c in self.status().get("conditions", ())}
+        return seen.get("TrafficApplied") == "True"
+
     def pids(self, prefix: str) -> dict[str, int]:
         """Return the process ids of everything whose key starts so."""
         seen = self.processes().items()
@@ -296,20 +301,15 @@ class Stack:
         def serves() -> bool:
             status = self.status()
             active = self.rollout().get("state") in {"pending", "running"}
-            seen = {c["type"]: c["status"] for c in status.get("conditions", ())}
-            applied = seen.get("TrafficApplied") == "True"
-            return status.get("stable") == version and applied and not active
+            return status.get("stable") == version and self.is_applied() and not active
 
         wait_until(serves, 60, f"version {version} serves")
 
     def await_weight(self, weight: int) -> None:
         """Wait until the gateway routes by a candidate's weight."""
-
-        def applied() -> bool:
-            seen = {c["type"]: c["status"] for c in self.status().get("conditions", ())}
-            return self.weight() == weight and seen.get("TrafficApplied") == "True"
-
-        wait_until(applied, 60, f"the weight is {weight}")
+        wait_until(
+            lambda: self.weight() == weight and self.is_applied(), 60, f"the weight is {weight}"
+        )
 
     def settle_on(self, version: str) -> None:
         """Have a version serve, whatever was before."""

@@ -211,18 +211,22 @@ def test_an_aborted_version_comes_back_when_promoted_again(on_trial: World) -> N
     assert on_trial.status.attempts == 2
 
 
-def test_revert_moves_the_pointer_back_to_stable(
-    make_world: Callable[..., World], build_manifest: Callable[..., Any]
-) -> None:
-    """With `onAbort: revert` MLflow names stable again after an abort."""
+@pytest.fixture
+def reverting(make_world: Callable[..., World], build_manifest: Callable[..., Any]) -> World:
+    """Return a world with `onAbort: revert` whose candidate has just turned out worse."""
     world = make_world(build_manifest(registry={"onAbort": "revert"}))
     world.run_until(lambda: world.status.stable == "1")
     world.production = "2"
     world.run_until(lambda: world.weight == 1_000)
     world.verdict = Verdict.WORSE
-    world.run_until(lambda: world.production == "1")
-    world.run(5)
-    assert world.status.settled is None
+    return world
+
+
+def test_revert_moves_the_pointer_back_to_stable(reverting: World) -> None:
+    """With `onAbort: revert` MLflow names stable again after an abort."""
+    reverting.run_until(lambda: reverting.production == "1")
+    reverting.run(5)
+    assert reverting.status.settled is None
 
 
 @pytest.mark.parametrize(("verb", "stable"), [(Verb.ABORT, "1"), (Verb.PROMOTE, "2")])
@@ -454,19 +458,12 @@ def test_fewer_steps_and_a_request_at_once_do_not_stop_the_controller(
     assert on_trial.status.stable == "1"
 
 
-def test_a_revert_does_not_undo_a_newer_promotion(
-    make_world: Callable[..., World], build_manifest: Callable[..., Any]
-) -> None:
+def test_a_revert_does_not_undo_a_newer_promotion(reverting: World) -> None:
     """The pointer is moved back only while it names the aborted version."""
-    world = make_world(build_manifest(registry={"onAbort": "revert"}))
-    world.run_until(lambda: world.status.stable == "1")
-    world.production = "2"
-    world.run_until(lambda: world.weight == 1_000)
-    world.verdict = Verdict.WORSE
-    world.run()
-    world.production, world.verdict = "5", Verdict.INSUFFICIENT
-    world.run_until(lambda: not world.status.writeback)
-    assert world.production == "5"
+    reverting.run()
+    reverting.production, reverting.verdict = "5", Verdict.INSUFFICIENT
+    reverting.run_until(lambda: not reverting.status.writeback)
+    assert reverting.production == "5"
 
 
 def test_a_candidate_that_cannot_be_fetched_is_waited_for(serving: World) -> None:

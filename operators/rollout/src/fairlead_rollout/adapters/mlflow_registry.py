@@ -71,7 +71,7 @@ class MlflowRegistry:
             wanted, known = self._wanted, self._models
         for model in wanted - known.keys():
             self._manage(model)
-        models = {model["name"]: _pointers(model) for model in self._search()}
+        models = self._pointers_now()
         with self._lock:
             changed = models != self._models or wanted != self._looked_for
             self._models, self._looked_for = models, wanted
@@ -119,6 +119,9 @@ class MlflowRegistry:
         path = f"{API}/registered-models/set-tag"
         call(self._http, "POST", path, json=tag, timeout=WRITE_TIMEOUT)
 
+    def _pointers_now(self) -> dict[str, dict[str, str]]:
+        return {model["name"]: _pointers(model) for model in self._search()}
+
     def _search(self) -> Iterable[Mapping[str, Any]]:
         token = ""
         while True:
@@ -136,8 +139,7 @@ class MlflowRegistry:
 
     def _names(self, spec: ServedModelSpec, version: str) -> bool:
         """Say whether production names a version just now; a newer promotion is not undone."""
-        models = {model["name"]: _pointers(model) for model in self._search()}
-        return models.get(spec.model, {}).get(_key(spec.production)) == version
+        return self._pointers_now().get(spec.model, {}).get(_key(spec.production)) == version
 
     def _move(self, model: str, pointer: Pointer, version: str) -> None:
         target = {"name": model, "version": version}
