@@ -121,4 +121,5 @@ _DESCRIPTIONS: Mapping[str, Callable[[Any], str]] = {
     "minProperties": lambda p: f"needs exactly one of {_fields(p)}",
     "maxProperties": lambda p: f"needs exactly one of {_fields(p)}",
     "pattern": lambda p: f"must match {p.validator_value}",
+    "exclusiveMinimum": lambda p: f"must be above {p.validator_value}",
 }

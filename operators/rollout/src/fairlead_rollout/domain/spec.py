@@ -100,8 +100,37 @@ class RolloutSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Keep:
+    """How many versions that were stable are kept running, and how long each."""
+
+    versions: int
+    duration: timedelta
+
+
+@dataclass(frozen=True, kw_only=True)
+class Autoscaling:
+    """More processes under load.
+
+    Attributes:
+        max_replicas: Processes of one version at most.
+        cpu_percent: Processor use that is aimed at, in percent of what is requested.
+    """
+
+    max_replicas: int
+    cpu_percent: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServedModelSpec:
-    """What a person wants served, and how."""
+    """What a person wants served, and how.
+
+    Attributes:
+        replicas: Processes of the stable version, at least.
+        image: The serving image; None is the installation's own. On one machine it means nothing,
+            as `resources`, `autoscaling` and `template` do.
+        resources: Requests and limits of a container; None are the installation's own.
+        template: What is merged into a version's pod template.
+    """
 
     model: str
     production: Pointer
@@ -114,6 +143,11 @@ class ServedModelSpec:
     rollout: RolloutSpec
     replicas: int
     environment: str
+    keep: Keep
+    image: str | None
+    resources: Mapping[str, Any] | None
+    autoscaling: Autoscaling | None
+    template: Mapping[str, Any]
 
 
 def parse_weight(percent: float) -> int:
@@ -149,6 +183,28 @@ def parse_spec(spec: Mapping[str, Any]) -> ServedModelSpec:
         rollout=_parse_rollout(spec["rollout"]),
         replicas=server["replicas"],
         environment=server["environment"],
+        keep=_parse_keep(server["keep"]),
+        image=server.get("image"),
+        resources=server.get("resources"),
+        autoscaling=_parse_autoscaling(server),
+        template=server.get("template", {}),
+    )
+
+
+def _parse_keep(keep: Mapping[str, Any]) -> Keep:
+    return Keep(versions=keep["versions"], duration=_duration("spec.server.keep.for", keep["for"]))
+
+
+def _parse_autoscaling(server: Mapping[str, Any]) -> Autoscaling | None:
+    autoscaling = server.get("autoscaling")
+    if autoscaling is None:
+        return None
+    if autoscaling["maxReplicas"] < server["replicas"]:
+        raise InvalidSpecError(
+            "spec.server.autoscaling.maxReplicas: must not be below spec.server.replicas"
+        )
+    return Autoscaling(
+        max_replicas=autoscaling["maxReplicas"], cpu_percent=autoscaling["cpuPercent"]
     )
 
 

@@ -4,10 +4,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from fairlead_rollout.adapters.crd import build_crd
 from fairlead_rollout.adapters.schema import served_model_schema
 
 ROOT = Path(__file__).parents[5]
 REFERENCE = Path("docs/reference/served-model.md")
+CRD = Path("charts/fairlead/files/crd.yaml")
 
 
 def run_generate(*, check: bool) -> int:
@@ -22,6 +26,7 @@ def run_generate(*, check: bool) -> int:
             print(f"{path} is out of date; run 'make generate'")
         return 1 if stale else 0
     for path in stale:
+        (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
         (ROOT / path).write_text(_files()[path], "utf-8")
         print(f"wrote {path}")
     return 0
@@ -32,7 +37,12 @@ def _differs(path: Path, text: str) -> bool:
 
 
 def _files() -> Mapping[Path, str]:
-    return {REFERENCE: _reference(served_model_schema())}
+    return {REFERENCE: _reference(served_model_schema()), CRD: _crd()}
+
+
+def _crd() -> str:
+    head = "# Generated from the ServedModel's schema by `make generate`.\n"
+    return head + yaml.safe_dump(build_crd(), sort_keys=False, width=1_000, allow_unicode=True)
 
 
 def _reference(schema: Mapping[str, Any]) -> str:
