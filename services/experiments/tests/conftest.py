@@ -1,6 +1,11 @@
-"""Builders and fixtures: a database in a folder of its own, a clock that stands still, a client."""
+"""Builders and fixtures: databases of both kinds, a clock that stands still, a client.
+
+What asks for `engine`, `store` or `client` runs twice: on SQLite and on a real PostgreSQL.
+"""
 
 import asyncio
+import itertools
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +20,11 @@ from fairlead_experiments.adapters.database import migrate, open_engine
 from fairlead_experiments.adapters.sql import SqlStore
 from fairlead_experiments.app.service import Experiments
 from fairlead_experiments.entrypoints.http import create_app
+
+# Test folders are no packages; the helpers have names no other folder uses.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from experiments_postgresql import PostgresServer
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -54,13 +64,54 @@ class Client:
         self._loop.close()
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """The PostgreSQL server of all tests; each has databases of its own."""
+    server = PostgresServer()
+    try:
+        yield server.start()
+    finally:
+        server.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """Makes empty databases of either kind; answers their addresses."""
+    if request.param == "sqlite":
+        numbers = itertools.count()
+        yield lambda: f"sqlite:///{tmp_path / f'experiments-{next(numbers)}.db'}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    made: list[str] = []
+
+    def create() -> str:
+        made.append(server.create_database())
+        return made[-1]
+
+    yield create
+    for url in made:
+        server.drop_database(url)
+
+
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    """A new SQLite database, its tables up to date."""
-    engine = open_engine(f"sqlite:///{tmp_path / 'experiments.db'}")
-    migrate(engine)
-    yield engine
-    engine.dispose()
+def new_engine(new_url: Callable[[], str]) -> Iterator[Callable[[], Engine]]:
+    """Makes databases of either kind, their tables up to date."""
+    made: list[Engine] = []
+
+    def create() -> Engine:
+        made.append(open_engine(new_url()))
+        migrate(made[-1])
+        return made[-1]
+
+    yield create
+    for engine in made:
+        engine.dispose()
+
+
+@pytest.fixture
+def engine(new_engine: Callable[[], Engine]) -> Engine:
+    """A new database, its tables up to date."""
+    return new_engine()
 
 
 @pytest.fixture

@@ -178,7 +178,7 @@ def test_a_units_outcome_moves_to_an_exposure_that_comes_late(
 
 
 def test_any_order_gives_the_same_counts(
-    tmp_path_factory: pytest.TempPathFactory, exposure: Build, outcome: Build, record: Build
+    new_engine: Callable[[], Engine], exposure: Build, outcome: Build, record: Build
 ) -> None:
     """Exposures, outcomes, corrections and the record, shuffled and replayed: the same tables."""
     rng = random.Random(20261121)
@@ -206,8 +206,7 @@ def test_any_order_gives_the_same_counts(
 
     found = []
     for run in range(4):
-        engine = open_engine(f"sqlite:///{tmp_path_factory.mktemp('order') / 'x.db'}")
-        migrate(engine)
+        engine = new_engine()
         store = SqlStore(engine)
         shuffled = rng.sample(items + items[:20], len(items) + 20)
         for place in range(0, len(shuffled), 5):
@@ -219,7 +218,6 @@ def test_any_order_gives_the_same_counts(
                 if chosen:
                     send(store, *chosen)
         found.append(tables(engine))
-        engine.dispose()
 
     assert found[1:] == found[:1] * 3
     assert all(found[0])

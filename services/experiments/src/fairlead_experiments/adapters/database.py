@@ -8,9 +8,20 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, and_, create_engine, event, make_url, or_, text
+from alembic.util import CommandError
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    and_,
+    create_engine,
+    event,
+    make_url,
+    or_,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.sql.dml import Insert
 from sqlalchemy.sql.schema import Table
 
@@ -18,6 +29,7 @@ from fairlead_experiments.app.errors import StoreUnavailableError
 
 _WRITER_LOCK = 0x666C2D657870  # "fl-exp": the advisory lock of the one writer on PostgreSQL.
 _WRITING = "fairlead_writing"
+_SQLITE, _POSTGRESQL, _DRIVER = "sqlite", "postgresql", "postgresql+psycopg"
 
 # WAL lets readers go on while one writes. synchronous=FULL, because an answer means "kept": with
 # NORMAL a killed process loses nothing (the pages are the kernel's by then), but a power cut loses
@@ -34,13 +46,94 @@ _PRAGMAS = (
 
 _WAL_WITHIN = 15.0  # seconds
 
+# What libpq gets unless the URL says otherwise. A server that was cut off is noticed within seconds,
+# not after the kernel's quarter of an hour; of several hosts in the URL the one that takes writes is
+# used.
+_LIBPQ = {
+    "application_name": "fairlead-experiments",
+    "connect_timeout": "5",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+    "target_session_attrs": "read-write",
+}
+
+# A caller waits 10 s (the agent's patience): another writer is waited for half of that, a statement
+# runs no longer than it makes sense to try again. Set by statement, not among libpq's options, which
+# connection poolers refuse. synchronous_commit, because an answer means "kept".
+_SESSION = {
+    "lock_timeout": "5s",
+    "statement_timeout": "30s",
+    "idle_in_transaction_session_timeout": "60s",
+    "synchronous_commit": "on",
+    "timezone": "UTC",
+}
+
+# Two replicas hold at most 20 connections of PostgreSQL's usual 100.
+_POOL = {
+    "pool_size": 5,
+    "max_overflow": 5,
+    "pool_timeout": 5,
+    "pool_recycle": 1800,
+    "pool_pre_ping": True,
+}
+
 
 def open_engine(url: str) -> Engine:
-    """Open a database; `url` is SQLAlchemy's, never logged (it may hold a password)."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, isolation_level="REPEATABLE READ")
-    engine = create_engine(parsed)
+    """Open a database: `sqlite://`, or `postgresql://` by psycopg, whether it says so or not.
+
+    The URL is never logged and never part of a message: it may hold a password.
+
+    Raises:
+        ArgumentError: The URL cannot be read, or is another database's or driver's.
+    """
+    parsed = _parse(url)
+    if parsed.drivername in {"postgres", _POSTGRESQL, _DRIVER}:
+        return _open_postgresql(parsed.set(drivername=_DRIVER))
+    if parsed.drivername in {_SQLITE, "sqlite+pysqlite"}:
+        return _open_sqlite(parsed)
+    raise ArgumentError("it must begin with postgresql:// (the driver is psycopg) or sqlite://")
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise ArgumentError("it is no URL of the form postgresql://USER@HOST/DATABASE") from error
+    if "@" in (parsed.host or ""):
+        # What follows the password's own "@" would be taken for the host, and told as such.
+        raise ArgumentError("percent-encode the password: an @ in it is %40")
+    return parsed
+
+
+def is_server(engine: Engine) -> bool:
+    """Tell whether the database is another process, that may come and go."""
+    return engine.dialect.name == _POSTGRESQL
+
+
+def _open_postgresql(url: URL) -> Engine:
+    engine = create_engine(
+        url.update_query_dict({k: v for k, v in _LIBPQ.items() if k not in url.query}),
+        isolation_level="REPEATABLE READ",
+        hide_parameters=True,
+        **_POOL,
+    )
+    event.listen(engine, "connect", _set_up_postgresql)
+    return engine
+
+
+def _set_up_postgresql(connection: Any, _record: object) -> None:
+    before, connection.autocommit = connection.autocommit, True
+    settings = ", ".join(
+        f"set_config('{name}', '{value}', false)" for name, value in _SESSION.items()
+    )
+    connection.execute(f"SELECT {settings}")
+    connection.autocommit = before
+
+
+def _open_sqlite(url: URL) -> Engine:
+    engine = create_engine(url, hide_parameters=True)
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -78,35 +171,58 @@ def _begin_sqlite(connection: Connection) -> None:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """One snapshot of the database."""
-    with _translated(), engine.connect() as connection, connection.begin():
+    with _translated(engine), engine.connect() as connection, connection.begin():
         yield connection
 
 
 @contextmanager
-def writing(engine: Engine) -> Iterator[Connection]:
+def writing(engine: Engine, *, is_long: bool = False) -> Iterator[Connection]:
     """One transaction, and no other writer beside it.
 
     SQLite has one writer anyway (BEGIN IMMEDIATE waits for it instead of failing half-way). On
     PostgreSQL an advisory lock makes it so: what is new in a batch can then be asked for, added
     and counted without races or deadlocks, and a batch is short.
+
+    Args:
+        engine: The database.
+        is_long: Its statements take as long as they take: a migration, or counting afresh.
     """
-    with _translated(), engine.connect() as plain:
+    with _translated(engine), engine.connect() as plain:
         connection = plain.execution_options(**{_WRITING: True})
-        if connection.dialect.name == "postgresql":
+        if is_server(engine):
             # A snapshot taken before the lock would not show what the last writer added.
             connection = connection.execution_options(isolation_level="READ COMMITTED")
         with connection.begin():
-            if connection.dialect.name == "postgresql":
+            if is_server(engine):
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})"))
+            if is_server(engine) and is_long:
+                connection.execute(text("SET LOCAL statement_timeout = 0"))
             yield connection
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(engine: Engine) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        raise StoreUnavailableError("the database did not answer") from error
+        raise StoreUnavailableError(_reason(engine, error)) from error
+
+
+def _reason(engine: Engine, error: SQLAlchemyError) -> str:
+    """Say why, without what a statement carried and without the password.
+
+    Only where there was no connection the driver's own words are repeated: they name the host, the
+    database and the user. Those of a statement may quote values.
+    """
+    if not isinstance(error, DBAPIError) or error.orig is None or not is_server(engine):
+        return type(getattr(error, "orig", None) or error).__name__
+    cause, state = error.orig, getattr(error.orig, "sqlstate", None)
+    if state is not None and error.statement:
+        return f"{type(cause).__name__} ({state})"
+    words = " ".join(str(cause).split()) or type(cause).__name__
+    for secret in (engine.url.password, engine.url.query.get("password")):
+        words = words.replace(str(secret), "***") if secret else words
+    return words
 
 
 def upsert(connection: Connection, table: Table, added: tuple[str, ...]) -> Insert:
@@ -138,14 +254,22 @@ def upsert_earliest(connection: Connection, table: Table) -> Insert:
 
 
 def _insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    is_postgresql = connection.dialect.name == "postgresql"
+    is_postgresql = connection.dialect.name == _POSTGRESQL
     return postgresql.insert(table) if is_postgresql else sqlite.insert(table)
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the tables up to date; several processes may start at once, one does it."""
-    with writing(engine) as connection:
-        command.upgrade(migrations(connection), "head")
+    """Bring the tables up to date; several processes may start at once, one does it.
+
+    Raises:
+        StoreUnavailableError: The database does not answer, or its tables are a later release's.
+    """
+    with writing(engine, is_long=True) as connection:
+        try:
+            command.upgrade(migrations(connection), "head")
+        except CommandError as error:
+            reason = "the tables are of a later release than this one: start that release again"
+            raise StoreUnavailableError(reason) from error
 
 
 def migrations(connection: Connection) -> Config:

@@ -4,6 +4,9 @@
 and kept in the same transaction. Times are microseconds since 1970 (UTC): the same integer on
 every database. The counted tables are kept in the order of their keys (on SQLite: without a rowid),
 so that a rollout is read in one sweep.
+
+On PostgreSQL text is compared byte by byte, as on SQLite: faster than by a language's rules, and an
+index stays right when the machine's rules change with its C library.
 """
 
 from sqlalchemy import (
@@ -17,17 +20,26 @@ from sqlalchemy import (
     Table,
     Text,
 )
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeEngine
 
 METADATA = MetaData()
+
+
+def text(length: int) -> TypeEngine[str]:
+    """Answer the type of a short text."""
+    bytewise = postgresql.VARCHAR(length, collation="C")
+    return String(length).with_variant(bytewise, "postgresql")
+
 
 ROLLOUTS = Table(
     "rollouts",
     METADATA,
-    Column("id", String(64), primary_key=True),
-    Column("model", String(63), nullable=False),
+    Column("id", text(64), primary_key=True),
+    Column("model", text(63), nullable=False),
     Column("started_at", BigInteger, nullable=False),
-    Column("stable", String(64), nullable=False),
-    Column("candidate", String(64), nullable=False),
+    Column("stable", text(64), nullable=False),
+    Column("candidate", text(64), nullable=False),
     Column("slower_than", Double, nullable=True),
     Column("document", Text, nullable=False),
     Index("ix_rollouts_model", "model"),
@@ -37,12 +49,12 @@ ROLLOUTS = Table(
 EXPOSURES = Table(
     "exposures",
     METADATA,
-    Column("inference_id", String(64), primary_key=True),
-    Column("rollout", String(64), nullable=False),
+    Column("inference_id", text(64), primary_key=True),
+    Column("rollout", text(64), nullable=False),
     Column("step", Integer, nullable=False),
-    Column("arm", String(9), nullable=False),
-    Column("version", String(64), nullable=True),
-    Column("unit", String(256), nullable=True),
+    Column("arm", text(9), nullable=False),
+    Column("version", text(64), nullable=True),
+    Column("unit", text(256), nullable=True),
     Column("at", BigInteger, nullable=False),
     Column("code", Integer, nullable=False),
     Column("attempts", Integer, nullable=False),
@@ -54,14 +66,14 @@ EXPOSURES = Table(
 OUTCOMES = Table(
     "outcomes",
     METADATA,
-    Column("subject", String(384), primary_key=True),
-    Column("outcome", String(64), primary_key=True),
+    Column("subject", text(384), primary_key=True),
+    Column("outcome", text(64), primary_key=True),
     Column("moment", BigInteger, primary_key=True, autoincrement=False),
     Column("value", Double, nullable=False),
     Column("observed_at", BigInteger, nullable=False),
-    Column("inference_id", String(64), nullable=True),
-    Column("model", String(63), nullable=True),
-    Column("unit", String(256), nullable=True),
+    Column("inference_id", text(64), nullable=True),
+    Column("model", text(63), nullable=True),
+    Column("unit", text(256), nullable=True),
     Index("ix_outcomes_inference", "inference_id"),
     Index("ix_outcomes_unit", "unit", "model"),
 )
@@ -70,10 +82,10 @@ OUTCOMES = Table(
 UNITS = Table(
     "units",
     METADATA,
-    Column("rollout", String(64), primary_key=True),
-    Column("unit", String(256), primary_key=True),
+    Column("rollout", text(64), primary_key=True),
+    Column("unit", text(256), primary_key=True),
     Column("step", Integer, primary_key=True, autoincrement=False),
-    Column("arm", String(9), primary_key=True),
+    Column("arm", text(9), primary_key=True),
     Column("requests", Integer, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -82,11 +94,11 @@ UNITS = Table(
 UNIT_OUTCOMES = Table(
     "unit_outcomes",
     METADATA,
-    Column("rollout", String(64), primary_key=True),
-    Column("outcome", String(64), primary_key=True),
-    Column("unit", String(256), primary_key=True),
+    Column("rollout", text(64), primary_key=True),
+    Column("outcome", text(64), primary_key=True),
+    Column("unit", text(256), primary_key=True),
     Column("step", Integer, primary_key=True, autoincrement=False),
-    Column("arm", String(9), primary_key=True),
+    Column("arm", text(9), primary_key=True),
     Column("n", Integer, nullable=False),
     Column("total", Double, nullable=False),
     sqlite_with_rowid=False,
@@ -96,9 +108,9 @@ UNIT_OUTCOMES = Table(
 REQUESTS = Table(
     "requests",
     METADATA,
-    Column("rollout", String(64), primary_key=True),
+    Column("rollout", text(64), primary_key=True),
     Column("step", Integer, primary_key=True, autoincrement=False),
-    Column("arm", String(9), primary_key=True),
+    Column("arm", text(9), primary_key=True),
     Column("assigned", Integer, primary_key=True, autoincrement=False),
     Column("requests", Integer, nullable=False),
     Column("answered", Integer, nullable=False),
@@ -113,13 +125,13 @@ REQUESTS = Table(
 BAD_UNITS = Table(
     "bad_units",
     METADATA,
-    Column("rollout", String(64), primary_key=True),
-    Column("kind", String(6), primary_key=True),
-    Column("unit", String(256), primary_key=True),
+    Column("rollout", text(64), primary_key=True),
+    Column("kind", text(6), primary_key=True),
+    Column("unit", text(256), primary_key=True),
     Column("step", Integer, nullable=False),
-    Column("arm", String(9), nullable=False),
+    Column("arm", text(9), nullable=False),
     Column("at", BigInteger, nullable=False),
-    Column("inference_id", String(64), nullable=False),
+    Column("inference_id", text(64), nullable=False),
     sqlite_with_rowid=False,
 )
 """Each unit's first bad request, of the kinds `errors` and `slow`: one row, however many follow."""

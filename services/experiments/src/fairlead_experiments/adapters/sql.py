@@ -7,7 +7,8 @@ touched units afresh from the rows, so that sums stay exact.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -66,14 +67,32 @@ _SERVER_ERROR = 500
 
 
 class SqlStore:
-    """Keeps exposures, outcomes and rollouts in a database (see `app.ports.Store`)."""
+    """Keeps exposures, outcomes and rollouts in a database (see `app.ports.Store`).
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: The database.
+        check_tables: Raises while the tables are not up to date.
+    """
+
+    def __init__(self, engine: Engine, check_tables: Callable[[], None] = lambda: None) -> None:
         self._engine = engine
+        self._check_tables = check_tables
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        self._check_tables()
+        with reading(self._engine) as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self, *, is_long: bool = False) -> Iterator[Connection]:
+        self._check_tables()
+        with writing(self._engine, is_long=is_long) as connection:
+            yield connection
 
     def check(self) -> None:
         """Raise unless the database answers."""
-        with reading(self._engine) as connection:
+        with self._reading() as connection:
             connection.execute(text("SELECT 1"))
 
     def add_exposures(self, exposures: Sequence[Exposure]) -> Counts:
@@ -81,7 +100,7 @@ class SqlStore:
         if not exposures:
             return Counts(0, 0)
         first = {e.inference_id: e for e in reversed(exposures)}
-        with writing(self._engine) as connection:
+        with self._writing() as connection:
             known = set(_matching(connection, EXPOSURES.c.inference_id, first))
             new = [e for e in first.values() if e.inference_id not in known]
             if new:
@@ -93,7 +112,7 @@ class SqlStore:
         if not outcomes:
             return Counts(0, 0)
         latest = _latest(outcomes)
-        with writing(self._engine) as connection:
+        with self._writing() as connection:
             known = _known_outcomes(connection, list(latest.values()))
             new = [o for key, o in latest.items() if key not in known]
             later = [o for key, o in latest.items() if key in known and _replaces(o, known[key])]
@@ -115,7 +134,7 @@ class SqlStore:
             "started_at": microseconds(rollout.started_at),
             "document": dump_rollout(rollout),
         }
-        with writing(self._engine) as connection:
+        with self._writing(is_long=True) as connection:
             kept = select(ROLLOUTS).where(ROLLOUTS.c.id == rollout.id)
             before = connection.execute(kept).mappings().one_or_none()
             if before:
@@ -132,7 +151,7 @@ class SqlStore:
 
     def get_rollout(self, rollout: str) -> Rollout | None:
         """Answer the record, or None."""
-        with reading(self._engine) as connection:
+        with self._reading() as connection:
             document = connection.scalar(
                 select(ROLLOUTS.c.document).where(ROLLOUTS.c.id == rollout)
             )
@@ -143,12 +162,12 @@ class SqlStore:
         found = select(ROLLOUTS.c.document).order_by(ROLLOUTS.c.started_at.desc(), ROLLOUTS.c.id)
         if model is not None:
             found = found.where(ROLLOUTS.c.model == model)
-        with reading(self._engine) as connection:
+        with self._reading() as connection:
             return [load_rollout(row) for row in connection.scalars(found)]
 
     def read_aggregates(self, rollout: Rollout) -> Aggregates:
         """Answer what was counted for a rollout, as of one moment."""
-        with reading(self._engine) as connection:
+        with self._reading() as connection:
             return aggregates.read(connection, rollout)
 
 

@@ -25,4 +25,8 @@ class NotFoundError(ExperimentsError):
 
 
 class StoreUnavailableError(ExperimentsError):
-    """The database did not answer."""
+    """The database did not answer; `reason` says why, for those who operate it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("the database did not answer")
+        self.reason = reason

@@ -2,16 +2,18 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import uvicorn
-from fastapi import FastAPI
+from sqlalchemy import Engine
 from sqlalchemy.exc import ArgumentError
 
-from fairlead_experiments.adapters.database import migrate, open_engine
+from fairlead_experiments.adapters.database import is_server, open_engine
+from fairlead_experiments.adapters.preparation import Preparation
 from fairlead_experiments.adapters.sql import SqlStore
 from fairlead_experiments.app.errors import StoreUnavailableError
 from fairlead_experiments.app.service import Experiments
@@ -30,20 +32,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not url:
         return _fail(f"no database: give --database-url or set {URL_VARIABLE}")
     try:
-        app = build_app(url)
-    except (ArgumentError, ImportError):
-        return _fail("the database URL is not one that can be opened here")
-    except StoreUnavailableError as error:
-        return _fail(f"{error}: {type(error.__cause__).__name__}")
+        engine = open_engine(url)
+    except ArgumentError as error:
+        return _fail(f"the database URL cannot be used: {error}")
+    _log_to_stderr()
+    return _serve(engine, options)
+
+
+def _serve(engine: Engine, options: argparse.Namespace) -> int:
+    """Serve; a database that is a server may come later, a file must be there."""
+    preparation = Preparation(engine)
+    if is_server(engine):
+        preparation.start()
+    else:
+        try:
+            preparation.run_once()
+        except StoreUnavailableError as error:
+            return _fail(f"{error}: {error.reason}")
+    store = SqlStore(engine, preparation.check)
+    app = create_app(Experiments(store, clock=lambda: datetime.now(UTC)))
     uvicorn.run(app, host=options.host, port=options.port, log_level="warning", access_log=False)
+    preparation.stop()
+    engine.dispose()
     return 0
 
 
-def build_app(url: str) -> FastAPI:
-    """Open the database, bring its tables up to date, and build the application."""
-    engine = open_engine(url)
-    migrate(engine)
-    return create_app(Experiments(SqlStore(engine), clock=lambda: datetime.now(UTC)))
+def _log_to_stderr() -> None:
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO, format=form)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def openapi() -> str:
@@ -67,7 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--database-url",
         metavar="URL",
-        help=f"SQLAlchemy URL; without it, {URL_VARIABLE} is read (keep passwords there)",
+        help=(
+            "postgresql://USER@HOST/DATABASE or sqlite:///FILE; without it, "
+            f"{URL_VARIABLE} is read (keep passwords there, or in PGPASSWORD)"
+        ),
     )
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--port", type=int, required=True)

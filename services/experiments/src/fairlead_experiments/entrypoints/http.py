@@ -1,9 +1,12 @@
 """The HTTP interface."""
 
+import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -31,6 +34,9 @@ _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": schemas.ErrorBody, "description": "No rollout has this id."}
 }
 _REFERENCE = "#/components/schemas/{model}"
+_BATCHES_AT_ONCE = 4
+_QUIET = 10.0  # seconds
+_log = logging.getLogger(__name__)
 _CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
 
 
@@ -56,6 +62,37 @@ class Metrics:
             "Time to read and analyse a rollout.",
             registry=self.registry,
         )
+
+
+class Ingest:
+    """Takes batches a few at a time.
+
+    The database has one writer. Batches that wait for it here hold neither a connection nor one of
+    the threads that probes and analyses are answered by.
+    """
+
+    def __init__(self) -> None:
+        self._limiter = CapacityLimiter(_BATCHES_AT_ONCE)
+
+    async def run(self, take: Callable[[list[object]], Receipt], items: list[object]) -> Receipt:
+        """Hand a batch to a use case."""
+        return await to_thread.run_sync(take, items, limiter=self._limiter)
+
+
+class Complaints:
+    """Logs why the database did not answer: each reason at once, then every ten seconds."""
+
+    def __init__(self) -> None:
+        self._logged: dict[str, float] = {}
+
+    def log(self, reason: str) -> None:
+        """Log a reason unless it was logged just now."""
+        now = time.monotonic()
+        recent = {known: at for known, at in self._logged.items() if now - at < _QUIET}
+        if reason not in recent:
+            recent[reason] = now
+            _log.warning("The database did not answer: %s", reason)
+        self._logged = recent
 
 
 def _count(counter: Counter, receipt: Receipt) -> None:
@@ -105,6 +142,7 @@ def _publish(app: FastAPI) -> None:
 
 def _ingest_routes(experiments: Experiments, metrics: Metrics) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["ingest"])
+    ingest = Ingest()
 
     @router.post(
         "/exposures",
@@ -114,7 +152,7 @@ def _ingest_routes(experiments: Experiments, metrics: Metrics) -> APIRouter:
     async def post_exposures(request: Request) -> Response:
         """Take a batch of exposures; each item stands alone, and counts once."""
         items = read_items(await read_json(request), "exposures", BATCH_LIMIT)
-        receipt = await run_in_threadpool(experiments.take_exposures, items)
+        receipt = await ingest.run(experiments.take_exposures, items)
         _count(metrics.exposures, receipt)
         return JSONResponse(asdict(receipt))
 
@@ -128,7 +166,7 @@ def _ingest_routes(experiments: Experiments, metrics: Metrics) -> APIRouter:
         document = await read_json(request)
         is_single = isinstance(document, dict) and "outcomes" not in document
         items = [document] if is_single else read_items(document, "outcomes", BATCH_LIMIT)
-        receipt = await run_in_threadpool(experiments.take_outcomes, items)
+        receipt = await ingest.run(experiments.take_outcomes, items)
         _count(metrics.outcomes, receipt)
         if is_single and receipt.rejected:
             wrong = receipt.rejected[0]
@@ -187,7 +225,10 @@ def _operation_routes(experiments: Experiments, metrics: Metrics) -> APIRouter:
 
     @router.get("/readyz")
     def readyz() -> Response:
-        experiments.check()
+        try:
+            experiments.check()
+        except StoreUnavailableError as error:
+            return _error(503, "TEMPORARILY_UNAVAILABLE", f"{error}: {error.reason}")
         return JSONResponse({"status": "ok"})
 
     @router.get("/metrics")
@@ -223,7 +264,10 @@ def _handle_errors(app: FastAPI) -> None:
     async def not_found(_request: Request, error: NotFoundError) -> Response:
         return _error(404, "NOT_FOUND", str(error))
 
+    complaints = Complaints()
+
     async def unavailable(_request: Request, error: StoreUnavailableError) -> Response:
+        complaints.log(error.reason)
         return _error(503, "TEMPORARILY_UNAVAILABLE", str(error))
 
     async def routed(_request: Request, error: HTTPException) -> Response:
