@@ -1,0 +1,68 @@
+{{- /*
+"fairlead.namespaces" .        the watched namespaces, as a JSON list
+"fairlead.mlflowPort" .        the port in `mlflow.url`
+"fairlead.apiServerEgress" .   one egress rule: the cluster's API server
+"fairlead.servingImage" .      the image of a model that names none
+"fairlead.monitoringPeers" .   who may read metrics; nothing where the value is empty
+*/ -}}
+
+{{- define "fairlead.namespaces" -}}
+{{- .Values.watchNamespaces | default (list .Release.Namespace) | toJson -}}
+{{- end -}}
+
+{{- define "fairlead.mlflowPort" -}}
+{{- $url := urlParse .Values.mlflow.url -}}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
+{{- $port | default (ternary "443" "80" (eq $url.scheme "https")) -}}
+{{- end -}}
+
+{{- define "fairlead.apiServerEgress" -}}
+- to:
+  {{- range .Values.networkPolicy.apiServer.cidrs }}
+    - ipBlock: {cidr: {{ . | quote }}}
+  {{- end }}
+  ports:
+  {{- range .Values.networkPolicy.apiServer.ports }}
+    - {protocol: TCP, port: {{ . }}}
+  {{- end }}
+{{- end -}}
+
+{{- define "fairlead.servingImage" -}}
+{{- $image := .Values.serving.image -}}
+{{- $tag := $image.tag | default (printf "%s-sklearn" .Chart.AppVersion) -}}
+{{- include "fairlead.image" (dict "context" . "image" (merge (dict "tag" $tag) $image)) -}}
+{{- end -}}
+
+{{- define "fairlead.settings" -}}
+{{- $monitoring := .Values.networkPolicy.monitoring -}}
+{{- $gateway := dict
+      "namespaceSelector" (dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace))
+      "podSelector" (dict "matchLabels" (include "fairlead.selectorLabels" (dict "context" . "component" "gateway") | fromYaml)) -}}
+{{- $dns := include "fairlead.dnsEgress" .Values.networkPolicy.dns | fromYamlArray -}}
+{{- $mlflow := dict
+      "to" .Values.mlflow.networkPeers
+      "ports" (list (dict "protocol" "TCP" "port" (include "fairlead.mlflowPort" . | int))) -}}
+{{- $pullSecrets := list -}}
+{{- range .Values.global.imagePullSecrets -}}
+{{- $pullSecrets = append $pullSecrets . -}}
+{{- end -}}
+{{- $name := include "fairlead.fullname" . -}}
+{{- dict
+      "namespaces" (include "fairlead.namespaces" . | fromJsonArray)
+      "identity" (dict "namespace" .Release.Namespace "lease" (printf "%s-controller" $name))
+      "mlflow" (dict "url" .Values.mlflow.url)
+      "experiments" (dict "url" (printf "http://%s-experiments.%s.svc:%v" $name .Release.Namespace .Values.experiments.service.port))
+      "gateway" (dict "namespace" .Release.Namespace "service" (printf "%s-gateway-agents" $name))
+      "serving" (dict
+        "image" (include "fairlead.servingImage" .)
+        "imagePullPolicy" .Values.serving.image.pullPolicy
+        "imagePullSecrets" $pullSecrets
+        "mlflowUrl" .Values.mlflow.url
+        "credentialsSecret" .Values.serving.credentialsSecret
+        "resources" .Values.serving.resources
+        "networkPolicy" (dict
+          "enabled" .Values.networkPolicy.enabled
+          "ingressFrom" (concat (list $gateway) $monitoring)
+          "egress" (concat $dns (list $mlflow))))
+    | toPrettyJson -}}
+{{- end -}}
