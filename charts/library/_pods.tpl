@@ -5,7 +5,8 @@ What every pod has in common.
 "library.containerSecurityContext" .               the same for each of its containers
 "library.scheduling" .Values.x                     node selector, tolerations, affinity, priority
 "library.topologySpread" (dict "context" . "component" "server")
-    spreads the replicas of one revision over nodes, then zones, and never blocks
+    spreads the replicas of one revision over nodes, and never blocks. By node only: where nodes lack the
+    label of one constraint (zones, on small clusters), the scheduler ignores them in all others too
 */ -}}
 
 {{- define "library.podSecurityContext" -}}
@@ -47,15 +48,12 @@ priorityClassName: {{ . }}
 {{- end -}}
 
 {{- define "library.topologySpread" -}}
-{{- $selector := include "library.selectorLabels" . -}}
 topologySpreadConstraints:
-{{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
-  - topologyKey: {{ . }}
+  - topologyKey: kubernetes.io/hostname
     maxSkew: 1
     whenUnsatisfiable: ScheduleAnyway
     labelSelector:
       matchLabels:
-        {{- $selector | nindent 8 }}
+        {{- include "library.selectorLabels" . | nindent 8 }}
     matchLabelKeys: [pod-template-hash]
-{{- end }}
 {{- end -}}

@@ -6,7 +6,8 @@ What every pod has in common.
 "fairlead.containerSecurityContext" .               the same for each of its containers
 "fairlead.scheduling" .Values.x                     node selector, tolerations, affinity, priority
 "fairlead.topologySpread" (dict "context" . "component" "server")
-    spreads the replicas of one revision over nodes, then zones, and never blocks
+    spreads the replicas of one revision over nodes, and never blocks. By node only: where nodes lack the
+    label of one constraint (zones, on small clusters), the scheduler ignores them in all others too
 */ -}}
 
 {{- define "fairlead.podSecurityContext" -}}
@@ -48,15 +49,12 @@ priorityClassName: {{ . }}
 {{- end -}}
 
 {{- define "fairlead.topologySpread" -}}
-{{- $selector := include "fairlead.selectorLabels" . -}}
 topologySpreadConstraints:
-{{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
-  - topologyKey: {{ . }}
+  - topologyKey: kubernetes.io/hostname
     maxSkew: 1
     whenUnsatisfiable: ScheduleAnyway
     labelSelector:
       matchLabels:
-        {{- $selector | nindent 8 }}
+        {{- include "fairlead.selectorLabels" . | nindent 8 }}
     matchLabelKeys: [pod-template-hash]
-{{- end }}
 {{- end -}}
