@@ -3,7 +3,7 @@
 "fairlead.mlflowPort" .        the port in `mlflow.url`
 "fairlead.apiServerEgress" .   one egress rule: the cluster's API server
 "fairlead.servingImage" .      the image of a model that names none
-"fairlead.monitoringPeers" .   who may read metrics; nothing where the value is empty
+"fairlead.settings" .          the controller's settings, as JSON
 */ -}}
 
 {{- define "fairlead.namespaces" -}}
@@ -42,10 +42,6 @@
 {{- $mlflow := dict
       "to" .Values.mlflow.networkPeers
       "ports" (list (dict "protocol" "TCP" "port" (include "fairlead.mlflowPort" . | int))) -}}
-{{- $pullSecrets := list -}}
-{{- range .Values.global.imagePullSecrets -}}
-{{- $pullSecrets = append $pullSecrets . -}}
-{{- end -}}
 {{- $name := include "fairlead.fullname" . -}}
 {{- dict
       "namespaces" (include "fairlead.namespaces" . | fromJsonArray)
@@ -56,7 +52,7 @@
       "serving" (dict
         "image" (include "fairlead.servingImage" .)
         "imagePullPolicy" .Values.serving.image.pullPolicy
-        "imagePullSecrets" $pullSecrets
+        "imagePullSecrets" .Values.global.imagePullSecrets
         "mlflowUrl" .Values.mlflow.url
         "credentialsSecret" .Values.serving.credentialsSecret
         "resources" .Values.serving.resources
