@@ -162,7 +162,8 @@ class FolderSource:
             endpoints=endpoints_by_version(self._workloads.values.values()),
             problems=self._models.problems,
             workload_problems=self._workloads.problems,
-            complete=self._home.served_models.is_dir(),
+            # A folder that was never there is empty; one that is away is no reason to forget.
+            complete=self._home.served_models.is_dir() or not self._home.memory.exists(),
         )
 
 

@@ -144,8 +144,8 @@ class Applier:
         if snapshot is self._seen and now < self._due:
             return _POLL
         settled = False
-        # A source that is not there yet is no reason to forget what was served before.
-        if snapshot.complete or not self._good:
+        # A source that is not whole yet is no reason to forget what was served before.
+        if snapshot.complete:
             settled = self._advance(snapshot, now)
         self._seen = snapshot
         self._due = now + (_RESYNC if settled else _POLL if self._unused_since else 0.0)

@@ -18,8 +18,8 @@ class Snapshot:
         plans: The plan of each served model that has one.
         endpoints: Every version's endpoints.
         problems: The served models whose plan cannot be read, with the reason.
-        workload_problems: The workloads that cannot be read, with the reason.
-        complete: Whether the source was there at all.
+        workload_problems: The workloads, or whole lists, that cannot be read, with the reason.
+        complete: Whether all of it has been read; nothing is written from less.
     """
 
     plans: Mapping[str, TrafficPlan]

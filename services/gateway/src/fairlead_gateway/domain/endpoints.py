@@ -58,21 +58,36 @@ def parse_workload(document: object) -> Workload:
     return Workload(
         model=document["model"],
         version=document["version"],
-        endpoints=tuple(_parse_endpoint(index, item) for index, item in enumerate(endpoints)),
+        endpoints=tuple(parse_endpoint(index, item) for index, item in enumerate(endpoints)),
     )
 
 
 def endpoints_by_version(
     workloads: Iterable[Workload],
 ) -> Mapping[VersionKey, tuple[Endpoint, ...]]:
-    """Collect every version's endpoints, in a fixed order, from all of its workloads."""
-    found: dict[VersionKey, set[Endpoint]] = {}
+    """Collect every version's endpoints, in a fixed order, from all of its workloads.
+
+    One named twice is ready if it is so once: for a moment it may stand in an old list, too.
+    """
+    found: dict[VersionKey, dict[tuple[str, int], Endpoint]] = {}
     for workload in workloads:
-        found.setdefault((workload.model, workload.version), set()).update(workload.endpoints)
-    return {key: tuple(sorted(endpoints)) for key, endpoints in sorted(found.items())}
+        known = found.setdefault((workload.model, workload.version), {})
+        for endpoint in workload.endpoints:
+            place = (endpoint.address, endpoint.port)
+            known[place] = max(endpoint, known.get(place, endpoint))
+    return {key: tuple(sorted(known.values())) for key, known in sorted(found.items())}
 
 
-def _parse_endpoint(index: int, value: object) -> Endpoint:
+def parse_endpoint(index: int, value: object) -> Endpoint:
+    """Read one endpoint.
+
+    Args:
+        index: Its place in the list, for the error.
+        value: The decoded JSON.
+
+    Raises:
+        PlanError: It breaks a rule; the error names the field.
+    """
     field = f"endpoints[{index}]"
     if not isinstance(value, dict):
         raise PlanError(field, "must be an object")

@@ -234,6 +234,24 @@ def plan_digest(plan: TrafficPlan) -> str:
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:16]
 
 
+def check_model(name: str, field: str) -> None:
+    """Check a served model's name.
+
+    Raises:
+        PlanError: It cannot stand in a path.
+    """
+    _match(_MODEL, name, field)
+
+
+def check_version(version: str, field: str) -> None:
+    """Check a model version.
+
+    Raises:
+        PlanError: It is no number.
+    """
+    _match(_VERSION, version, field)
+
+
 def _check_rollout(plan: TrafficPlan) -> None:
     if plan.rollout is None:
         _require(plan.step is None, "step", "must be null while no rollout is running")

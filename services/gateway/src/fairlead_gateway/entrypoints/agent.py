@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -17,9 +18,13 @@ from fairlead_gateway.adapters.files import FolderSource, Home, PlanMemory, XdsF
 from fairlead_gateway.adapters.log import LogTail, Position, Rotation, decode_line
 from fairlead_gateway.adapters.metrics import PrometheusMeter
 from fairlead_gateway.app.apply import Applier, ApplierPorts, ApplierSettings, Report
+from fairlead_gateway.app.ports import Source
 from fairlead_gateway.app.ship import Counter, Shipper
 from fairlead_gateway.domain.render import ListenerSettings
 from fairlead_gateway.entrypoints.http import create_app
+
+if TYPE_CHECKING:
+    from fairlead_gateway.adapters.kubernetes import KubernetesSource
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +35,7 @@ class AgentSettings:
 
     Attributes:
         home: The folder shared with the other processes.
+        namespaces: Where to read ServedModels and EndpointSlices; none to read the folder.
         host: Where the agent answers.
         port: The port it answers at.
         envoy_admin_port: The port of Envoy's administration interface.
@@ -41,6 +47,7 @@ class AgentSettings:
     """
 
     home: Path
+    namespaces: tuple[str, ...]
     host: str
     port: int
     envoy_admin_port: int
@@ -60,7 +67,8 @@ def run_agent(settings: AgentSettings) -> None:
     with ExitStack() as stack:
         admin = EnvoyAdmin(settings.envoy_admin_port)
         stack.callback(admin.close)
-        applier = _Late(lambda: _applier(settings, home, admin))
+        source = stack.enter_context(_source(settings, home))
+        applier = _Late(lambda: _applier(settings, home, admin, source))
         stack.enter_context(_looping("apply", applier.step, stop))
         stack.enter_context(_looping("count", _counter(home, meter).step, stop))
         if settings.experiments_url:
@@ -89,12 +97,40 @@ class _Late:
         return Report() if self._applier is None else self._applier.report
 
 
-def _applier(settings: AgentSettings, home: Home, admin: EnvoyAdmin) -> Applier | None:
+@contextmanager
+def _source(settings: AgentSettings, home: Home) -> Iterator[Source]:
+    if not settings.namespaces:
+        yield FolderSource(home)
+        return
+    source = _kubernetes(settings.namespaces)
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def _kubernetes(namespaces: tuple[str, ...]) -> "KubernetesSource":
+    """Start to read the cluster; imported here, as local mode does not install the client."""
+    try:
+        from fairlead_gateway.adapters import kubernetes  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"{error}; install fairlead-gateway[kubernetes]") from error
+    source = kubernetes.KubernetesSource(namespaces)
+    try:
+        source.start()
+    except kubernetes.ClusterAddressError as error:
+        raise SystemExit(str(error)) from error
+    return source
+
+
+def _applier(
+    settings: AgentSettings, home: Home, admin: EnvoyAdmin, source: Source
+) -> Applier | None:
     listener = _listener(settings, home)
     if listener is None:
         return None
     ports = ApplierPorts(
-        source=FolderSource(home),
+        source=source,
         files=XdsFiles(home),
         envoy=admin,
         validator=EnvoyValidator(home.gateway),

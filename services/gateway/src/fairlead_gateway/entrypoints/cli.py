@@ -28,12 +28,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True)
     _add_agent(commands.add_parser("agent", help="keep Envoy's files right and ship exposures"))
-    _add_envoy(commands.add_parser("envoy", help="become Envoy"))
+    _add_bootstrap(commands.add_parser("bootstrap", help="write the file Envoy starts with"))
+    _add_envoy(commands.add_parser("envoy", help="write it, and become Envoy"))
     return parser
 
 
 def _add_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--home", type=Path, required=True, help="the shared folder")
+    parser.add_argument(
+        "--source",
+        choices=["folder", "kubernetes"],
+        default="folder",
+        help="where plans and endpoints come from (%(default)s)",
+    )
+    parser.add_argument(
+        "--namespace",
+        action="append",
+        default=[],
+        help="where to read ServedModels and EndpointSlices; may be given several times",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="where to answer (%(default)s)")
     parser.add_argument("--port", type=int, required=True, help="the port to answer at")
     parser.add_argument("--envoy-admin-port", type=int, required=True)
@@ -45,17 +58,24 @@ def _add_agent(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_run_agent)
 
 
-def _add_envoy(parser: argparse.ArgumentParser) -> None:
+def _add_bootstrap(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--home", type=Path, required=True, help="the shared folder")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (%(default)s)")
     parser.add_argument("--listen-port", type=int, required=True)
     parser.add_argument("--admin-port", type=int, required=True, help="always on loopback")
+    parser.set_defaults(run=_write_bootstrap)
+
+
+def _add_envoy(parser: argparse.ArgumentParser) -> None:
+    _add_bootstrap(parser)
     parser.add_argument("--concurrency", type=int, default=1, help="worker threads (%(default)s)")
     parser.add_argument("--log-level", default="warning", help="Envoy's own log (%(default)s)")
     parser.set_defaults(run=_run_envoy)
 
 
 def _run_agent(options: argparse.Namespace) -> None:
+    if (options.source == "kubernetes") != bool(options.namespace):
+        raise SystemExit("--source kubernetes and at least one --namespace belong together")
     # Imported here, so that Envoy starts without waiting for a web framework it does not need.
     from fairlead_gateway.entrypoints.agent import AgentSettings, run_agent  # noqa: PLC0415
 
@@ -63,6 +83,7 @@ def _run_agent(options: argparse.Namespace) -> None:
     run_agent(
         AgentSettings(
             home=options.home.absolute(),
+            namespaces=tuple(dict.fromkeys(options.namespace)),
             host=options.host,
             port=options.port,
             envoy_admin_port=options.envoy_admin_port,
@@ -75,7 +96,7 @@ def _run_agent(options: argparse.Namespace) -> None:
     )
 
 
-def _run_envoy(options: argparse.Namespace) -> None:
+def _write_bootstrap(options: argparse.Namespace) -> Home:
     home = Home(options.home.absolute())
     home.prepare()
     listen = {"host": options.host, "port": options.listen_port}
@@ -84,6 +105,11 @@ def _run_envoy(options: argparse.Namespace) -> None:
         admin_port=options.admin_port, listeners=str(home.listeners), clusters=str(home.clusters)
     )
     write_atomically(home.bootstrap, json.dumps(bootstrap, indent=1).encode())
+    return home
+
+
+def _run_envoy(options: argparse.Namespace) -> None:
+    home = _write_bootstrap(options)
     become_envoy(home.bootstrap, concurrency=options.concurrency, log_level=options.log_level)
 
 
