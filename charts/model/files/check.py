@@ -1,0 +1,76 @@
+"""Send a model's own input example through the gateway and check the answer."""
+
+import json
+import sys
+import time
+import urllib.error
+import urllib.request
+
+HEADERS = ("x-inference-id", "x-model-version", "x-rollout-arm")
+
+
+def ask(url, body=None):
+    """Return the answer's status, headers and text; 0 and the reason where there is none."""
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(url, data=body, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.headers, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read().decode(errors="replace")[:300]
+    except OSError as error:
+        return 0, {}, str(error)
+
+
+def read_document(url, patience):
+    """Wait until the model's description is there; a model may still be downloading."""
+    until = time.monotonic() + patience
+    status, _, text = ask(url)
+    while status != 200 and time.monotonic() < until:
+        time.sleep(2)
+        status, _, text = ask(url)
+    if status != 200:
+        sys.exit(f"no model after {patience:.0f} s: {url} answered {status} {text}")
+    return json.loads(text)
+
+
+def example_of(document):
+    """Return the input example that the model was logged with."""
+    body = document["paths"]["/invocations"]["post"]["requestBody"]
+    example = body["content"]["application/json"].get("example")
+    if example is None:
+        sys.exit("the model was logged without an input example: log one, or set test.payload")
+    return example
+
+
+def rows_of(payload):
+    """Return how many rows a payload asks about, or None where only the model knows."""
+    rows = payload.get("dataframe_records", payload.get("instances"))
+    rows = payload.get("dataframe_split", {}).get("data", rows)
+    return len(rows) if isinstance(rows, list) else None
+
+
+def check(url, payload):
+    """Ask for a prediction; stop with what is wrong about the answer."""
+    status, headers, text = ask(url, json.dumps(payload).encode())
+    if status != 200:
+        sys.exit(f"{url} answered {status} {text}")
+    missing = [name for name in HEADERS if not headers.get(name)]
+    if missing:
+        sys.exit(f"the answer lacks the headers {', '.join(missing)}: is {url} the gateway?")
+    predictions = json.loads(text).get("predictions")
+    if predictions is None:
+        sys.exit("the answer has no 'predictions'")
+    wanted = rows_of(payload)
+    if wanted is not None and isinstance(predictions, list) and len(predictions) != wanted:
+        sys.exit(f"{wanted} rows were sent and {len(predictions)} predictions came back")
+    print(f"version {headers['x-model-version']} ({headers['x-rollout-arm']}) answered {url}")
+
+
+def main(url, patience, payload):
+    """Read the example and send it."""
+    document = read_document(f"{url}/openapi.json", float(patience))
+    check(f"{url}/invocations", json.loads(payload) or example_of(document))
+
+
+main(*sys.argv[1:])
