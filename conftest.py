@@ -7,7 +7,12 @@ the groups are folders here.
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
+
+# An example may take as long as it likes: no test asserts on time outside the benches.
+settings.register_profile("fairlead", deadline=None)
+settings.load_profile("fairlead")
 
 # Longest first: the last group to start should be a short one.
 TOGETHER = ("tests/local/", "services/training/tests/", "services/serving/tests/")

@@ -26,7 +26,7 @@ API = "/api/2.0/mlflow"
 CONNECTIONS = 16
 SPEC: dict[str, Any] = {
     "model": MODEL,
-    "server": {"replicas": 2},
+    "server": {"replicas": 2, "keep": {"versions": 0}},
     "rollout": {
         "steps": [{"weight": 20, "for": "2s"}, {"weight": 50, "until": "decided"}],
         "objective": {"outcome": "score", "better": "higher", "minimumEffect": 0.1},

@@ -1,5 +1,7 @@
 """The registry adapter against a real MLflow: stages, aliases, verdicts."""
 
+import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from fairlead_rollout.adapters.http import client
 from fairlead_rollout.adapters.mlflow_registry import API, MlflowRegistry
 from fairlead_rollout.adapters.schema import read_spec
-from fairlead_rollout.domain.errors import UnavailableError
+from fairlead_rollout.domain.errors import NotLookedYetError, UnavailableError
 from fairlead_rollout.domain.snapshot import RegistryView
 from fairlead_rollout.domain.spec import ServedModelSpec
 from fairlead_rollout.domain.status import Writeback
@@ -88,6 +90,12 @@ def registry(mlflow: Mlflow) -> MlflowRegistry:
     return MlflowRegistry(mlflow.http, Clock())
 
 
+def want(registry: MlflowRegistry, spec: ServedModelSpec) -> None:
+    """Have the next poll look for a model."""
+    with contextlib.suppress(NotLookedYetError):
+        registry.view(spec)
+
+
 def item(kind: str, version: str, content: dict[str, Any]) -> Writeback:
     """Build something to tell."""
     return Writeback(kind=kind, rollout="r", version=version, content=content)
@@ -96,7 +104,8 @@ def item(kind: str, version: str, content: dict[str, Any]) -> Writeback:
 def test_nothing_is_known_before_the_first_look(mlflow: Mlflow, registry: MlflowRegistry) -> None:
     """Not having looked is not the same as no version."""
     spec = mlflow.spec({"stage": "Production"})
-    assert registry.view(spec) is None
+    with pytest.raises(NotLookedYetError):
+        registry.view(spec)
     registry.poll()
     assert registry.view(spec) == RegistryView(production=None)
 
@@ -104,7 +113,7 @@ def test_nothing_is_known_before_the_first_look(mlflow: Mlflow, registry: Mlflow
 def test_stages_and_aliases_are_followed(mlflow: Mlflow, registry: MlflowRegistry) -> None:
     """Either pointer is seen at the next look, and moving it back is seen too."""
     by_stage, by_alias = mlflow.spec({"stage": "Production"}), mlflow.spec({"alias": "champion"})
-    registry.view(by_stage)
+    want(registry, by_stage)
     mlflow.stage("2", "Production")
     mlflow.stage("3", "Staging")
     mlflow.alias("1", "champion")
@@ -126,8 +135,8 @@ def test_a_model_that_is_registered_later_is_found(
     spec = mlflow.spec({"stage": "Production"})
     real, mlflow.model = mlflow.model, f"later {uuid4()}"
     later = mlflow.spec({"stage": "Production"})
-    registry.view(spec)
-    registry.view(later)
+    want(registry, spec)
+    want(registry, later)
     registry.poll()
     assert registry.view(later) == RegistryView(production=None)
     mlflow._post("registered-models/create", name=mlflow.model)
@@ -154,7 +163,7 @@ def test_a_pointer_is_moved_back_to_an_older_version(
 ) -> None:
     """A revert wins over the higher version number, but not over a newer promotion."""
     spec = mlflow.spec(pointer)
-    registry.view(spec)
+    want(registry, spec)
     mlflow.stage("3", "Production")
     mlflow.alias("3", "champion")
     registry.write(spec, item("production", "1", {"candidate": "2"}))
@@ -192,6 +201,15 @@ def test_a_registry_that_is_away_is_an_error_of_its_own(mlflow: Mlflow) -> None:
         away.poll()
     with pytest.raises(UnavailableError):
         away.write(spec, item("tags", "1", {"rollout.id": "r"}))
+    stop = threading.Event()
+    told: list[frozenset[str]] = []
+    want(away, spec)
+    poller = threading.Thread(
+        target=away.run, args=(stop, lambda news: (told.append(news), stop.set()))
+    )
+    poller.start()
+    poller.join(timeout=30)
+    assert told == [frozenset({spec.model})]
     assert away.view(spec) is None
 
 
@@ -199,15 +217,13 @@ def test_the_poller_wakes_the_controller(
     mlflow: Mlflow, registry: MlflowRegistry, until: Callable[..., Any]
 ) -> None:
     """A moved pointer is told without being asked for."""
-    import threading  # noqa: PLC0415
-
     spec = mlflow.spec({"stage": "Production"})
-    registry.view(spec)
+    want(registry, spec)
     stop, woken = threading.Event(), threading.Event()
-    poller = threading.Thread(target=registry.run, args=(stop, woken))
+    poller = threading.Thread(target=registry.run, args=(stop, lambda _: woken.set()))
     poller.start()
     try:
-        until(lambda: registry.view(spec) is not None)
+        assert woken.wait(10)
         woken.clear()
         mlflow.stage("2", "Production")
         assert woken.wait(10)

@@ -16,7 +16,7 @@ from fairlead_rollout.adapters.files import read_json, write_json
 from fairlead_rollout.adapters.folder_cluster import FolderCluster
 from fairlead_rollout.adapters.folder_store import FolderStore
 from fairlead_rollout.adapters.home import Home
-from fairlead_rollout.app.ports import Ports
+from fairlead_rollout.app.ports import Ports, ServedModel
 from fairlead_rollout.app.reconcile import reconcile
 from fairlead_rollout.domain.actions import EmitEvent
 from fairlead_rollout.domain.errors import NotFoundError, UnavailableError
@@ -29,6 +29,7 @@ from fairlead_rollout.domain.snapshot import (
     StepCounts,
     Verb,
     Verdict,
+    Workload,
 )
 from fairlead_rollout.domain.spec import ServedModelSpec
 from fairlead_rollout.domain.status import Rollout, Status, Writeback
@@ -51,7 +52,12 @@ def manifest(**spec: Any) -> dict[str, Any]:
         "apiVersion": "fairlead.dev/v1alpha1",
         "kind": "ServedModel",
         "metadata": {"name": NAME},
-        "spec": {"model": MODEL, "rollout": rollout, "server": {"replicas": 2}, **spec},
+        "spec": {
+            "model": MODEL,
+            "rollout": rollout,
+            "server": {"replicas": 2, "keep": {"versions": 0}},
+            **spec,
+        },
     }
 
 
@@ -132,6 +138,13 @@ class World:
         arms = (self.status.traffic or {"arms": ()})["arms"]
         return sum(arm["weight"] for arm in arms if arm["arm"] == "candidate")
 
+    @property
+    def running(self) -> tuple[Workload, ...]:
+        """Return the workloads there are."""
+        served = self.store_.read(NAME)
+        assert served is not None
+        return self.cluster_.workloads(served)
+
     def ask(self, verb: Verb, request: str = "request-1") -> None:
         """Ask as a person would."""
         wanted = Request(id=request, verb=verb, rollout=self.rollout.id, by="ada")
@@ -175,10 +188,6 @@ class World:
         """See Clock."""
         return self.time
 
-    def names(self) -> tuple[str, ...]:
-        """See Store."""
-        return self.store_.names()
-
     def read(self, name: str) -> Any:
         """See Store."""
         return self.store_.read(name)
@@ -211,28 +220,29 @@ class World:
         elif item.kind == "production" and self.production == item.content["candidate"]:
             self.production = item.version
 
-    def workloads(self, name: str) -> Any:
+    def workloads(self, served: ServedModel) -> Any:
         """See Cluster."""
-        return self.cluster_.workloads(name)
+        return self.cluster_.workloads(served)
 
-    def ensure(self, name: str, spec: ServedModelSpec, version: str, replicas: int) -> None:
+    def ensure(self, served: ServedModel, version: str, replicas: int) -> None:
         """See Cluster."""
-        workload = workload_name(name, spec.model, version)
+        assert served.spec is not None
+        workload = workload_name(served.name, served.spec.model, version)
         before = read_json(self.home.workloads / workload / "spec.json")
         if before is None or before["replicas"] != replicas:
-            self._write(lambda: self.cluster_.ensure(name, spec, version, replicas))
+            self._write(lambda: self.cluster_.ensure(served, version, replicas))
 
-    def remove(self, name: str, version: str) -> None:
+    def remove(self, served: ServedModel, version: str) -> None:
         """See Cluster."""
-        self._write(lambda: self.cluster_.remove(name, version))
+        self._write(lambda: self.cluster_.remove(served, version))
 
     def applied(self, name: str) -> Applied | None:
         """See Gateway."""
         if not self.gateway_up:
             return None
-        healthy = {w.version: w.ready for w in self.cluster_.workloads(name)}
+        healthy = {w.version: w.ready for w in self.running}
         digest = plan_digest(dict(self.routed)) if self.routed else None
-        return Applied(digest=digest, healthy=healthy)
+        return Applied(digests={"gateway": digest}, healthy=healthy)
 
     def analysis(self, rollout: str) -> Analysis | None:
         """See Experiments."""

@@ -19,7 +19,7 @@ def reasons(world: World) -> list[str]:
 
 def versions(world: World) -> set[str]:
     """Return the versions that have a workload."""
-    return {w.version for w in world.cluster_.workloads("flight-delay")}
+    return {w.version for w in world.running}
 
 
 def test_first_version_gets_all_traffic_once_it_is_ready(serving: World) -> None:
@@ -89,7 +89,7 @@ def test_a_better_candidate_becomes_stable_and_the_old_version_goes(on_trial: Wo
     on_trial.run_until(lambda: on_trial.status.stable == "2")
     arms = on_trial.status.traffic["arms"]
     assert arms == [{"arm": "stable", "version": "2", "weight": 10_000}]
-    assert on_trial.cluster_.workloads("flight-delay")[-1].wanted == 2
+    assert on_trial.running[-1].wanted == 2
     on_trial.run_until(lambda: versions(on_trial) == {"2"})
     on_trial.run_until(lambda: not on_trial.status.writeback)
     assert on_trial.tags["2"]["rollout.status"] == "promoted"

@@ -16,6 +16,7 @@ class ExperimentsClient:
 
     def __init__(self, http: httpx.Client):
         self._http = http
+        self.problem: str | None = None
 
     def analysis(self, rollout: str) -> Analysis | None:
         """Return the analysis of a rollout, or None while the service cannot say.
@@ -23,9 +24,8 @@ class ExperimentsClient:
         Raises:
             NotFoundError: The service knows nothing of the rollout.
         """
-        try:
-            response = call(self._http, "GET", f"/v1/rollouts/{rollout}/analysis")
-        except UnavailableError:
+        response = self._get(f"/v1/rollouts/{rollout}/analysis")
+        if response is None:
             return None
         if response.status_code == httpx.codes.NOT_FOUND:
             raise NotFoundError(f"the experiments service has no record of rollout {rollout}")
@@ -33,13 +33,19 @@ class ExperimentsClient:
 
     def records(self, name: str) -> tuple[Mapping[str, Any], ...] | None:
         """Return the rollout records of a served model, newest last, or None while away."""
-        try:
-            response = call(self._http, "GET", "/v1/rollouts", params={"model": name})
-        except UnavailableError:
-            return None
-        if not response.is_success:
+        response = self._get("/v1/rollouts", params={"model": name})
+        if response is None or not response.is_success:
             return None
         return tuple(sorted(response.json()["rollouts"], key=lambda r: str(r["startedAt"])))
+
+    def _get(self, path: str, **options: Any) -> httpx.Response | None:
+        try:
+            response = call(self._http, "GET", path, **options)
+        except UnavailableError as error:
+            self.problem = str(error)
+            return None
+        self.problem = None
+        return response
 
     def put_record(self, item: Writeback) -> None:
         """Keep a rollout's record.

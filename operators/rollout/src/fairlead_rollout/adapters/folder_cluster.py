@@ -9,9 +9,9 @@ from pathlib import Path
 
 from fairlead_rollout.adapters.files import read_json, write_json
 from fairlead_rollout.adapters.home import Home
+from fairlead_rollout.app.ports import ServedModel
 from fairlead_rollout.domain.names import workload_name
 from fairlead_rollout.domain.snapshot import Failure, Workload
-from fairlead_rollout.domain.spec import ServedModelSpec
 
 
 class FolderCluster:
@@ -20,13 +20,15 @@ class FolderCluster:
     def __init__(self, home: Home):
         self._root = home.workloads
 
-    def workloads(self, name: str) -> tuple[Workload, ...]:
+    def workloads(self, served: ServedModel) -> tuple[Workload, ...]:
         """Return the observed workloads of a served model."""
         specs = (read_json(path) for path in sorted(self._root.glob("*/spec.json")))
-        return tuple(self._observe(spec) for spec in specs if spec and spec["model"] == name)
+        return tuple(self._observe(spec) for spec in specs if spec and spec["model"] == served.name)
 
-    def ensure(self, name: str, spec: ServedModelSpec, version: str, replicas: int) -> None:
+    def ensure(self, served: ServedModel, version: str, replicas: int) -> None:
         """Ask for a number of processes of a version."""
+        name, spec = served.name, served.spec
+        assert spec is not None
         workload = workload_name(name, spec.model, version)
         wanted = {
             "workload": workload,
@@ -42,11 +44,11 @@ class FolderCluster:
         if read_json(path) != wanted:
             write_json(path, wanted)
 
-    def remove(self, name: str, version: str) -> None:
+    def remove(self, served: ServedModel, version: str) -> None:
         """Ask for none of a version; `fairlead up` removes the folder when all have ended."""
         for path in self._root.glob("*/spec.json"):
             spec = read_json(path)
-            if spec and (spec["model"], spec["version"]) == (name, version):
+            if spec and (spec["model"], spec["version"]) == (served.name, version):
                 path.unlink(missing_ok=True)
 
     def _observe(self, spec: dict[str, str | int]) -> Workload:

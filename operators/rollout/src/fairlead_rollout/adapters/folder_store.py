@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -48,6 +48,7 @@ class FolderStore:
         spec, problem = _read_spec(manifest)
         metadata = manifest["metadata"]
         return ServedModel(
+            key=name,
             name=name,
             uid=metadata["uid"],
             generation=metadata["generation"],
@@ -160,14 +161,6 @@ class Changes:
         changed = frozenset(name for name, stamp in now.items() if self._seen.get(name) != stamp)
         self._seen = now
         return changed
-
-
-class SystemClock:
-    """The machine's clock."""
-
-    def now(self) -> datetime:
-        """Return the time in UTC."""
-        return datetime.now(UTC)
 
 
 def _read_spec(manifest: Any) -> tuple[ServedModelSpec | None, str]:

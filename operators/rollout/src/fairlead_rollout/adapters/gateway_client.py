@@ -25,4 +25,4 @@ class GatewayClient:
             return None
         model: dict[str, Any] = response.json()["models"].get(name) or {}
         healthy = {v: seen["healthy"] for v, seen in model.get("versions", {}).items()}
-        return Applied(digest=model.get("digest"), healthy=healthy)
+        return Applied(digests={"gateway": model.get("digest")}, healthy=healthy)

@@ -1,5 +1,6 @@
 """How the controller talks HTTP: short limits, one kind of error."""
 
+import os
 from typing import Any
 
 import httpx
@@ -8,24 +9,36 @@ from fairlead_rollout.domain.errors import UnavailableError
 
 TIMEOUT = httpx.Timeout(2.0, connect=1.0)
 WRITE_TIMEOUT = httpx.Timeout(5.0, connect=1.0)
+_REFUSED = frozenset({401, 403})
 
 
-def client(base_url: str) -> httpx.Client:
+def client(base_url: str, auth: tuple[str, str] | None = None) -> httpx.Client:
     """Return a client that reads no proxy settings: everything it talks to is ours."""
-    return httpx.Client(base_url=base_url, timeout=TIMEOUT, trust_env=False)
+    return httpx.Client(base_url=base_url, timeout=TIMEOUT, trust_env=False, auth=auth)
+
+
+def mlflow_account() -> tuple[str, str] | None:
+    """Return the account at MLflow by the names MLflow's own clients use, or None."""
+    username = os.environ.get("MLFLOW_TRACKING_USERNAME", "")
+    return (username, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if username else None
 
 
 def call(http: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
     """Send a request.
 
     Raises:
-        UnavailableError: No answer, or one with a 5xx or a 429.
+        UnavailableError: No answer, one with a 5xx or a 429, or our account is refused. The
+            message names the address and never the account.
     """
+    what = f"{http.base_url.scheme}://{http.base_url.netloc.decode()}"
     try:
         response = http.request(method, path, **options)
     except httpx.HTTPError as error:
-        kind = type(error).__name__
-        raise UnavailableError(f"{method} {path}: {kind}") from error
+        raise UnavailableError(f"{what} does not answer ({type(error).__name__})") from error
+    if response.status_code in _REFUSED:
+        raise UnavailableError(
+            f"{what} refuses our account for {method} {path} ({response.status_code})"
+        )
     if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR or response.status_code == 429:  # noqa: PLR2004
-        raise UnavailableError(f"{method} {path}: {response.status_code}")
+        raise UnavailableError(f"{what} answers {response.status_code} to {method} {path}")
     return response

@@ -8,7 +8,7 @@ second and 100 MB to start.
 import json
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +17,7 @@ import httpx
 
 from fairlead_rollout.adapters.http import WRITE_TIMEOUT, call
 from fairlead_rollout.app.ports import Clock
-from fairlead_rollout.domain.errors import FairleadError, UnavailableError
+from fairlead_rollout.domain.errors import FairleadError, NotLookedYetError, UnavailableError
 from fairlead_rollout.domain.snapshot import RegistryView
 from fairlead_rollout.domain.spec import Pointer, ServedModelSpec
 from fairlead_rollout.domain.status import Writeback
@@ -45,24 +45,39 @@ class MlflowRegistry:
         self._seen_at: datetime | None = None
         self._wanted: frozenset[str] = frozenset()
         self._looked_for: frozenset[str] = frozenset()
+        self._attempted: frozenset[str] = frozenset()
+        self.problem: str | None = None
 
-    def run(self, stop: threading.Event, woken: threading.Event) -> None:
-        """Poll until told to stop; `woken` is set when something has changed."""
+    def run(self, stop: threading.Event, wake: Callable[[frozenset[str]], None]) -> None:
+        """Poll until told to stop; `wake` is given the registered models with news."""
         while not stop.is_set():
-            try:
-                if self.poll():
-                    woken.set()
-            except FairleadError as error:
-                log.debug("MLflow: %s", error)
-            except Exception:  # whatever it answered: the next poll may be better
-                log.exception("MLflow answered something unknown")
+            news = self._poll_safely()
+            if news:
+                wake(news)
             stop.wait(POLL_EVERY.total_seconds())
 
-    def poll(self) -> bool:
+    def _poll_safely(self) -> frozenset[str]:
+        """Poll; when MLflow goes away or comes back, that is news for all."""
+        was_there = self.problem is None
+        with self._lock:
+            wanted = self._wanted
+        try:
+            changed, problem = self.poll(), None
+        except FairleadError as error:
+            changed, problem = frozenset[str](), str(error)
+        except Exception as error:  # whatever it answered: the next poll may be better
+            log.exception("MLflow answered something unknown")
+            changed, problem = frozenset[str](), type(error).__name__
+        with self._lock:
+            self.problem, self._attempted = problem, wanted
+            is_away = problem is not None and self._is_stale()
+        return wanted if is_away or (problem is None) != was_there else changed
+
+    def poll(self) -> frozenset[str]:
         """Look once.
 
         Returns:
-            Whether a pointer has moved.
+            The registered models whose pointers have moved, or that were looked for the first time.
 
         Raises:
             UnavailableError: MLflow does not answer.
@@ -73,18 +88,24 @@ class MlflowRegistry:
             self._manage(model)
         models = self._pointers_now()
         with self._lock:
-            changed = models != self._models or wanted != self._looked_for
+            names = models.keys() | self._models.keys()
+            moved = {name for name in names if models.get(name) != self._models.get(name)}
+            changed = frozenset(moved | (wanted - self._looked_for))
             self._models, self._looked_for = models, wanted
             self._seen_at = self._clock.now()
         return changed
 
     def view(self, spec: ServedModelSpec) -> RegistryView | None:
-        """Return where the pointers stood at the last poll; None when that is too long ago."""
+        """Return where the pointers stood at the last poll; None when that is too long ago.
+
+        Raises:
+            NotLookedYetError: No poll has been made since the model was first asked for.
+        """
         with self._lock:
             self._wanted |= {spec.model}
-            if self._seen_at is None or self._clock.now() - self._seen_at > STALE_AFTER:
-                return None
-            if spec.model not in self._looked_for:
+            if spec.model not in self._looked_for | self._attempted:
+                raise NotLookedYetError(f"the registry has not been asked for {spec.model!r} yet")
+            if self._is_stale() or spec.model not in self._looked_for:
                 return None
             pointers = self._models.get(spec.model, {})
         shadow = spec.shadow
@@ -92,6 +113,9 @@ class MlflowRegistry:
             production=pointers.get(_key(spec.production)),
             shadow=pointers.get(_key(shadow)) if shadow else None,
         )
+
+    def _is_stale(self) -> bool:
+        return self._seen_at is None or self._clock.now() - self._seen_at > STALE_AFTER
 
     def write(self, spec: ServedModelSpec, item: Writeback) -> None:
         """Tell MLflow about a rollout.

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from fairlead_rollout.app.ports import Ports
+from fairlead_rollout.app.ports import Due, Ports
 from fairlead_rollout.app.reconcile import reconcile
+from fairlead_rollout.domain.decide import IDLE
+from fairlead_rollout.domain.errors import ConflictError, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -22,15 +24,29 @@ class Controller:
     everything is due.
     """
 
-    def __init__(self, ports: Ports, changed: Callable[[], frozenset[str]]):
+    def __init__(
+        self,
+        ports: Ports,
+        due: Due,
+        *,
+        idle: timedelta = IDLE,
+        may_act: Callable[[], bool] = lambda: True,
+        passed: Callable[[str, float, bool], None] = lambda *_: None,
+    ):
         """Build a controller.
 
         Args:
             ports: The outside.
-            changed: Names that changed since it was last asked, to be looked at without waiting.
+            due: Which ServedModels there are, and which are to be looked at without waiting.
+            idle: When to look again where nothing is expected to happen.
+            may_act: Asked before every pass: another replica may have taken over.
+            passed: Told after every pass: the key, the seconds it took, whether it failed.
         """
         self._ports = ports
-        self._changed = changed
+        self._changes = due
+        self._idle = idle
+        self._may_act = may_act
+        self._passed = passed
         self._due: dict[str, float] = {}  # by a clock that nobody sets back
 
     def run(self, stop: threading.Event) -> None:
@@ -41,18 +57,29 @@ class Controller:
 
     def run_once(self) -> None:
         """Reconcile what is due now."""
-        names = self._ports.store.names()
-        changed = self._changed()
+        changed = self._changes.take_changed()
+        keys = self._changes.keys()
         now = time.monotonic()
-        for name in names:
-            if name in changed or self._due.get(name, now) <= now:
-                self._reconcile(name)
+        self._due = {key: self._due.get(key, now) for key in keys}
+        for key in keys:
+            if (key in changed or self._due[key] <= now) and self._may_act():
+                started = time.monotonic()
+                wait, failed = self._reconcile(key)
+                self._passed(key, time.monotonic() - started, failed)
+                self._due[key] = time.monotonic() + wait.total_seconds()
 
-    def _reconcile(self, name: str) -> None:
+    def _reconcile(self, key: str) -> tuple[timedelta, bool]:
         try:
-            wait = reconcile(name, self._ports)
+            wait = reconcile(key, self._ports)
+        except ConflictError as error:
+            log.info("%s: %s; looking again", key, error)
+            return TICK, False
+        except UnavailableError as error:
+            log.warning("%s: %s; trying again", key, error)
+            return AFTER_ERROR, True
         except Exception:  # one model's trouble must not stop the others
-            log.exception("%s: cannot be reconciled; trying again", name)
-            wait = AFTER_ERROR
-        after = wait if wait is not None else AFTER_ERROR
-        self._due[name] = time.monotonic() + after.total_seconds()
+            log.exception("%s: cannot be reconciled; trying again", key)
+            return AFTER_ERROR, True
+        if wait is None or wait >= IDLE:
+            return self._idle, False
+        return wait, False

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from fairlead_rollout.domain.actions import EmitEvent
+from fairlead_rollout.domain.reasons import Reason
 from fairlead_rollout.domain.snapshot import (
     Analysis,
     Applied,
@@ -22,32 +23,50 @@ class ServedModel:
     """A ServedModel as its store holds it.
 
     Attributes:
-        spec: None when it is wrong; then `problem` says what.
+        key: What its store knows it by: the name, in a cluster `namespace/name`.
+        name: The name in the path.
+        spec: None when it cannot be followed; then `problem` says why.
+        reason: The kind of problem.
         status: None when there is none.
+        is_deleted: Whether it is to go; only the end of its rollout is still waited for.
     """
 
+    key: str
     name: str
     uid: str
     generation: int
     spec: ServedModelSpec | None
     problem: str
+    reason: Reason = Reason.INVALID_SPEC
     status: Status | None
     request: Request | None
+    is_deleted: bool = False
+
+
+class Due(Protocol):
+    """Which ServedModels there are, and which are to be looked at."""
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the keys of all ServedModels."""
+
+    def take_changed(self) -> frozenset[str]:
+        """Return the keys that changed since this was last asked."""
 
 
 class Store(Protocol):
     """Where ServedModels and their status are kept."""
 
-    def names(self) -> tuple[str, ...]:
-        """Return the names of all ServedModels."""
-
-    def read(self, name: str) -> ServedModel | None:
+    def read(self, key: str) -> ServedModel | None:
         """Return a ServedModel, or None when it is gone."""
 
-    def write_status(self, name: str, status: Status) -> None:
-        """Replace the status, whole or not at all."""
+    def write_status(self, key: str, status: Status) -> None:
+        """Replace the status, whole or not at all.
 
-    def emit(self, name: str, event: EmitEvent, at: datetime) -> None:
+        Raises:
+            ConflictError: Somebody has changed the ServedModel since it was read.
+        """
+
+    def emit(self, key: str, event: EmitEvent, at: datetime) -> None:
         """Keep an event; the same id is kept once."""
 
 
@@ -55,7 +74,11 @@ class Registry(Protocol):
     """MLflow's model registry."""
 
     def view(self, spec: ServedModelSpec) -> RegistryView | None:
-        """Return where the pointers stand, or None while the registry does not answer."""
+        """Return where the pointers stand, or None while the registry does not answer.
+
+        Raises:
+            NotLookedYetError: It is about to be asked for this model for the first time.
+        """
 
     def write(self, spec: ServedModelSpec, item: Writeback) -> None:
         """Tell MLflow (tags, production, report); idempotent.
@@ -68,21 +91,21 @@ class Registry(Protocol):
 class Cluster(Protocol):
     """What runs the versions' processes."""
 
-    def workloads(self, name: str) -> tuple[Workload, ...]:
+    def workloads(self, served: ServedModel) -> tuple[Workload, ...]:
         """Return the observed workloads of a served model."""
 
-    def ensure(self, name: str, spec: ServedModelSpec, version: str, replicas: int) -> None:
+    def ensure(self, served: ServedModel, version: str, replicas: int) -> None:
         """Ask for a number of processes of a version; idempotent."""
 
-    def remove(self, name: str, version: str) -> None:
+    def remove(self, served: ServedModel, version: str) -> None:
         """Ask for none of a version; idempotent."""
 
 
 class Gateway(Protocol):
-    """The gateway's agent."""
+    """The gateway's agents, one beside each Envoy."""
 
     def applied(self, name: str) -> Applied | None:
-        """Return what the gateway routes by, or None while the agent does not answer."""
+        """Return what the gateway routes by, or None while no agent answers."""
 
 
 class Experiments(Protocol):

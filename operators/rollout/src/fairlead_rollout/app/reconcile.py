@@ -8,17 +8,17 @@ from fairlead_rollout.app.ports import Ports, ServedModel
 from fairlead_rollout.domain import conditions
 from fairlead_rollout.domain.actions import Action, EmitEvent, EnsureWorkload, RemoveWorkload
 from fairlead_rollout.domain.decide import SOON, decide
-from fairlead_rollout.domain.errors import NotFoundError, UnavailableError
+from fairlead_rollout.domain.errors import NotFoundError, NotLookedYetError, UnavailableError
 from fairlead_rollout.domain.snapshot import Analysis, Snapshot
 from fairlead_rollout.domain.spec import ServedModelSpec
-from fairlead_rollout.domain.status import Status, Writeback
+from fairlead_rollout.domain.status import ConditionType, Status, Writeback
 
 log = logging.getLogger(__name__)
 
 AFTER_MENDING = timedelta(seconds=2)
 
 
-def reconcile(name: str, ports: Ports) -> timedelta | None:
+def reconcile(key: str, ports: Ports) -> timedelta | None:
     """Bring one served model a step nearer to what is wanted.
 
     Level-based and idempotent: killed anywhere and run again, it ends in the same state.
@@ -26,22 +26,25 @@ def reconcile(name: str, ports: Ports) -> timedelta | None:
     Returns:
         When to look again; None when the ServedModel is gone.
     """
-    served = ports.store.read(name)
+    served = ports.store.read(key)
     if served is None:
         return None
     if served.spec is None:
         return _stall(served, ports)
-    snapshot = gather(served, served.spec, ports)
+    spec = served.spec
+    if served.status is not None and served.status.condition(ConditionType.READY) is None:
+        served = replace(served, status=None)  # it was stalled from the start: nothing is known
+    snapshot = gather(served, spec, ports)
     if snapshot is None:
         return SOON
     decision = decide(snapshot, ports.clock.now())
     for action in decision.actions:
-        apply(action, served.name, served.spec, ports)
+        apply(action, served, ports)
     told = _tell(snapshot, ports) if decision.status.traffic == _traffic(snapshot) else ()
     left = tuple(item for item in decision.status.writeback if item not in told)
     status = replace(decision.status, writeback=left)
     if status != snapshot.status:
-        ports.store.write_status(name, status)
+        ports.store.write_status(key, status)
     return min(decision.requeue_after, timedelta(seconds=1)) if left else decision.requeue_after
 
 
@@ -50,14 +53,17 @@ def gather(served: ServedModel, spec: ServedModelSpec, ports: Ports) -> Snapshot
 
     Returns:
         None while a missing status cannot be told from a lost one: that needs the experiments'
-        records and the registry.
+        records and the registry; or while the registry is about to be asked for the first time.
     """
     records = None
     if served.status is None:
         records = ports.experiments.records(served.name)
         if records is None:
             return None
-    registry = ports.registry.view(spec)
+    try:
+        registry = ports.registry.view(spec)
+    except NotLookedYetError:
+        return None
     if served.status is None and registry is None:
         return None
     rollout = _rollout_to_analyse(served.status, records)
@@ -69,7 +75,7 @@ def gather(served: ServedModel, spec: ServedModelSpec, ports: Ports) -> Snapshot
         spec=spec,
         status=served.status,
         registry=registry,
-        workloads=ports.cluster.workloads(served.name),
+        workloads=ports.cluster.workloads(served),
         applied=ports.gateway.applied(served.name),
         analysis=analysis,
         is_record_lost=is_record_lost,
@@ -99,16 +105,16 @@ def _rollout_to_analyse(status: Status | None, records: tuple[object, ...] | Non
     )
 
 
-def apply(action: Action, name: str, spec: ServedModelSpec, ports: Ports) -> None:
+def apply(action: Action, served: ServedModel, ports: Ports) -> None:
     """Carry out one action."""
     match action:
         case EnsureWorkload(version=version, replicas=replicas):
-            ports.cluster.ensure(name, spec, version, replicas)
+            ports.cluster.ensure(served, version, replicas)
         case RemoveWorkload(version=version):
-            ports.cluster.remove(name, version)
+            ports.cluster.remove(served, version)
         case EmitEvent():
-            log.info("%s: %s: %s", name, action.reason, action.message)
-            ports.store.emit(name, action, ports.clock.now())
+            log.info("%s: %s: %s", served.key, action.reason, action.message)
+            ports.store.emit(served.key, action, ports.clock.now())
 
 
 def _traffic(snapshot: Snapshot) -> object:
@@ -140,9 +146,12 @@ def _is_told(item: Writeback, snapshot: Snapshot, ports: Ports) -> bool:
 
 
 def _stall(served: ServedModel, ports: Ports) -> timedelta:
-    """Say that a person must mend the spec; what serves goes on serving."""
-    before = served.status or Status()
-    status = conditions.stalled(before, served.problem, served.generation, ports.clock.now())
-    if status != served.status and served.status is not None:
-        ports.store.write_status(served.name, status)
+    """Say that a person must act; what serves goes on serving."""
+    before, now = served.status or Status(), ports.clock.now()
+    status = conditions.stalled(before, served.reason, served.problem, served.generation, now)
+    if status != served.status:
+        ports.store.write_status(served.key, status)
+        event = f"{served.uid}/{served.generation}/{served.reason}"
+        news = EmitEvent(id=event, type="Warning", reason=served.reason, message=served.problem)
+        ports.store.emit(served.key, news, now)
     return AFTER_MENDING

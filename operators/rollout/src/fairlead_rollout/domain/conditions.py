@@ -35,9 +35,9 @@ def with_conditions(status: Status, context: Context, ruling: Ruling) -> Status:
     return replace(status, conditions=conditions, observed_generation=generation)
 
 
-def stalled(status: Status, message: str, generation: int, now: datetime) -> Status:
-    """Return the status of a ServedModel whose spec a person must mend; traffic stays."""
-    item = (ConditionType.STALLED, "True", Reason.INVALID_SPEC, message)
+def stalled(status: Status, reason: Reason, message: str, generation: int, now: datetime) -> Status:
+    """Return the status of a ServedModel that waits for a person; traffic stays."""
+    item = (ConditionType.STALLED, "True", reason, message)
     others = tuple(c for c in status.conditions if c.type != ConditionType.STALLED)
     conditions = (*others, _carried_over(status, item, now))
     return replace(status, conditions=conditions, observed_generation=generation)
@@ -86,9 +86,13 @@ def _traffic_applied(status: Status, context: Context) -> Seen:
         return kind, "Unknown", Reason.APPLYING_TRAFFIC, "there is no plan yet"
     if applied is None:
         return kind, "Unknown", Reason.APPLYING_TRAFFIC, "the gateway's agent does not answer"
-    if applied.has(status.traffic):
-        return kind, "True", Reason.TRAFFIC_APPLIED, "the gateway routes by the newest plan"
-    return kind, "False", Reason.APPLYING_TRAFFIC, "the gateway is applying the newest plan"
+    behind, all_of = applied.behind(status.traffic), len(applied.digests)
+    if not behind:
+        message = f"{all_of} of {all_of} gateway replicas route by the newest plan"
+        return kind, "True", Reason.TRAFFIC_APPLIED, message
+    done = f"{all_of - len(behind)} of {all_of} gateway replicas route by the newest plan"
+    message = f"{done}; not yet: {', '.join(behind)}"
+    return kind, "False", Reason.APPLYING_TRAFFIC, message
 
 
 def _present_while_true(status: Status, context: Context, ruling: Ruling) -> tuple[Seen, ...]:

@@ -16,7 +16,7 @@ from fairlead_rollout.domain.actions import Action, EmitEvent, EnsureWorkload, R
 from fairlead_rollout.domain.durations import format_duration
 from fairlead_rollout.domain.reasons import Reason
 from fairlead_rollout.domain.ruling import Context, Ruling
-from fairlead_rollout.domain.snapshot import Analysis, Snapshot, Verb, Verdict
+from fairlead_rollout.domain.snapshot import Analysis, Snapshot, Verb, Verdict, Workload
 from fairlead_rollout.domain.spec import TOTAL_WEIGHT, OnAbort, OnInconclusive, ServedModelSpec
 from fairlead_rollout.domain.status import (
     ConditionType,
@@ -71,7 +71,9 @@ def decide(snapshot: Snapshot, now: datetime) -> Decision:
     return Decision(
         status=status,
         actions=(*_workloads(status, context), *_events(status, context, ruling)),
-        requeue_after=AT_ONCE if _moved(context.status, status) else ruling.requeue_after,
+        requeue_after=AT_ONCE
+        if _moved(context.status, status)
+        else min(ruling.requeue_after, _until_removal(status, context)),
     )
 
 
@@ -123,7 +125,8 @@ def _first_version_starting(context: Context) -> Ruling | None:
     version = context.status.production
     if version is not None and context.is_available(version):
         return None
-    return context.rule(Reason.STARTING_FIRST_VERSION, f"version {version} is starting", SOON)
+    message = f"version {version} is starting{_because(context.snapshot.workload(version))}"
+    return context.rule(Reason.STARTING_FIRST_VERSION, message, SOON)
 
 
 def _first_version_serves(context: Context) -> Ruling:
@@ -161,7 +164,7 @@ def _serving(context: Context, requeue_after: timedelta) -> Ruling:
         return context.rule(Reason.PRODUCTION_MISSING, message, requeue_after)
     if status.settled is not None:
         message += f"; version {status.settled} was aborted and stays out until it is promoted again or retried"
-    is_settled = applied is not None and applied.has(status.traffic) and not status.retiring
+    is_settled = applied is not None and applied.has(status.traffic)
     wait = requeue_after if is_settled else min(requeue_after, SOON)
     return context.rule(Reason.SERVING, message, wait)
 
@@ -247,6 +250,7 @@ def _deadline_exceeded(context: Context) -> Ruling | None:
     if rollout.state is not RolloutState.PENDING or not late:
         return None
     message = f"version {rollout.candidate} was not ready within {format_duration(deadline)}"
+    message += _because(context.snapshot.workload(rollout.candidate))
     return _end(context, RolloutState.ABORTED, Reason.PROGRESS_DEADLINE_EXCEEDED, message)
 
 
@@ -265,7 +269,7 @@ def _analysis_against(context: Context) -> Ruling | None:
 
 
 def _promoting(context: Context) -> Ruling | None:
-    rollout, wanted = context.rollout, context.spec.replicas
+    rollout, wanted = context.rollout, _full_replicas(context.snapshot, context.status)
     if not rollout.promoting:
         return None
     if not context.is_available(rollout.candidate, at_least=wanted):
@@ -282,6 +286,7 @@ def _candidate_starting(context: Context) -> Ruling | None:
         return None
     if not context.is_available(rollout.candidate, at_least=_trial_replicas(context.spec)):
         message = f"version {rollout.candidate} is starting"
+        message += _because(context.snapshot.workload(rollout.candidate))
         return context.rule(Reason.STARTING_CANDIDATE, message, SOON)
     waiting = {(item.kind, item.rollout) for item in context.status.writeback}
     if ("record", rollout.id) in waiting:
@@ -534,10 +539,18 @@ def _wanted_workloads(snapshot: Snapshot, status: Status) -> dict[str, int]:
         return wanted | ({status.production: snapshot.spec.replicas} if status.production else {})
     rollout = status.rollout
     if rollout is not None and rollout.is_active:
-        full = snapshot.spec.replicas
+        full = _full_replicas(snapshot, status)
         wanted[rollout.candidate] = full if rollout.promoting else _trial_replicas(snapshot.spec)
     wanted[status.stable] = snapshot.spec.replicas
     return wanted
+
+
+def _full_replicas(snapshot: Snapshot, status: Status) -> int:
+    """Return the processes all traffic needs: with autoscaling as many as stable has come to."""
+    stable, spec = snapshot.workload(status.stable), snapshot.spec
+    if spec.autoscaling is None or stable is None:
+        return spec.replicas
+    return max(spec.replicas, min(stable.ready, spec.autoscaling.max_replicas))
 
 
 def _trial_replicas(spec: ServedModelSpec) -> int:
@@ -564,13 +577,26 @@ def _retire(status: Status, context: Context) -> Status:
 def _workloads(status: Status, context: Context) -> tuple[Action, ...]:
     wanted = _wanted_workloads(context.snapshot, status)
     ensure = (EnsureWorkload(version=v, replicas=n) for v, n in wanted.items())
-    wait = max(RETIRE_AFTER, context.spec.timeout)
     remove = (
         RemoveWorkload(version=entry.version)
         for entry in status.retiring
-        if context.now - entry.since >= wait
+        if _removed_at(entry, status, context) <= context.now
     )
     return (*ensure, *remove)
+
+
+def _removed_at(entry: Retiring, status: Status, context: Context) -> datetime:
+    """Return when a version's processes go; those that were stable lately are kept for longer."""
+    keep = context.spec.keep
+    replaced = [r.baseline for r in status.history if r.state is RolloutState.PROMOTED]
+    newest = list(dict.fromkeys(reversed(replaced)))[: keep.versions]
+    wait = max(RETIRE_AFTER, context.spec.timeout)
+    return entry.since + (max(wait, keep.duration) if entry.version in newest else wait)
+
+
+def _until_removal(status: Status, context: Context) -> timedelta:
+    due = (_removed_at(entry, status, context) - context.now for entry in status.retiring)
+    return max(SOON, min(due, default=timedelta.max))
 
 
 def _events(status: Status, context: Context, ruling: Ruling) -> tuple[Action, ...]:
@@ -610,6 +636,11 @@ def _moved(before: Status, after: Status) -> bool:
 
 
 # ------------------------------------------------------------------ words
+
+
+def _because(workload: Workload | None) -> str:
+    failure = workload.failure if workload else None
+    return f": {failure.reason}" if failure else ""
 
 
 def _percent(weight: int) -> str:

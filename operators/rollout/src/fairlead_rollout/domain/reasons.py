@@ -14,6 +14,7 @@ class Reason(StrEnum):
         "FirstVersionFailed"  # The first version does not start; a person must act.
     )
     INVALID_SPEC = "InvalidSpec"  # The ServedModel is wrong; a person must act.
+    ROUTE_CONFLICT = "RouteConflict"  # An older ServedModel of another namespace has the same name.
     REGISTRY_UNREACHABLE = "RegistryUnreachable"  # MLflow does not answer; traffic stays as it is.
     STATUS_REBUILT = "StatusRebuilt"  # A lost status was rebuilt from what exists.
     STARTING_CANDIDATE = "StartingCandidate"  # The candidate's processes are starting.

@@ -95,19 +95,24 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True)
 class Applied:
-    """What the gateway routes by.
+    """What the gateway's replicas route by.
 
     Attributes:
-        digest: Digest of the applied plan, None before the first.
-        healthy: Healthy endpoints per version, in the gateway's eyes.
+        digests: Digest of the plan each replica has applied, None before its first.
+        healthy: Healthy endpoints per version, in the eyes of the replica that sees the fewest.
     """
 
-    digest: str | None
+    digests: Mapping[str, str | None]
     healthy: Mapping[str, int] = field(default_factory=dict)
 
     def has(self, plan: Plan | None) -> bool:
-        """Say whether a plan is the one applied."""
-        return plan is not None and self.digest == plan_digest(plan)
+        """Say whether every replica has applied a plan."""
+        return bool(self.digests) and not self.behind(plan)
+
+    def behind(self, plan: Plan | None) -> tuple[str, ...]:
+        """Return the replicas that have not applied a plan."""
+        wanted = plan_digest(plan) if plan is not None else ""
+        return tuple(sorted(r for r, digest in self.digests.items() if digest != wanted))
 
 
 @dataclass(frozen=True, kw_only=True)

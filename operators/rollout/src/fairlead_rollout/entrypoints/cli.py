@@ -15,8 +15,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from fairlead_rollout.adapters.clock import SystemClock
 from fairlead_rollout.adapters.experiments_client import ExperimentsClient
-from fairlead_rollout.adapters.folder_store import FolderStore, SystemClock
+from fairlead_rollout.adapters.folder_store import FolderStore
 from fairlead_rollout.adapters.home import DEFAULT_HOME, Home
 from fairlead_rollout.adapters.http import client
 from fairlead_rollout.adapters.stack import LISTENERS, read_addresses
@@ -74,7 +75,10 @@ def _add_stack_commands(commands: Any) -> None:
     demo = commands.add_parser("demo", help="train real models and watch each be decided")
     demo.set_defaults(run=lambda a: run_demo(a.home / "demo"))
     controller = commands.add_parser("controller", help="the controller alone ('up' starts it)")
-    controller.set_defaults(run=lambda a: run_controller(a.home))
+    controller.add_argument(
+        "--settings", type=Path, help="in a cluster: the settings file that the chart writes"
+    )
+    controller.set_defaults(run=_controller)
     generate = commands.add_parser("generate", help="write the repository's generated files")
     generate.add_argument("--check", action="store_true", help="fail if one is out of date")
     generate.set_defaults(run=lambda a: run_generate(check=a.check))
@@ -117,6 +121,15 @@ def _port(text: str) -> int:
 def _up(arguments: Arguments) -> int:
     ports = {name: getattr(arguments, f"{name}_port") for name in LISTENERS}
     return run_up(arguments.home, ports, arguments.mlflow)
+
+
+def _controller(arguments: Arguments) -> int:
+    if arguments.settings is None:
+        return run_controller(arguments.home)
+    # Only a cluster needs the Kubernetes libraries, which are slow to import.
+    from fairlead_rollout.entrypoints.operator import run_operator  # noqa: PLC0415
+
+    return run_operator(arguments.settings)
 
 
 def _store(arguments: Arguments) -> FolderStore:

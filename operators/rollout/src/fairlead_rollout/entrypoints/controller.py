@@ -6,12 +6,13 @@ import threading
 from pathlib import Path
 from types import FrameType
 
+from fairlead_rollout.adapters.clock import SystemClock
 from fairlead_rollout.adapters.experiments_client import ExperimentsClient
 from fairlead_rollout.adapters.folder_cluster import FolderCluster
-from fairlead_rollout.adapters.folder_store import Changes, FolderStore, SystemClock
+from fairlead_rollout.adapters.folder_store import Changes, FolderStore
 from fairlead_rollout.adapters.gateway_client import GatewayClient
 from fairlead_rollout.adapters.home import Home
-from fairlead_rollout.adapters.http import client
+from fairlead_rollout.adapters.http import client, mlflow_account
 from fairlead_rollout.adapters.mlflow_registry import MlflowRegistry
 from fairlead_rollout.adapters.stack import read_addresses
 from fairlead_rollout.app.controller import Controller
@@ -25,7 +26,7 @@ def run_controller(root: Path) -> int:
     home = Home(root.resolve())
     addresses = read_addresses(home)
     store, clock = FolderStore(home), SystemClock()
-    registry = MlflowRegistry(client(addresses.url("mlflow")), clock)
+    registry = MlflowRegistry(client(addresses.url("mlflow"), mlflow_account()), clock)
     ports = Ports(
         store=store,
         registry=registry,
@@ -36,13 +37,14 @@ def run_controller(root: Path) -> int:
     )
     stop, woken = threading.Event(), threading.Event()
     _stop_on_signals(stop)
-    poller = threading.Thread(target=registry.run, args=(stop, woken), daemon=True)
+    wake = lambda _: woken.set()  # noqa: E731 -- one machine has few models: all are looked at
+    poller = threading.Thread(target=registry.run, args=(stop, wake), daemon=True)
     poller.start()
-    Controller(ports, _Wake(Changes(store), store, woken)).run(stop)
+    Controller(ports, _Due(Changes(store), store, woken)).run(stop)
     return 0
 
 
-class _Wake:
+class _Due:
     """All served models are due when the registry has changed, else those a person has changed."""
 
     def __init__(self, changes: Changes, store: FolderStore, woken: threading.Event):
@@ -50,7 +52,10 @@ class _Wake:
         self._store = store
         self._woken = woken
 
-    def __call__(self) -> frozenset[str]:
+    def keys(self) -> tuple[str, ...]:
+        return self._store.names()
+
+    def take_changed(self) -> frozenset[str]:
         changed = self._changes()
         if self._woken.is_set():
             self._woken.clear()

@@ -1,0 +1,1 @@
+"""Kubernetes: the store of ServedModels, the versions' objects, the Lease, what wakes us."""

@@ -1,0 +1,180 @@
+"""The Kubernetes API as plain documents, over the official client.
+
+The client's generated models cost memory and time for each object and know no custom resources;
+its configuration, authentication and connections are what is worth having.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import urllib3
+from kubernetes import config
+from kubernetes.client import ApiClient, Configuration
+from kubernetes.client.exceptions import ApiException
+
+from fairlead_rollout.domain.errors import (
+    ConflictError,
+    FairleadError,
+    NotFoundError,
+    UnavailableError,
+)
+
+Document = dict[str, Any]
+
+MANAGER = "fairlead"
+TIMEOUT = (2.0, 10.0)  # seconds to connect, to answer
+_JSON = "application/json"
+_APPLY = "application/apply-patch+yaml"
+_MERGE = "application/merge-patch+json"
+_TOO_MANY, _SERVER_ERROR = 429, 500
+_PLURALS = {
+    "Deployment": ("apis/apps/v1", "deployments"),
+    "Event": ("apis/events.k8s.io/v1", "events"),
+    "EndpointSlice": ("apis/discovery.k8s.io/v1", "endpointslices"),
+    "HorizontalPodAutoscaler": ("apis/autoscaling/v2", "horizontalpodautoscalers"),
+    "Lease": ("apis/coordination.k8s.io/v1", "leases"),
+    "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
+    "Pod": ("api/v1", "pods"),
+    "PodDisruptionBudget": ("apis/policy/v1", "poddisruptionbudgets"),
+    "Service": ("api/v1", "services"),
+    "ServedModel": ("apis/fairlead.dev/v1alpha1", "servedmodels"),
+}
+
+
+class KubeApi:
+    """Sends and gets documents. Safe to use from several threads."""
+
+    def __init__(self, client: ApiClient):
+        self._client = client
+
+    def get(self, kind: str, namespace: str, name: str) -> Document:
+        """Return an object.
+
+        Raises:
+            NotFoundError: There is none of that name.
+            UnavailableError: The API server does not answer.
+        """
+        return self._call("GET", path_of(kind, namespace, name))
+
+    def list(self, kind: str, namespace: str, labels: Mapping[str, str]) -> list[Document]:
+        """Return the objects of a kind that have all of these labels."""
+        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+        query = {"labelSelector": selector} if selector else {}
+        found: list[Document] = self._call("GET", path_of(kind, namespace), query)["items"]
+        return found
+
+    def apply(self, document: Document) -> Document:
+        """Create an object or change it to what the document says (server-side apply)."""
+        metadata = document["metadata"]
+        path = path_of(document["kind"], metadata["namespace"], metadata["name"])
+        query = {"fieldManager": MANAGER, "force": "true"}
+        return self._call("PATCH", path, query, document, _APPLY)
+
+    def create(self, document: Document) -> Document:
+        """Create an object.
+
+        Raises:
+            ConflictError: There is one already.
+        """
+        path = path_of(document["kind"], document["metadata"]["namespace"])
+        return self._call("POST", path, {"fieldManager": MANAGER}, document)
+
+    def replace(self, document: Document, subresource: str = "") -> Document:
+        """Replace an object, or its status, that has not changed since it was read.
+
+        Raises:
+            ConflictError: Somebody has changed it since.
+        """
+        metadata = document["metadata"]
+        path = path_of(document["kind"], metadata["namespace"], metadata["name"], subresource)
+        return self._call("PUT", path, {"fieldManager": MANAGER}, document)
+
+    def patch(self, kind: str, namespace: str, name: str, change: Document) -> Document:
+        """Merge a change into an object."""
+        path = path_of(kind, namespace, name)
+        return self._call("PATCH", path, {"fieldManager": MANAGER}, change, _MERGE)
+
+    def delete(self, kind: str, namespace: str, name: str) -> None:
+        """Delete an object and what belongs to it; one that is not there is deleted already."""
+        try:
+            query = {"propagationPolicy": "Background"}
+            self._call("DELETE", path_of(kind, namespace, name), query)
+        except NotFoundError:
+            return
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Document | None = None,
+        content_type: str = _JSON,
+    ) -> Document:
+        url = f"{self._client.configuration.host}/{path}"
+        url += f"?{urlencode(query)}" if query else ""
+        headers = {"Accept": _JSON, "Content-Type": content_type}
+        self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        sent = None if body is None else json.dumps(body)
+        try:
+            answer = self._client.call_api(method, url, headers, sent, _request_timeout=TIMEOUT)
+            data = answer.read()  # type: ignore[no-untyped-call]
+        except ApiException as error:
+            raise _translated(error, f"{method} {path}") from error
+        except urllib3.exceptions.HTTPError as error:
+            raise UnavailableError(f"{method} {path}: {type(error).__name__}") from error
+        if not 200 <= answer.status < 300:  # noqa: PLR2004 -- success
+            raise _refused(answer.status, data, f"{method} {path}")
+        document: Document = json.loads(data)
+        return document
+
+
+def path_of(kind: str, namespace: str, name: str = "", subresource: str = "") -> str:
+    """Return the path of an object, or of all of a kind in a namespace."""
+    group, plural = _PLURALS[kind]
+    parts = [group, "namespaces", quote(namespace), plural, quote(name), subresource]
+    return "/".join(part for part in parts if part)
+
+
+def connect(context: str | None = None) -> ApiClient:
+    """Return a client for the cluster this pod is in, or that the kubeconfig names.
+
+    Raises:
+        FairleadError: There is neither.
+    """
+    configuration = Configuration()
+    try:
+        try:
+            config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+        except config.ConfigException:
+            config.load_kube_config(  # type: ignore[no-untyped-call]
+                context=context, client_configuration=configuration
+            )
+    except config.ConfigException as error:
+        raise FairleadError(
+            "there is no cluster to talk to: this is no pod, and the kubeconfig names none "
+            "(set KUBECONFIG, or choose a context with --context)"
+        ) from error
+    configuration.retries = False
+    return ApiClient(configuration)
+
+
+def _translated(error: ApiException, what: str) -> FairleadError:
+    return _refused(int(error.status or 0), error.body, what)
+
+
+def _refused(status: int, body: Any, what: str) -> FairleadError:
+    message = f"{what}: {status} {_message(body)}".rstrip()
+    kinds: Mapping[int, type[FairleadError]] = {404: NotFoundError, 409: ConflictError}
+    if status == _TOO_MANY or status >= _SERVER_ERROR or not status:
+        return UnavailableError(message)
+    return kinds.get(status, FairleadError)(message)
+
+
+def _message(body: Any) -> str:
+    try:
+        text: str = json.loads(body or b"{}").get("message", "")
+    except ValueError:
+        return ""
+    return text

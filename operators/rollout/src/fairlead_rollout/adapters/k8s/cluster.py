@@ -1,0 +1,205 @@
+"""Versions as Deployments."""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fairlead_rollout.adapters.k8s.api import Document, KubeApi
+from fairlead_rollout.adapters.k8s.store import split_key
+from fairlead_rollout.app.ports import ServedModel
+from fairlead_rollout.domain.manifests import (
+    CONTAINER,
+    DIGEST,
+    MANAGED_BY,
+    MODEL_LABEL,
+    VERSION_LABEL,
+    Owner,
+    build_manifests,
+)
+from fairlead_rollout.domain.platform import ServingSettings
+from fairlead_rollout.domain.snapshot import Failure, Workload
+from fairlead_rollout.domain.spec import Autoscaling
+
+APPLY_AGAIN_AFTER = 600.0  # seconds; what somebody has changed by hand is put right then
+KINDS = (
+    "HorizontalPodAutoscaler",
+    "PodDisruptionBudget",
+    "Deployment",
+    "Service",
+    "NetworkPolicy",
+)
+_CANNOT_START = frozenset(
+    {
+        *("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"),
+        *("CreateContainerConfigError", "CreateContainerError", "RunContainerError"),
+    }
+)
+_BACK_OFF = "CrashLoopBackOff"
+
+
+class KubernetesCluster:
+    """Writes the objects of versions and reads how their pods are."""
+
+    def __init__(self, api: KubeApi, settings: ServingSettings):
+        self._api = api
+        self._settings = settings
+        self._seen: dict[tuple[str, str], Document] = {}  # Deployments of the last look
+        self._applied_at: dict[tuple[str, str], float] = {}  # only saves writes
+
+    def workloads(self, served: ServedModel) -> tuple[Workload, ...]:
+        """Return the observed workloads of a served model."""
+        namespace, name = split_key(served.key)
+        labels = {MANAGED_BY: "fairlead", MODEL_LABEL: name}
+        deployments = self._api.list("Deployment", namespace, labels)
+        pods = self._api.list("Pod", namespace, labels)
+        ours = [d for d in deployments if _is_owned(d, served.uid)]
+        for key in [k for k in self._seen if k[0] == served.key]:
+            del self._seen[key]
+        self._seen.update({(served.key, _version(d)): d for d in ours})
+        return tuple(_observe(deployment, pods) for deployment in ours)
+
+    def ensure(self, served: ServedModel, version: str, replicas: int) -> None:
+        """Have this many pods of a version, at least."""
+        assert served.spec is not None
+        namespace, name = split_key(served.key)
+        owner = Owner(namespace=namespace, name=name, uid=served.uid)
+        there = self._seen.get((served.key, version))
+        *others, deployment = build_manifests(owner, served.spec, version, replicas, self._settings)
+        if self._is_as_wanted(served.key, version, there, deployment):
+            return
+        if served.spec.autoscaling is not None:
+            now = _replicas_now(there, replicas, served.spec.autoscaling)
+            deployment["spec"]["replicas"] = now
+        else:
+            self._api.delete("HorizontalPodAutoscaler", namespace, deployment["metadata"]["name"])
+        for document in (*others, deployment):
+            self._api.apply(document)
+        self._applied_at[(served.key, version)] = time.monotonic()
+
+    def remove(self, served: ServedModel, version: str) -> None:
+        """Delete all objects of a version."""
+        namespace, _ = split_key(served.key)
+        deployment = self._seen.get((served.key, version))
+        if deployment is None:
+            return
+        for kind in KINDS:
+            self._api.delete(kind, namespace, deployment["metadata"]["name"])
+        self._applied_at.pop((served.key, version), None)
+
+    def _is_as_wanted(
+        self, key: str, version: str, there: Document | None, wanted: Document
+    ) -> bool:
+        if there is None or "deletionTimestamp" in there["metadata"]:
+            return False
+        found = (there["metadata"].get("annotations") or {}).get(DIGEST)
+        age = time.monotonic() - self._applied_at.setdefault((key, version), time.monotonic())
+        is_same = found == wanted["metadata"]["annotations"][DIGEST]
+        return is_same and age < APPLY_AGAIN_AFTER
+
+
+def _is_owned(document: Document, uid: str) -> bool:
+    """Say whether an object belongs to this very ServedModel.
+
+    One made again under the same name adopts nothing whose owner is gone: it is being deleted.
+    """
+    owners = document["metadata"].get("ownerReferences") or ()
+    return any(owner["uid"] == uid for owner in owners)
+
+
+def _version(deployment: Document) -> str:
+    version: str = deployment["metadata"]["labels"][VERSION_LABEL]
+    return version
+
+
+def _replicas_now(there: Document | None, fewest: int, autoscaling: Autoscaling) -> int:
+    """Return the number the autoscaler has come to: writing the fewest would undo its work."""
+    now = int(there["spec"].get("replicas", fewest)) if there else fewest
+    return max(fewest, min(now, autoscaling.max_replicas))
+
+
+def _observe(deployment: Document, pods: Iterable[Document]) -> Workload:
+    status = deployment.get("status") or {}
+    version = _version(deployment)
+    mine = [
+        pod
+        for pod in pods
+        if pod["metadata"]["labels"].get(VERSION_LABEL) == version
+        and "deletionTimestamp" not in pod["metadata"]
+    ]
+    ready = sum(1 for pod in mine if _is_ready(pod))
+    servers = [status for pod in mine if (status := _server_of(pod)) is not None]
+    return Workload(
+        name=deployment["metadata"]["name"],
+        version=version,
+        wanted=int(deployment["spec"].get("replicas", 1)),
+        ready=ready,
+        restarts=max((_restarts(server) for server in servers), default=0),
+        failure=None if ready else _failure(status, mine, servers),
+    )
+
+
+def _is_ready(pod: Document) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def _server_of(pod: Document) -> Document | None:
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    return next((s for s in statuses if s["name"] == CONTAINER), None)
+
+
+def _restarts(server: Document) -> int:
+    """Count restarts while kubelet backs off: it forgets them after ten quiet minutes."""
+    is_backing_off = _waiting(server).get("reason") == _BACK_OFF
+    return int(server.get("restartCount", 0)) if is_backing_off else 0
+
+
+def _waiting(server: Document) -> Mapping[str, Any]:
+    return (server.get("state") or {}).get("waiting") or {}
+
+
+def _failure(
+    status: Document, pods: Iterable[Document], servers: Iterable[Document]
+) -> Failure | None:
+    """Return why a version has no ready pod, the most telling reason first."""
+    found = [
+        *(failure for server in servers if (failure := _ended(server)) is not None),
+        *(failure for server in servers if (failure := _cannot_start(server)) is not None),
+        *(failure for pod in pods if (failure := _not_scheduled(pod)) is not None),
+        *_not_created(status),
+    ]
+    return next(iter(found), None)
+
+
+def _ended(server: Document) -> Failure | None:
+    states = (server.get("state") or {}, server.get("lastState") or {})
+    ended = next((s["terminated"] for s in states if "terminated" in s), None)
+    if ended is None or ended.get("exitCode") == 0:
+        return None
+    code = int(ended["exitCode"])
+    if ended.get("reason") == "OOMKilled":
+        return Failure(exit_code=code, reason="it takes more memory than its limit (OOMKilled)")
+    lines = str(ended.get("message") or "").strip().splitlines()
+    return Failure(exit_code=code, reason=lines[0] if lines else f"it ended with code {code}")
+
+
+def _cannot_start(server: Document) -> Failure | None:
+    waiting = _waiting(server)
+    if waiting.get("reason") not in _CANNOT_START:
+        return None
+    message = waiting.get("message") or "no more is known"
+    return Failure(exit_code=None, reason=f"{waiting['reason']}: {message}")
+
+
+def _not_scheduled(pod: Document) -> Failure | None:
+    for condition in (pod.get("status") or {}).get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return Failure(exit_code=None, reason=f"no node takes it: {condition.get('message')}")
+    return None
+
+
+def _not_created(status: Document) -> Iterable[Failure]:
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            message = condition.get("message")
+            yield Failure(exit_code=None, reason=f"its pods cannot be made: {message}")

@@ -1,0 +1,199 @@
+"""ServedModels in the Kubernetes API."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from fairlead_rollout.adapters.k8s.api import Document, KubeApi
+from fairlead_rollout.adapters.metrics import ControllerMetrics
+from fairlead_rollout.adapters.schema import read_spec
+from fairlead_rollout.app.ports import ServedModel
+from fairlead_rollout.domain.actions import EmitEvent
+from fairlead_rollout.domain.errors import (
+    ConflictError,
+    FairleadError,
+    InvalidSpecError,
+    NotFoundError,
+)
+from fairlead_rollout.domain.reasons import Reason
+from fairlead_rollout.domain.snapshot import Request, Verb
+from fairlead_rollout.domain.spec import ServedModelSpec
+from fairlead_rollout.domain.status import Status, from_document, parse_time, to_document
+from fairlead_rollout.domain.summary import summary_of
+
+log = logging.getLogger(__name__)
+
+REQUEST = "fairlead.dev/request"
+MAX_NOTE = 1024  # characters of an Event's note
+Key = str
+"""`namespace/name`."""
+
+
+def split_key(key: Key) -> tuple[str, str]:
+    """Return the namespace and the name in a key."""
+    namespace, _, name = key.partition("/")
+    return namespace, name
+
+
+class KubernetesStore:
+    """Reads ServedModels and writes their status.
+
+    What was read is written back only if nobody has changed it since: a controller that has lost
+    the lead without noticing cannot overwrite its successor's word.
+    """
+
+    def __init__(
+        self,
+        api: KubeApi,
+        rival: Callable[[Key], Key | None] = lambda _: None,
+        metrics: ControllerMetrics | None = None,
+    ):
+        """Build a store.
+
+        Args:
+            api: The API server.
+            rival: Tells the older ServedModel of another namespace that has the same name.
+            metrics: Where the statuses are shown.
+        """
+        self._api = api
+        self._rival = rival
+        self._metrics = metrics or ControllerMetrics()
+        self._read: dict[Key, Document] = {}
+
+    def read(self, key: Key) -> ServedModel | None:
+        """Return a ServedModel as it is now, or None when it is gone."""
+        namespace, name = split_key(key)
+        try:
+            document = self._api.get("ServedModel", namespace, name)
+        except NotFoundError:
+            self._read.pop(key, None)
+            self._metrics.forget(key)
+            return None
+        self._read[key] = document
+        served = served_model(document)
+        self._metrics.saw(key, name, served.status or Status())
+        rival = self._rival(key)
+        return served if rival is None else _in_conflict(served, rival)
+
+    def write_status(self, key: Key, status: Status) -> None:
+        """Replace the status of the ServedModel that was read.
+
+        Raises:
+            ConflictError: It was changed meanwhile; look again.
+        """
+        document = {**self._read[key], "status": _status_document(status)}
+        self._read[key] = self._api.replace(document, "status")
+        self._metrics.saw(key, split_key(key)[1], status)
+
+    def emit(self, key: Key, event: EmitEvent, at: datetime) -> None:
+        """Write an Event; the same id is written once."""
+        document = self._read[key]
+        try:
+            self._api.create(_event(document["metadata"], event, at))
+        except ConflictError:
+            return
+        except FairleadError as error:  # an event is news, not state
+            log.warning("%s: the event %s was not written: %s", key, event.reason, error)
+
+    def ask(self, key: Key, request: Request) -> None:
+        """Leave a person's request for the controller."""
+        namespace, name = split_key(key)
+        note = {REQUEST: json.dumps(to_document(request))}
+        self._api.patch("ServedModel", namespace, name, {"metadata": {"annotations": note}})
+
+
+def _in_conflict(served: ServedModel, rival: Key) -> ServedModel:
+    problem = f"the older ServedModel {rival} has the same name, which is the path at the gateway; rename one of them"
+    return replace(served, spec=None, problem=problem, reason=Reason.ROUTE_CONFLICT)
+
+
+def served_model(document: Document) -> ServedModel:
+    """Read a ServedModel document."""
+    metadata = document["metadata"]
+    spec, problem = _spec(document)
+    return ServedModel(
+        key=f"{metadata['namespace']}/{metadata['name']}",
+        name=metadata["name"],
+        uid=metadata["uid"],
+        generation=metadata["generation"],
+        spec=spec,
+        problem=problem,
+        status=_status(document.get("status")),
+        request=_request(metadata.get("annotations") or {}),
+        is_deleted="deletionTimestamp" in metadata,
+    )
+
+
+def _spec(document: Document) -> tuple[ServedModelSpec | None, str]:
+    metadata = {"name": document["metadata"]["name"]}
+    parts = {key: document[key] for key in ("apiVersion", "kind", "spec")}
+    try:
+        return read_spec({**parts, "metadata": metadata}), ""
+    except InvalidSpecError as error:
+        return None, str(error)
+
+
+def _status(document: Any) -> Status | None:
+    """Read a status; one that is not ours is a lost one."""
+    if not document:
+        return None
+    try:
+        return from_document(document)
+    except (KeyError, TypeError, ValueError):
+        log.exception("a status cannot be read; it is taken for lost")
+        return None
+
+
+def _status_document(status: Status) -> Document:
+    document: Document = to_document(status)
+    return {**document, "summary": to_document(summary_of(status))}
+
+
+def _request(annotations: Mapping[str, str]) -> Request | None:
+    try:
+        asked = json.loads(annotations.get(REQUEST, "null"))
+        if asked is None:
+            return None
+        return Request(
+            id=str(asked["id"]),
+            verb=Verb(asked["verb"]),
+            rollout=str(asked["rollout"]),
+            by=str(asked.get("by", "")),
+        )
+    except (KeyError, TypeError, ValueError):
+        log.warning("the annotation %s is no request; it is ignored", REQUEST)
+        return None
+
+
+def _event(metadata: Document, event: EmitEvent, at: datetime) -> Document:
+    """Build an Event whose name makes a repeated pass write it once."""
+    tail = hashlib.sha256(f"{metadata['uid']}/{event.id}".encode()).hexdigest()[:16]
+    reference = {
+        "apiVersion": "fairlead.dev/v1alpha1",
+        "kind": "ServedModel",
+        "name": metadata["name"],
+        "namespace": metadata["namespace"],
+        "uid": metadata["uid"],
+    }
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": f"{metadata['name']}.{tail}", "namespace": metadata["namespace"]},
+        "eventTime": at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "type": event.type,
+        "reason": event.reason,
+        "note": event.message[:MAX_NOTE],
+        "action": "Reconcile",
+        "regarding": reference,
+        "reportingController": "fairlead.dev/controller",
+        "reportingInstance": "controller",
+    }
+
+
+def created_at(document: Document) -> datetime:
+    """Return when an object was made."""
+    return parse_time(document["metadata"]["creationTimestamp"].replace("Z", "+00:00"))

@@ -1,0 +1,118 @@
+"""What wakes the controller: ServedModels and pods that change, watched by kopf.
+
+Nothing that is decided on comes from here: a pass reads all it needs by itself. What is kept is
+which ServedModels there are, and of which registered model, so that the right ones are woken.
+"""
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import kopf
+
+from fairlead_rollout.adapters.crd import GROUP, PLURAL, VERSION
+from fairlead_rollout.domain.manifests import MANAGED_BY, MODEL_LABEL
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Known:
+    """A ServedModel that is there; of one name the first in order is served."""
+
+    created: str
+    uid: str
+    key: str
+    registered_model: str
+
+
+class Watch:
+    """Which ServedModels there are, and which have changed. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, Known] = {}
+        self._changed: set[str] = set()
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the keys of all ServedModels."""
+        with self._lock:
+            return tuple(self._known)
+
+    def take_changed(self) -> frozenset[str]:
+        """Return the keys that changed since this was last asked."""
+        with self._lock:
+            changed, self._changed = frozenset(self._changed), set()
+        return changed
+
+    def wake(self, registered_models: frozenset[str]) -> None:
+        """Have the ServedModels of these registered models looked at."""
+        with self._lock:
+            self._changed |= {
+                k.key for k in self._known.values() if k.registered_model in registered_models
+            }
+
+    def rival(self, key: str) -> str | None:
+        """Return the older ServedModel of the same name in another namespace, if there is one."""
+        name = key.partition("/")[2]
+        with self._lock:
+            same = sorted(k for k in self._known.values() if k.key.partition("/")[2] == name)
+        first = same[0].key if same else key
+        return None if first == key else first
+
+    def see(self, body: Mapping[str, Any], *, is_gone: bool) -> None:
+        """Take in a ServedModel that appeared, changed or went."""
+        metadata = body["metadata"]
+        key = f"{metadata['namespace']}/{metadata['name']}"
+        known = Known(
+            created=metadata["creationTimestamp"],
+            uid=metadata["uid"],
+            key=key,
+            registered_model=str(body.get("spec", {}).get("model")),
+        )
+        with self._lock:
+            if is_gone:
+                self._known.pop(key, None)
+            else:
+                self._known[key] = known
+            name = metadata["name"]
+            self._changed |= {k for k in self._known if k.partition("/")[2] == name}
+
+    def see_pod(self, namespace: str, labels: Mapping[str, str]) -> None:
+        """Take in a pod of a version that changed."""
+        with self._lock:
+            self._changed.add(f"{namespace}/{labels.get(MODEL_LABEL, '')}")
+
+
+def run_watch(
+    watch: Watch, namespaces: tuple[str, ...], stop: threading.Event, ready: threading.Event
+) -> None:
+    """Watch until told to stop; for a thread of its own."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
+    async def on_served_model(body: kopf.Body, type: str | None, **_: Any) -> None:  # noqa: A002 -- kopf's name
+        watch.see(body, is_gone=type == "DELETED")
+
+    @kopf.on.event("v1", "pods", labels={MANAGED_BY: "fairlead"}, registry=registry)
+    async def on_pod(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
+        watch.see_pod(namespace or "", labels)
+
+    asyncio.run(
+        kopf.operator(
+            registry=registry,
+            settings=_settings(),
+            namespaces=namespaces,
+            standalone=True,
+            stop_flag=stop,
+            ready_flag=ready,
+        )
+    )
+
+
+def _settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False  # our own events tell more
+    settings.scanning.disabled = True  # the kinds are known, and it would need cluster-wide rights
+    settings.watching.label_selectors["pods"] = f"{MANAGED_BY}=fairlead"
+    return settings
