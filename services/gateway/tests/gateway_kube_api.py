@@ -27,6 +27,7 @@ class KubeApi:
         self.compacted = 0
         self.generation = 0
         self.bookmarks = 0
+        self.bookmarks_sent = 0
         self.token: str | None = None
         self.refusal: tuple[int, str] | None = None
         self.objects: dict[str, dict[str, Document]] = {}
@@ -217,6 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
             for event in self._events(path, query, since):
                 line = json.dumps(event).encode() + b"\n"
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(line), line))
+                api.bookmarks_sent += event["type"] == "BOOKMARK"
         finally:
             api.watches -= 1
         self.close_connection = True
