@@ -109,17 +109,21 @@ class PostgresServer:
         """Answer the address of a database, as an operator would write it."""
         return f"postgresql://postgres:{password}@127.0.0.1:{self.port}/{database}"
 
-    def create_database(self) -> str:
-        """Create an empty database; answer its address."""
+    def create_database(self, template: str = "") -> str:
+        """Create a database, empty or a copy of the one at an address; answer its address."""
         name = f"test_{secrets.token_hex(6)}"
-        self.execute(f"CREATE DATABASE {name}")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {_database(template) or 'template1'}")
         return self.url(name)
 
     def drop_database(self, url: str) -> None:
         """Drop a database, whoever is connected to it."""
-        self.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+        self.execute(f"DROP DATABASE {_database(url)} WITH (FORCE)")
 
     def execute(self, statement: str) -> None:
         """Run one statement beside the service."""
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(statement.encode())
+
+
+def _database(url: str) -> str:
+    return url.rpartition("/")[2]

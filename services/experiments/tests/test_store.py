@@ -1,5 +1,6 @@
 """The store's contract: whatever comes in, and in whatever order, counts once and right."""
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, select
 
-from fairlead_experiments.adapters.database import migrate, open_engine
+from fairlead_experiments.adapters.database import open_engine
 from fairlead_experiments.adapters.schema import (
     BAD_UNITS,
     METADATA,
@@ -447,6 +448,23 @@ def test_returning_units_are_paired_across_steps(
     assert data.measured[1].candidate.m2 == pytest.approx(24)
     assert [o.comoment for o in data.overlaps] == [pytest.approx((1 - 2) * (2 - 4) + 1 * 4)]
     assert data.units[1, Arm.CANDIDATE].new == 1
+
+
+@pytest.mark.parametrize("value", [5e-324, 1e-200, 1e100, -1e100])
+def test_the_smallest_and_largest_values_are_analysed(
+    store: SqlStore, exposure: Build, outcome: Build, record: Build, value: float
+) -> None:
+    """A value whose square no double can hold does not stop a rollout's analysis."""
+    for step, unit in itertools.product((0, 1), "abc"):
+        key = f"{unit}{step}"
+        send(store, exposure(inferenceId=key, unit=unit, step=step))
+        send(store, outcome(inferenceId=key, value=value * (unit != "c")))
+
+    data = read(store, record)
+
+    assert data.measured[0].candidate.n == 3
+    assert data.measured[0].candidate.mean == pytest.approx(value * 2 / 3)
+    assert len(data.overlaps) == 1
 
 
 def test_rollouts_are_listed_by_start(store: SqlStore, record: Build) -> None:

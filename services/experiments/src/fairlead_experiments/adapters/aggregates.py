@@ -4,10 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
+    Double,
     FromClause,
     Select,
     and_,
+    case,
+    cast,
     exists,
     func,
     or_,
@@ -23,6 +27,9 @@ from fairlead_experiments.domain.records import (
     Rollout,
     UnitCounts,
 )
+
+_SMALLEST = 1e-150
+"""Smaller distances are none: PostgreSQL refuses a product that a double cannot hold."""
 
 
 def read(connection: Connection, rollout: Rollout) -> Aggregates:
@@ -139,9 +146,10 @@ class _Question:
 
 def _unit_means(question: _Question, source: FromClause) -> Select[Any]:
     """Each unit's mean outcome in a step, without units that met both arms in it."""
-    found = select(
-        source.c.unit, source.c.step, source.c.arm, (source.c.total / source.c.n).label("y")
-    ).where(source.c.rollout == question.rollout, source.c.outcome == question.outcome)
+    mean = _distance(source.c.total) / cast(source.c.n, Double)
+    found = select(source.c.unit, source.c.step, source.c.arm, mean.label("y")).where(
+        source.c.rollout == question.rollout, source.c.outcome == question.outcome
+    )
     if not question.has_mixed:
         return found
     met = UNITS.alias()
@@ -154,6 +162,10 @@ def _unit_means(question: _Question, source: FromClause) -> Select[Any]:
     return found.where(~other_arm)
 
 
+def _distance(value: ColumnElement[float]) -> ColumnElement[float]:
+    return case((func.abs(value) < _SMALLEST, 0.0), else_=value)
+
+
 def _moments(
     connection: Connection, question: _Question
 ) -> tuple[tuple[StepSummary, ...], tuple[Overlap, ...]]:
@@ -163,7 +175,7 @@ def _moments(
     """
     values = _unit_means(question, UNIT_OUTCOMES).subquery()
     centre = connection.scalar(select(func.avg(values.c.y))) or 0.0
-    x = values.c.y - centre
+    x = _distance(values.c.y - centre)
     sums = func.count().label("n"), func.sum(x).label("first"), func.sum(x * x).label("square")
     key = values.c.step, values.c.arm
     cells = {
@@ -182,7 +194,7 @@ def _moments(
 def _pairs(question: _Question, centre: float) -> Select[Any]:
     values = _unit_means(question, UNIT_OUTCOMES.alias("a")).subquery("first_step")
     others = _unit_means(question, UNIT_OUTCOMES.alias("b")).subquery("other_step")
-    x, y = values.c.y - centre, others.c.y - centre
+    x, y = _distance(values.c.y - centre), _distance(others.c.y - centre)
     key = (values.c.step, values.c.arm, others.c.step, others.c.arm)
     return (
         select(

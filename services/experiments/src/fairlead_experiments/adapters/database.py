@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,11 +11,16 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import (
     URL,
+    BigInteger,
+    ColumnElement,
     Connection,
     Engine,
+    Text,
     and_,
+    any_,
     create_engine,
     event,
+    literal,
     make_url,
     or_,
     text,
@@ -68,7 +73,13 @@ _SESSION = {
     "idle_in_transaction_session_timeout": "60s",
     "synchronous_commit": "on",
     "timezone": "UTC",
+    "jit": "off",
 }
+
+# An analysis sweeps a whole rollout. A planner without statistics (the table is new, the rollout
+# began a minute ago) takes it for one row and compares every unit with every other: at 20,000 units
+# that takes longer than anybody waits.
+_SWEEP = ("SET LOCAL enable_nestloop = off", "SET LOCAL work_mem = '64MB'")
 
 # Two replicas hold at most 20 connections of PostgreSQL's usual 100.
 _POOL = {
@@ -169,9 +180,16 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 @contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
-    """One snapshot of the database."""
+def reading(engine: Engine, *, is_sweep: bool = False) -> Iterator[Connection]:
+    """One snapshot of the database.
+
+    Args:
+        engine: The database.
+        is_sweep: A large part of it is read.
+    """
     with _translated(engine), engine.connect() as connection, connection.begin():
+        for statement in _SWEEP if is_sweep and is_server(engine) else ():
+            connection.execute(text(statement))
         yield connection
 
 
@@ -223,6 +241,21 @@ def _reason(engine: Engine, error: SQLAlchemyError) -> str:
     for secret in (engine.url.password, engine.url.query.get("password")):
         words = words.replace(str(secret), "***") if secret else words
     return words
+
+
+def among(
+    connection: Connection, column: ColumnElement[Any], values: Iterable[Any]
+) -> ColumnElement[bool]:
+    """Answer the condition that a column has one of many values.
+
+    PostgreSQL takes them as one array: thousands of parameters cost the driver more time than the
+    server needs to find the rows.
+    """
+    given = list(values)
+    if connection.dialect.name != _POSTGRESQL:
+        return column.in_(given)
+    kind = BigInteger() if isinstance(column.type, BigInteger) else Text()
+    return column == any_(literal(given, postgresql.ARRAY(kind)))
 
 
 def upsert(connection: Connection, table: Table, added: tuple[str, ...]) -> Insert:

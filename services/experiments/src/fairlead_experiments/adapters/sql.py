@@ -31,7 +31,13 @@ from sqlalchemy import (
 )
 
 from fairlead_experiments.adapters import aggregates
-from fairlead_experiments.adapters.database import reading, upsert, upsert_earliest, writing
+from fairlead_experiments.adapters.database import (
+    among,
+    reading,
+    upsert,
+    upsert_earliest,
+    writing,
+)
 from fairlead_experiments.adapters.schema import (
     BAD_UNITS,
     EXPOSURES,
@@ -79,9 +85,9 @@ class SqlStore:
         self._check_tables = check_tables
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def _reading(self, *, is_sweep: bool = False) -> Iterator[Connection]:
         self._check_tables()
-        with reading(self._engine) as connection:
+        with reading(self._engine, is_sweep=is_sweep) as connection:
             yield connection
 
     @contextmanager
@@ -167,7 +173,7 @@ class SqlStore:
 
     def read_aggregates(self, rollout: Rollout) -> Aggregates:
         """Answer what was counted for a rollout, as of one moment."""
-        with self._reading() as connection:
+        with self._reading(is_sweep=True) as connection:
             return aggregates.read(connection, rollout)
 
 
@@ -178,11 +184,11 @@ def _insert_exposures(connection: Connection, new: list[Exposure]) -> None:
     connection.execute(insert(EXPOSURES), [_exposure_row(e) for e in new])
     _count_units(connection, new)
     for chunk in _chunks([e.inference_id for e in new]):
-        _count_requests(connection, EXPOSURES.c.inference_id.in_(chunk))
+        _count_requests(connection, among(connection, EXPOSURES.c.inference_id, chunk))
     _count_waiting_outcomes(connection, {e.inference_id: e for e in new})
     units = sorted({e.unit for e in new if e.unit is not None})
     for chunk in _chunks(units):
-        _attach(connection, OUTCOMES.c.unit.in_(chunk))
+        _attach(connection, among(connection, OUTCOMES.c.unit, chunk))
 
 
 def _exposure_row(exposure: Exposure) -> dict[str, object]:
@@ -293,7 +299,9 @@ def _count_waiting_outcomes(connection: Connection, new: dict[str, Exposure]) ->
     measured = [
         (new[row.inference_id], row.outcome, row.value)
         for chunk in _chunks(list(new))
-        for row in connection.execute(found.where(OUTCOMES.c.inference_id.in_(chunk)))
+        for row in connection.execute(
+            found.where(among(connection, OUTCOMES.c.inference_id, chunk))
+        )
     ]
     _add_measured(connection, measured)
 
@@ -330,9 +338,9 @@ def _known_outcomes(connection: Connection, outcomes: list[Outcome]) -> dict[Key
     for chunk in _chunks(outcomes):
         rows = connection.execute(
             select(OUTCOMES).where(
-                OUTCOMES.c.subject.in_({o.subject for o in chunk}),
-                OUTCOMES.c.outcome.in_({o.outcome for o in chunk}),
-                OUTCOMES.c.moment.in_({o.moment for o in chunk}),
+                among(connection, OUTCOMES.c.subject, {o.subject for o in chunk}),
+                among(connection, OUTCOMES.c.outcome, {o.outcome for o in chunk}),
+                among(connection, OUTCOMES.c.moment, {o.moment for o in chunk}),
             )
         )
         found.update((_key(row), row) for row in rows)
@@ -355,7 +363,7 @@ def _insert_outcomes(connection: Connection, new: list[Outcome]) -> None:
     _add_measured(connection, measured)
     units = sorted({o.unit for o in new if o.unit is not None})
     for chunk in _chunks(units):
-        _attach(connection, OUTCOMES.c.unit.in_(chunk))
+        _attach(connection, among(connection, OUTCOMES.c.unit, chunk))
 
 
 def _replace_outcomes(connection: Connection, later: list[Outcome]) -> None:
@@ -396,7 +404,9 @@ def _exposed(connection: Connection, inference_ids: Iterable[str]) -> Iterator[A
     """The exposures of units with these ids."""
     found = select(EXPOSURES).where(EXPOSURES.c.unit.is_not(None))
     for chunk in _chunks(sorted(inference_ids)):
-        yield from connection.execute(found.where(EXPOSURES.c.inference_id.in_(chunk)))
+        yield from connection.execute(
+            found.where(among(connection, EXPOSURES.c.inference_id, chunk))
+        )
 
 
 # --- outcomes of units ----------------------------------------------------------------------
@@ -496,7 +506,7 @@ def _count_afresh(connection: Connection, touched: Touched) -> None:
     rows = [
         _unit_outcome(tuple(row[:5]), row[5], row[6])
         for chunk in _chunks(sorted({unit for _, _, unit in touched}))
-        for row in connection.execute(counted.where(EXPOSURES.c.unit.in_(chunk)))
+        for row in connection.execute(counted.where(among(connection, EXPOSURES.c.unit, chunk)))
         if tuple(row[:3]) in touched
     ]
     if rows:
@@ -515,4 +525,4 @@ def _matching(
     connection: Connection, column: ColumnElement[str], values: Iterable[str]
 ) -> Iterator[str]:
     for chunk in _chunks(list(values)):
-        yield from connection.scalars(select(column).where(column.in_(chunk)))
+        yield from connection.scalars(select(column).where(among(connection, column, chunk)))
