@@ -1,5 +1,7 @@
 """Ask the gateway, the experiments service and the API server; say what is wrong with which."""
 
+# ruff: noqa: INP001, S310, T201 - A script for a pod: it prints, and asks the URLs it is given.
+
 import json
 import ssl
 import sys
@@ -9,10 +11,13 @@ import urllib.request
 from pathlib import Path
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-PATIENCE = 60.0
+API = "https://kubernetes.default.svc/apis/fairlead.dev/v1alpha1/namespaces"
+OK = 200
 
 
-def ask(url, *, token=None, context=None):
+def ask(
+    url: str, token: str | None = None, context: ssl.SSLContext | None = None
+) -> tuple[int, str]:
     """Return the answer's status and text; 0 and the reason where there is none."""
     headers = {"authorization": f"Bearer {token}"} if token else {}
     request = urllib.request.Request(url, headers=headers)
@@ -25,33 +30,33 @@ def ask(url, *, token=None, context=None):
         return 0, str(error)
 
 
-def is_ready(name, url):
+def is_ready(name: str, url: str, patience: float) -> bool:
     """Wait until a service answers 200; say so, or what it answered last."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + patience
     status, text = ask(url)
-    while status != 200 and time.monotonic() < until:
+    while status != OK and time.monotonic() < until:
         time.sleep(1)
         status, text = ask(url)
-    print(f"{name}: ready" if status == 200 else f"{name}: {url} answered {status} {text}")
-    return status == 200
+    print(f"{name}: ready" if status == OK else f"{name}: {url} answered {status} {text}")
+    return status == OK
 
 
-def knows_served_models(namespace):
+def knows_served_models(namespace: str) -> bool:
     """Tell whether the API server lists a namespace's ServedModels."""
-    url = f"https://kubernetes.default.svc/apis/fairlead.dev/v1alpha1/namespaces/{namespace}/servedmodels"
     context = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
-    status, text = ask(url, token=(ACCOUNT / "token").read_text(), context=context)
-    found = status == 200 and json.loads(text)["kind"] == "ServedModelList"
+    token = (ACCOUNT / "token").read_text()
+    status, text = ask(f"{API}/{namespace}/servedmodels", token, context)
+    found = status == OK and json.loads(text)["kind"] == "ServedModelList"
     reason = {404: "the CRD is not installed", 403: "the Role is missing"}.get(status, text)
     print(f"ServedModels in {namespace}: " + ("known" if found else f"{status}, {reason}"))
     return found
 
 
-def main(gateway, experiments, *namespaces):
+def main(patience: str, gateway: str, experiments: str, *namespaces: str) -> int:
     """Check everything, so that one run names all that is wrong."""
     checks = [
-        is_ready("gateway", f"{gateway}/-/ready"),
-        is_ready("experiments", f"{experiments}/readyz"),
+        is_ready("gateway", f"{gateway}/-/ready", float(patience)),
+        is_ready("experiments", f"{experiments}/readyz", float(patience)),
         *(knows_served_models(namespace) for namespace in namespaces),
     ]
     return 0 if all(checks) else 1

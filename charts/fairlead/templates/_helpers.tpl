@@ -34,6 +34,9 @@
 {{- end -}}
 
 {{- define "fairlead.settings" -}}
+{{- if contains "@" .Values.mlflow.url -}}
+{{- fail "mlflow.url: must not hold an account; name its Secret in mlflow.credentials.existingSecret" -}}
+{{- end -}}
 {{- $monitoring := .Values.networkPolicy.monitoring -}}
 {{- $gateway := dict
       "namespaceSelector" (dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace))

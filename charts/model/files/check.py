@@ -1,40 +1,44 @@
 """Send a model's own input example through the gateway and check the answer."""
 
+# ruff: noqa: INP001, S310, T201 - A script for a pod: it prints, and asks the URLs it is given.
+
 import json
 import sys
 import time
 import urllib.error
 import urllib.request
+from email.message import Message
+from typing import Any
 
 HEADERS = ("x-inference-id", "x-model-version", "x-rollout-arm")
+OK = 200
 
 
-def ask(url, body=None):
+def ask(url: str, body: bytes | None = None) -> tuple[int, Message, str]:
     """Return the answer's status, headers and text; 0 and the reason where there is none."""
-    headers = {"content-type": "application/json"}
-    request = urllib.request.Request(url, data=body, headers=headers)
+    request = urllib.request.Request(url, body, {"content-type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, answer.headers, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.headers, error.read().decode(errors="replace")[:300]
     except OSError as error:
-        return 0, {}, str(error)
+        return 0, Message(), str(error)
 
 
-def read_document(url, patience):
+def read_document(url: str, patience: float) -> Any:
     """Wait until the model's description is there; a model may still be downloading."""
     until = time.monotonic() + patience
     status, _, text = ask(url)
-    while status != 200 and time.monotonic() < until:
+    while status != OK and time.monotonic() < until:
         time.sleep(2)
         status, _, text = ask(url)
-    if status != 200:
+    if status != OK:
         sys.exit(f"no model after {patience:.0f} s: {url} answered {status} {text}")
     return json.loads(text)
 
 
-def example_of(document):
+def example_of(document: Any) -> Any:
     """Return the input example that the model was logged with."""
     body = document["paths"]["/invocations"]["post"]["requestBody"]
     example = body["content"]["application/json"].get("example")
@@ -43,17 +47,17 @@ def example_of(document):
     return example
 
 
-def rows_of(payload):
+def rows_of(payload: Any) -> int | None:
     """Return how many rows a payload asks about, or None where only the model knows."""
     rows = payload.get("dataframe_records", payload.get("instances"))
     rows = payload.get("dataframe_split", {}).get("data", rows)
     return len(rows) if isinstance(rows, list) else None
 
 
-def check(url, payload):
+def check(url: str, payload: Any) -> None:
     """Ask for a prediction; stop with what is wrong about the answer."""
     status, headers, text = ask(url, json.dumps(payload).encode())
-    if status != 200:
+    if status != OK:
         sys.exit(f"{url} answered {status} {text}")
     missing = [name for name in HEADERS if not headers.get(name)]
     if missing:
@@ -67,7 +71,7 @@ def check(url, payload):
     print(f"version {headers['x-model-version']} ({headers['x-rollout-arm']}) answered {url}")
 
 
-def main(url, patience, payload):
+def main(url: str, patience: str, payload: str) -> None:
     """Read the example and send it."""
     document = read_document(f"{url}/openapi.json", float(patience))
     check(f"{url}/invocations", json.loads(payload) or example_of(document))

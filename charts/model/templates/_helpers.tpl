@@ -38,8 +38,11 @@ server:
 {{- toYaml $filled -}}
 {{- end -}}
 
-{{- /* "model.port" URL: the port of a URL. */ -}}
+{{- /* "model.port" URL: the port of a URL, which must not hold an account. */ -}}
 {{- define "model.port" -}}
+{{- if contains "@" . -}}
+{{- fail "training.mlflow.url: must not hold an account; name its Secret in training.mlflow.existingSecret" -}}
+{{- end -}}
 {{- $url := urlParse . -}}
 {{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (ternary "443" "80" (eq $url.scheme "https")) -}}
 {{- end -}}
