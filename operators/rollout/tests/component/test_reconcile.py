@@ -533,9 +533,17 @@ def test_one_broken_model_does_not_stop_the_others(serving: World) -> None:
         seen.append(name)
         raise RuntimeError("unexpected")
 
+    class Both:
+        """Two served models, nothing changed."""
+
+        def keys(self) -> tuple[str, ...]:
+            return ("a", "b")
+
+        def take_changed(self) -> frozenset[str]:
+            return frozenset()
+
     serving.read = read
-    serving.names = lambda: ("a", "b")
-    Controller(serving.ports, frozenset).run_once()
+    Controller(serving.ports, Both()).run_once()
     assert seen == ["a", "b"]
 
 

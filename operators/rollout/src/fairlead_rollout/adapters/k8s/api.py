@@ -116,7 +116,8 @@ class KubeApi:
         url += f"?{urlencode(query)}" if query else ""
         headers = {"Accept": _JSON, "Content-Type": content_type}
         self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-        sent = None if body is None else json.dumps(body)
+        # The client turns a document into JSON itself, but only for a content type of that name.
+        sent = json.dumps(body) if content_type == _APPLY else body
         try:
             answer = self._client.call_api(method, url, headers, sent, _request_timeout=TIMEOUT)
             data = answer.read()  # type: ignore[no-untyped-call]

@@ -90,6 +90,10 @@ def run_watch(
     """Watch until told to stop; for a thread of its own."""
     registry = kopf.OperatorRegistry()
 
+    @kopf.on.login(registry=registry)
+    def log_in(**options: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**options) or kopf.login_with_kubeconfig(**options)
+
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def on_served_model(body: kopf.Body, type: str | None, **_: Any) -> None:  # noqa: A002 -- kopf's name
         watch.see(body, is_gone=type == "DELETED")
