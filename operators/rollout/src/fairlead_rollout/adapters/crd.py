@@ -59,7 +59,7 @@ def _version(schema: Document) -> Document:
         "subresources": {"status": {}},
         "additionalPrinterColumns": [
             _column("Model", ".spec.model"),
-            _column("Stable", ".status.stable"),
+            _column("Stable", ".status.summary.stable"),
             _column("Candidate", ".status.summary.candidate"),
             _column("Weight", ".status.summary.weight"),
             _column("State", ".status.summary.state"),

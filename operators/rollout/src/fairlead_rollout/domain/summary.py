@@ -10,11 +10,13 @@ class Summary:
     """The columns that `fairlead get` and `kubectl get servedmodels` show.
 
     Attributes:
+        stable: The version that serves; empty before there is one.
         candidate: The version on trial now; empty outside a rollout.
         weight: Its share, such as `10 %`; empty outside a rollout.
         state: Where the rollout is, and why.
     """
 
+    stable: str
     candidate: str
     weight: str
     state: str
@@ -24,9 +26,12 @@ def summary_of(status: Status) -> Summary:
     """Sum a status up."""
     rollout = status.rollout if status.rollout and status.rollout.is_active else None
     if rollout is None:
-        return Summary(candidate="", weight="", state=_state(status))
+        return Summary(stable=status.stable or "", candidate="", weight="", state=_state(status))
     return Summary(
-        candidate=rollout.candidate, weight=f"{weight_of(status) / 100:g} %", state=_state(status)
+        stable=status.stable or "",
+        candidate=rollout.candidate,
+        weight=f"{weight_of(status) / 100:g} %",
+        state=_state(status),
     )
 
 
