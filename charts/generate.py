@@ -92,7 +92,8 @@ def _merge(base: Any, over: Any) -> Any:
 
 def _close(schema: Schema, path: str, *, has_default: bool = False) -> None:
     """Refuse unknown keys in every object, and check that each value is described."""
-    if path and not str(schema.get("description", "")).endswith("."):
+    named = path and not path.endswith("[]")
+    if named and not str(schema.get("description", "")).endswith("."):
         raise SchemaError(f"'{path}' needs a description that is a sentence")
     has_default = has_default or "default" in schema
     if "properties" in schema:
