@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,20 +17,26 @@ class Answer:
     code: int
     headers: Headers
     body: bytes
+    port: int = 0
 
 
 class Connection:
     """A connection that is kept."""
 
-    def __init__(self, port: int) -> None:
-        """Remember where to connect to."""
-        self.port = port
+    def __init__(self, find: Callable[[], int], tls: ssl.SSLContext | None = None) -> None:
+        """Remember how to find the port to connect to."""
+        self.find = find
+        self.tls = tls
+        self.port = 0
         self.writer: asyncio.StreamWriter | None = None
 
     async def ask(self, path: str, headers: Headers, method: str = "POST") -> Answer:
         """Send one request and wait for the answer."""
         if self.writer is None:
-            self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+            self.port = self.find()
+            self.reader, self.writer = await asyncio.open_connection(
+                "127.0.0.1", self.port, ssl=self.tls
+            )
         lines = [f"{method} {path} HTTP/1.1", "host: x", "content-length: 2"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self.writer.write("\r\n".join([*lines, "", "{}"]).encode())
@@ -38,7 +45,7 @@ class Connection:
         body = await self.reader.readexactly(int(got.get("content-length", 0)))
         if got.get("connection") == "close":
             self.close()
-        return Answer(int(head[0].split()[1]), got, body)
+        return Answer(int(head[0].split()[1]), got, body, self.port)
 
     def close(self) -> None:
         """Close the connection."""
@@ -48,7 +55,7 @@ class Connection:
 
 
 async def _worker(port: int, work: Any, done: list[Answer]) -> None:
-    connection = Connection(port)
+    connection = Connection(lambda: port)
     try:
         for path, headers in work:
             done.append(await connection.ask(path, headers))
@@ -69,11 +76,18 @@ def ask_all(port: int, work: Iterable[tuple[str, Headers]], connections: int = 1
 
 @dataclass
 class Load:
-    """Steady load, while something else happens."""
+    """Steady load, while something else happens.
+
+    `fresh` of the connections are opened anew for each request; `find` chooses the port of a new
+    connection, as a load balancer would.
+    """
 
     port: int
     path: str = "/models/iris/invocations"
     connections: int = 16
+    fresh: int = 0
+    find: Callable[[], int] | None = None
+    tls: ssl.SSLContext | None = None
     answers: list[Answer] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
@@ -92,7 +106,7 @@ class Load:
             await asyncio.gather(*tasks)
 
     async def _loop(self, stop: asyncio.Event, number: int) -> None:
-        connection = Connection(self.port)
+        connection = Connection(self.find or (lambda: self.port), self.tls)
         count = 0
         while not stop.is_set():
             count += 1
@@ -100,6 +114,8 @@ class Load:
                 headers = {"x-unit-id": f"u{number}-{count}", "x-test-delay": "0.005"}
                 answer = await connection.ask(self.path, headers)
                 self.answers.append(answer)
+                if number < self.fresh:
+                    connection.close()
                 if answer.code != 200:
                     self.failures.append(f"{answer.code} {answer.body!r}")
             except (OSError, EOFError) as error:

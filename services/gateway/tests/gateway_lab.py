@@ -50,6 +50,12 @@ def wait_for(condition: Callable[[], Any], limit: float = 20.0) -> Any:
     raise AssertionError(f"not within {limit} s: {condition}")
 
 
+def answered(load: Load, more: int = 400) -> None:
+    """Wait until so many more requests have been answered."""
+    enough = len(load.answers) + more
+    wait_for(lambda: len(load.answers) >= enough)
+
+
 def plan(model: str = "iris", weight: int | None = 1000, **changes: Any) -> dict[str, Any]:
     """Make a plan: 4 against 3 at a weight, or 3 alone without one."""
     stable = {"arm": "stable", "version": "3", "weight": 10_000 - (weight or 0)}
@@ -99,7 +105,8 @@ class Gateway:
     @property
     def url(self) -> str:
         """Where Envoy listens."""
-        return f"http://127.0.0.1:{self.port}"
+        scheme = "https" if "--tls-folder" in self.options else "http"
+        return f"{scheme}://127.0.0.1:{self.port}"
 
     def start(self, name: str, *command: str, **env: str) -> subprocess.Popen[bytes]:
         """Start a process; its output goes to a file."""
@@ -133,6 +140,18 @@ class Gateway:
         process = self.processes.pop(name)
         process.send_signal(signal.SIGKILL)
         process.wait()
+
+    def end(self, name: str) -> int:
+        """Ask a process to end, and return what it ended with."""
+        process = self.processes.pop(name)
+        process.terminate()
+        return process.wait(timeout=20)
+
+    def ready(self) -> int:
+        """Return what Envoy says of its readiness; 0 if it does not listen."""
+        with contextlib.suppress(httpx.HTTPError):
+            return self.client.get(f"{self.url}/-/ready").status_code
+        return 0
 
     def upstream(self, version: str, model: str = "iris", **env: str) -> str:
         """Start one replica of a version, publish it, and return its name."""

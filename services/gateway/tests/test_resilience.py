@@ -1,14 +1,8 @@
 """No request fails while replicas die, plans change, and versions come and go."""
 
 import pytest
-from gateway_client import Load, versions
-from gateway_lab import Served, wait_for
-
-
-def answered(load: Load, more: int = 400) -> None:
-    """Wait until so many more requests have been answered."""
-    enough = len(load.answers) + more
-    wait_for(lambda: len(load.answers) >= enough)
+from gateway_client import versions
+from gateway_lab import Served, answered, wait_for
 
 
 def test_one_of_two_stable_replicas_is_killed(mortal: Served) -> None:

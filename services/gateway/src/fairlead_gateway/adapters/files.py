@@ -23,6 +23,7 @@ _LISTENER = f"{_TYPE}.listener.v3.Listener"
 _CLUSTER = f"{_TYPE}.cluster.v3.Cluster"
 _ROUTES = f"{_TYPE}.route.v3.RouteConfiguration"
 _ENDPOINTS = f"{_TYPE}.endpoint.v3.ClusterLoadAssignment"
+_CERTIFICATE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -54,6 +55,7 @@ class Home:
         self.listeners = self.xds / "listeners.json"
         self.clusters = self.xds / "clusters.json"
         self.routes = self.xds / "routes.json"
+        self.certificate = self.xds / "certificate.json"
         self.access_log = self.gateway / "access.log"
         self.position = self.gateway / "position.json"
         self.memory = self.gateway / "applied.json"
@@ -111,6 +113,10 @@ class XdsFiles:
     def write_routes(self, routes: JSON) -> str:
         """Replace the routes, unless they are the same; return their version."""
         return _push(self._home.routes, _ROUTES, [routes])
+
+    def write_certificate(self, certificate: JSON) -> None:
+        """Replace where the certificate is, unless it is the same."""
+        _push(self._home.certificate, _CERTIFICATE, [certificate])
 
     def remove_endpoints(self, keep: Sequence[str]) -> None:
         """Remove the endpoints of every cluster not kept."""

@@ -246,7 +246,9 @@ class Applier:
             for key in self._keys(plans, snapshot)
         ]
         routes = {"route_config": render_routes(plans.values(), units)}
-        listener = render_listener(self._settings.listener, units, routes)
+        # The certificate is Envoy's alone to read; the agent may not see it.
+        plain = replace(self._settings.listener, certificate="")
+        listener = render_listener(plain, units, routes)
         return self._ports.validator.check(render_static(listener, clusters))
 
     def _good_plan(self, model: str) -> TrafficPlan | None:

@@ -112,6 +112,19 @@ class Envoy(Protocol):
         """Make it open its log anew; False if it cannot be reached."""
 
 
+class Draining(Protocol):
+    """A running Envoy that is to go."""
+
+    def start_draining(self) -> bool:
+        """Make it unready, and make it close each connection after the request under way.
+
+        False if it cannot be reached.
+        """
+
+    def active_requests(self) -> int | None:
+        """Return how many requests are under way, or None while it cannot be reached."""
+
+
 class Validator(Protocol):
     """Checks a configuration before it is written."""
 

@@ -52,7 +52,7 @@ class Shipper:
             lines = self._log.read()
             if not lines:
                 self._meter.backlog(self._log.backlog())
-                return _IDLE
+                return IDLE
             self._batch = self._exposures(lines)
             self._holding = True
         if not self._send(self._batch):
@@ -92,7 +92,8 @@ class Shipper:
         return self._send(batch[:middle]) and self._send(batch[middle:])
 
 
-_IDLE = 0.5  # Seconds exposures may gather before they are sent.
+IDLE = 0.5
+"""Seconds exposures may gather before they are sent: what a step returns that found none."""
 
 
 class Counter:
@@ -117,4 +118,4 @@ class Counter:
         for line in map(self._decode, lines):
             if line is not None and line.model is not None:
                 self._meter.request(line)
-        return 0.0 if lines else _IDLE
+        return 0.0 if lines else IDLE

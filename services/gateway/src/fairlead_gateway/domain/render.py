@@ -20,11 +20,17 @@ ROUTES = "models"
 LISTENER = "gateway"
 """The name of the one listener, and the prefix of its statistics."""
 
+CERTIFICATE = "gateway"
+"""The name of the listener's certificate."""
+
 INFERENCE_ID = "[A-Za-z0-9._:-]{1,64}"
 """What a client may give as an inference id."""
 
 UNIT_HEADER = "x-fairlead-unit"
 """The request header that carries the unit as it was assigned, from the route to the log."""
+
+READY_PATH = "/-/ready"
+"""Where Envoy itself answers 200 while it is ready for requests, and 503 once it drains."""
 
 DEFAULT_UNIT = Unit(kind=UnitKind.HEADER, name="x-unit-id")
 
@@ -56,11 +62,13 @@ class ListenerSettings:
         host: The address to listen at.
         port: The port to listen at.
         access_log: The path of the access log.
+        certificate: The file that tells where the certificate is; empty to listen without TLS.
     """
 
     host: str
     port: int
     access_log: str
+    certificate: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -503,12 +511,13 @@ def render_listener(settings: ListenerSettings, units: Collection[Unit], routes:
         "address": {"socket_address": address},
         "filter_chains": [
             {
+                **_tls(settings),
                 "filters": [
                     {
                         "name": "envoy.filters.network.http_connection_manager",
                         "typed_config": manager,
                     }
-                ]
+                ],
             }
         ],
     }
@@ -517,6 +526,39 @@ def render_listener(settings: ListenerSettings, units: Collection[Unit], routes:
 def routes_from(paths: XdsPaths) -> JSON:
     """Point a listener at the file of the routes."""
     return {"rds": {"route_config_name": ROUTES, "config_source": from_file(paths.routes)}}
+
+
+def _tls(settings: ListenerSettings) -> JSON:
+    if not settings.certificate:
+        return {}
+    secret = {"name": CERTIFICATE, "sds_config": from_file(settings.certificate)}
+    context = {
+        "@type": f"{_TYPE}extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "common_tls_context": {
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+            "alpn_protocols": ["h2", "http/1.1"],
+            "tls_certificate_sds_secret_configs": [secret],
+        },
+    }
+    return {
+        "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context},
+    }
+
+
+def render_certificate(folder: str) -> JSON:
+    """Render where the certificate is; Envoy reads it anew when the folder's content changes.
+
+    Args:
+        folder: A mounted Secret with `tls.crt` and `tls.key`.
+    """
+    return {
+        "name": CERTIFICATE,
+        "tls_certificate": {
+            "certificate_chain": {"filename": f"{folder}/tls.crt"},
+            "private_key": {"filename": f"{folder}/tls.key"},
+            "watched_directory": {"path": folder},
+        },
+    }
 
 
 def _early_mutations(units: Collection[Unit]) -> JSON:
@@ -571,6 +613,7 @@ def _access_log(path: str) -> JSON:
     }
     return {
         "name": "envoy.access_loggers.file",
+        "filter": {"not_health_check_filter": {}},
         "typed_config": {
             "@type": f"{_TYPE}extensions.access_loggers.file.v3.FileAccessLog",
             "path": path,
@@ -583,6 +626,7 @@ def _http_filters() -> list[JSON]:
     router = f"{_TYPE}extensions.filters.http.router.v3.Router"
     buffer = f"{_TYPE}extensions.filters.http.buffer.v3.Buffer"
     return [
+        _readiness(),
         {
             "name": "envoy.filters.http.buffer",
             "disabled": True,  # Each model's routes turn it on with the model's own limit.
@@ -601,6 +645,19 @@ def _http_filters() -> list[JSON]:
     ]
 
 
+def _readiness() -> JSON:
+    """Answer whether requests may be sent here; such a request is neither logged nor counted."""
+    path = {"name": ":path", "string_match": {"exact": READY_PATH}}
+    return {
+        "name": "envoy.filters.http.health_check",
+        "typed_config": {
+            "@type": f"{_TYPE}extensions.filters.http.health_check.v3.HealthCheck",
+            "pass_through_mode": False,
+            "headers": [path],
+        },
+    }
+
+
 def _local_replies() -> JSON:
     """Render the answers Envoy gives by itself, as the JSON errors the serving process gives."""
     model = "%METADATA(ROUTE:fairlead:model)%"
@@ -614,10 +671,13 @@ def _local_replies() -> JSON:
         }
     }
     rule = "x-inference-id must be 1 to 64 of A-Z a-z 0-9 . _ : -"
+    ready = {"header_filter": {"header": {"name": ":path", "string_match": {"exact": READY_PATH}}}}
     return {
         "mappers": [
+            _reply(_both(ready, _status(503)), "UNAVAILABLE", "This gateway is being taken away"),
+            {"filter": ready, "body_format_override": {"json_format": {"status": "ready"}}},
             _reply(
-                {"and_filter": {"filters": [_status(400), bad_id]}},
+                _both(_status(400), bad_id),
                 "BAD_REQUEST",
                 rule,
                 {"field": "x-inference-id"},
@@ -650,6 +710,10 @@ def _reply(matches: JSON, code: str, message: str, more: JSON | None = None) -> 
 
 def _error(code: str, message: str, more: JSON | None = None) -> JSON:
     return {"json_format": {"error_code": code, "message": message, **(more or {})}}
+
+
+def _both(first: JSON, second: JSON) -> JSON:
+    return {"and_filter": {"filters": [first, second]}}
 
 
 def _status(code: int) -> JSON:

@@ -3,9 +3,10 @@
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,10 @@ from fairlead_gateway.adapters.files import FolderSource, Home, PlanMemory, XdsF
 from fairlead_gateway.adapters.log import LogTail, Position, Rotation, decode_line
 from fairlead_gateway.adapters.metrics import PrometheusMeter
 from fairlead_gateway.app.apply import Applier, ApplierPorts, ApplierSettings, Report
+from fairlead_gateway.app.drain import DrainSettings, drain
 from fairlead_gateway.app.ports import Source
-from fairlead_gateway.app.ship import Counter, Shipper
-from fairlead_gateway.domain.render import ListenerSettings
+from fairlead_gateway.app.ship import IDLE, Counter, Shipper
+from fairlead_gateway.domain.render import ListenerSettings, render_certificate
 from fairlead_gateway.entrypoints.http import create_app
 
 if TYPE_CHECKING:
@@ -42,8 +44,12 @@ class AgentSettings:
         experiments_url: The experiments service; empty to keep the log unshipped.
         listen_host: Where Envoy listens.
         listen_port: The port Envoy listens at; None to take what `fairlead-gateway envoy` noted.
+        tls_folder: Where Envoy finds its certificate; None to listen without TLS.
         log_limit: The size in bytes at which the access log is rotated.
         grace: Seconds an unused cluster is kept.
+        drain: How long a drain takes.
+        last_words: Seconds for the rest of the log once told to stop; the folder of local mode
+            outlives the agent, and its rest is shipped by the next one.
     """
 
     home: Path
@@ -54,8 +60,11 @@ class AgentSettings:
     experiments_url: str
     listen_host: str
     listen_port: int | None
+    tls_folder: Path | None
     log_limit: int
     grace: float
+    drain: DrainSettings
+    last_words: float
 
 
 def run_agent(settings: AgentSettings) -> None:
@@ -73,8 +82,14 @@ def run_agent(settings: AgentSettings) -> None:
         stack.enter_context(_looping("count", _counter(home, meter).step, stop))
         if settings.experiments_url:
             shipping = _shipping(settings, home, admin, meter)
+            stack.callback(_finish, shipping, settings.last_words)
             stack.enter_context(_looping("ship", shipping, stop))
-        app = create_app(report=applier.report, envoy=admin, meter=meter)
+        app = create_app(
+            report=applier.report,
+            envoy=admin,
+            meter=meter,
+            drain=lambda: drain(admin, SystemClock(), time.sleep, settings.drain),
+        )
         stack.callback(stop.set)
         uvicorn.run(
             app, host=settings.host, port=settings.port, log_level="warning", access_log=False
@@ -129,9 +144,13 @@ def _applier(
     listener = _listener(settings, home)
     if listener is None:
         return None
+    files = XdsFiles(home)
+    if settings.tls_folder is not None:
+        files.write_certificate(render_certificate(str(settings.tls_folder)))
+        listener = replace(listener, certificate=str(home.certificate))
     ports = ApplierPorts(
         source=source,
-        files=XdsFiles(home),
+        files=files,
         envoy=admin,
         validator=EnvoyValidator(home.gateway),
         memory=PlanMemory(home.memory),
@@ -174,6 +193,16 @@ def _shipping(
         return wait
 
     return step
+
+
+def _finish(step: Callable[[], float], seconds: float) -> None:
+    """Ship the rest of the log, within some seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        wait = step()
+        if wait == IDLE:
+            return
+        time.sleep(min(wait, max(end - time.monotonic(), 0.0)))
 
 
 @contextmanager

@@ -11,9 +11,11 @@ import orjson
 
 from fairlead_gateway.adapters.envoy import become_envoy
 from fairlead_gateway.adapters.files import Home, write_atomically
+from fairlead_gateway.app.drain import DrainSettings
 from fairlead_gateway.domain.bootstrap import render_bootstrap
 
 _LOG_LIMIT = 64 << 20
+_LAST_WORDS = 10.0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,8 +55,23 @@ def _add_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--experiments-url", default="", help="where exposures go")
     parser.add_argument("--listen-host", default="127.0.0.1", help="where Envoy listens")
     parser.add_argument("--listen-port", type=int, help="as noted by the envoy command if absent")
+    parser.add_argument(
+        "--tls-folder", type=Path, help="where Envoy finds tls.crt and tls.key; TLS if given"
+    )
     parser.add_argument("--log-limit", type=int, default=_LOG_LIMIT, help="bytes until rotation")
     parser.add_argument("--grace", type=float, default=5.0, help="seconds to keep unused clusters")
+    parser.add_argument(
+        "--drain-at-least",
+        type=float,
+        default=3.0,
+        help="seconds of a drain in which new connections may still arrive (%(default)s)",
+    )
+    parser.add_argument(
+        "--drain-at-most",
+        type=float,
+        default=25.0,
+        help="seconds after which a drain ends with requests under way (%(default)s)",
+    )
     parser.set_defaults(run=_run_agent)
 
 
@@ -90,8 +107,11 @@ def _run_agent(options: argparse.Namespace) -> None:
             experiments_url=options.experiments_url,
             listen_host=options.listen_host,
             listen_port=options.listen_port,
+            tls_folder=options.tls_folder and options.tls_folder.absolute(),
             log_limit=options.log_limit,
             grace=options.grace,
+            drain=DrainSettings(at_least=options.drain_at_least, at_most=options.drain_at_most),
+            last_words=_LAST_WORDS if options.source == "kubernetes" else 0.0,
         )
     )
 

@@ -10,11 +10,16 @@ from fastapi.responses import JSONResponse
 from fairlead_gateway.adapters.envoy import EnvoyAdmin
 from fairlead_gateway.adapters.metrics import PrometheusMeter
 from fairlead_gateway.app.apply import Report, health_of
+from fairlead_gateway.app.drain import Drained
 from fairlead_gateway.domain.plan import plan_digest
 
 
 def create_app(
-    *, report: Callable[[], Report], envoy: EnvoyAdmin, meter: PrometheusMeter
+    *,
+    report: Callable[[], Report],
+    envoy: EnvoyAdmin,
+    meter: PrometheusMeter,
+    drain: Callable[[], Drained],
 ) -> FastAPI:
     """Make the agent's web application.
 
@@ -22,6 +27,7 @@ def create_app(
         report: Where the applier stands.
         envoy: The Envoy beside the agent.
         meter: What has been counted.
+        drain: Takes that Envoy out of service, and returns when no request is under way.
     """
     app = FastAPI(title="Fairlead gateway agent", docs_url=None, redoc_url=None)
 
@@ -46,6 +52,12 @@ def create_app(
     def applied() -> dict[str, Any]:
         """Tell which plans Envoy follows, and the endpoints of every version."""
         return {"models": _models(report(), envoy)}
+
+    @app.get("/v1/drain")
+    def drained() -> dict[str, Any]:
+        """Take the gateway out of service; kubelet asks so before it ends Envoy."""
+        now = drain()
+        return {"drained": now.done, "activeRequests": now.active, "seconds": round(now.seconds, 3)}
 
     return app
 
