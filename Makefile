@@ -5,13 +5,35 @@ BIN := $(VENV)/bin
 PACKAGES := operators/rollout services/serving services/gateway services/experiments services/training
 PROJECTS := $(addsuffix /pyproject.toml,$(PACKAGES))
 EDITABLE := $(foreach package,$(PACKAGES),-e ./$(package))
-COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-	--no-annotate --custom-compile-command "make requirements"
+PIN := $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-annotate \
+	--custom-compile-command "make requirements"
+COMPILE := $(PIN) --universal
+# An image has one interpreter and one operating system, and the versions that local.txt pins.
+COMPILE_IMAGE := $(PIN) --python-platform linux --constraint requirements/local.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
+# What builds an image: any command that takes `-t NAME -f DOCKERFILE --build-arg KEY=VALUE FOLDER`.
+BUILDER ?= $(firstword $(foreach tool,docker podman,$(if $(shell command -v $(tool)),$(tool) build)) buildah bud)
+REGISTRY ?=
+TAG ?= dev
+IMAGES := controller gateway experiments training mlflow serving-sklearn serving-xgboost serving-full
+DOCKERFILES := $(wildcard operators/*/Dockerfile services/*/Dockerfile images/*/Dockerfile)
+REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude '*')
+# serving-full -> REGISTRY/fairlead/serving:TAG-full; mlflow -> REGISTRY/fairlead/mlflow:TAG
+image_name = $(REGISTRY:%=%/)fairlead/$(firstword $(subst -, ,$(1))):$(TAG)$(patsubst serving-%,-%,$(filter serving-%,$(1)))
+chart_image = --set-string $(1).tag=$(lastword $(subst :, ,$(call image_name,$(2))))$(if $(REGISTRY),$(comma)$(1).registry=$(REGISTRY))
+comma := ,
+dockerfile = $(filter %/$(patsubst controller,rollout,$(firstword $(subst -, ,$(1))))/Dockerfile,$(DOCKERFILES))
+# cyclonedx-bom is OWASP's own generator; it runs from a cache and is in no environment of ours.
+CYCLONEDX := $(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py
+KIND := fairlead
+KIND_IMAGES := $(filter-out serving-xgboost serving-full,$(IMAGES))
+KUBECTL = kubectl --context kind-$(KIND)
+INSTALL = helm --kube-context kind-$(KIND) upgrade --install --wait --timeout 10m
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test verify format generate requirements clean
+.PHONY: help demo test verify format generate requirements images $(IMAGES:%=image-%) sbom kind-up kind-down clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,9 +65,51 @@ requirements: $(VENV)/.uv  ## Pin the requirement files again, with hashes
 	@$(COMPILE) requirements/bootstrap.in -o requirements/bootstrap.txt
 	@$(COMPILE) --all-extras requirements/build.in $(PROJECTS) -o requirements/local.txt
 	@$(COMPILE) --all-extras requirements/dev.in requirements/build.in $(PROJECTS) -o requirements/dev.txt
+	@$(COMPILE_IMAGE) requirements/images/build.in -o requirements/images/build.txt
+	@$(COMPILE_IMAGE) --extra kubernetes operators/rollout/pyproject.toml -o requirements/images/controller.txt
+	@$(COMPILE_IMAGE) --extra kubernetes services/gateway/pyproject.toml -o requirements/images/gateway.txt
+	@$(COMPILE_IMAGE) --extra postgresql services/experiments/pyproject.toml -o requirements/images/experiments.txt
+	@$(COMPILE_IMAGE) services/training/pyproject.toml -o requirements/images/training.txt
+	@$(COMPILE_IMAGE) services/serving/pyproject.toml -o requirements/images/serving-sklearn.txt
+	@$(COMPILE_IMAGE) --extra xgboost services/serving/pyproject.toml -o requirements/images/serving-xgboost.txt
+	@$(COMPILE_IMAGE) --extra xgboost --extra pyfunc services/serving/pyproject.toml -o requirements/images/serving-full.txt
+	@grep -oE '^mlflow==[0-9.]+' requirements/local.txt \
+		| $(PIN) --python-platform linux - images/mlflow/requirements.in -o requirements/images/mlflow.txt
+
+images: $(IMAGES:%=image-%)  ## Build every image (REGISTRY=, TAG=dev, BUILDER='docker build')
+
+$(IMAGES:%=image-%): image-%:
+	@echo "Building $(call image_name,$*)"
+	@$(BUILDER) -t $(call image_name,$*) -f $(call dockerfile,$*) --build-arg VERSION=$(TAG) --build-arg REVISION=$(REVISION) \
+		$(patsubst serving-%,--build-arg FLAVOR=%,$(filter serving-%,$*)) .
+
+sbom: $(IMAGES:%=build/sbom/%.cdx.json)  ## List what is in every image, as CycloneDX in build/sbom
+
+# Of each image's pinned packages. The base image and Envoy come with lists of their own.
+build/sbom/%.cdx.json: requirements/images/%.txt $(VENV)/.uv
+	@mkdir -p $(@D)
+	@$(CYCLONEDX) requirements --output-reproducible --output-format JSON --output-file $@ $<
+	@echo $@
+
+kind-up: $(KIND_IMAGES:%=image-%)  ## Start a kind cluster with everything in it (needs kind, kubectl, helm, Docker)
+	@kind get clusters --quiet | grep -qx $(KIND) || kind create cluster --config k8s/kind.yaml --wait 2m
+	@kind load docker-image --name $(KIND) $(foreach image,$(KIND_IMAGES),$(call image_name,$(image)))
+	@$(KUBECTL) apply -f k8s/namespaces.yaml
+	@$(INSTALL) mlflow charts/mlflow --namespace mlflow --values k8s/values/mlflow.yaml $(call chart_image,image,mlflow)
+	@$(INSTALL) fairlead charts/fairlead --namespace fairlead --values k8s/values/fairlead.yaml \
+		$(call chart_image,controller.image,controller) $(call chart_image,gateway.image,gateway) \
+		$(call chart_image,experiments.image,experiments) $(call chart_image,serving.image,serving-sklearn)
+	@$(INSTALL) flight-delay charts/model --namespace ml --values k8s/values/flight-delay.yaml \
+		$(call chart_image,test.image,controller) $(call chart_image,training.image,training)
+	@echo "Train the example: $(KUBECTL) create job --namespace ml --from cronjob/flights flights-first"
+	@echo "Promote a version: $(KUBECTL) port-forward --namespace mlflow service/mlflow 5000"
+	@echo "Send predictions:  http://localhost:8080/models/flight-delay/invocations"
+
+kind-down:  ## Delete the kind cluster and all that is in it
+	@kind delete cluster --name $(KIND)
 
 clean:  ## Remove what the targets made, the local stack's state included
-	@rm -rf $(VENV) .fairlead .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) build .fairlead .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/.uv: requirements/bootstrap.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Fairlead needs Python 3.11 or newer; try: make PYTHON=python3.12")'
