@@ -278,7 +278,11 @@ def test_the_gateway_is_ready_by_envoy_alone(render: Render) -> None:
     """Ready is what Envoy's listener says; nothing restarts Envoy for want of a configuration."""
     container = container_of(render("fairlead"), "gateway", "envoy")
 
-    assert container["readinessProbe"]["httpGet"] == {"path": "/-/ready", "port": "http"}
+    assert container["readinessProbe"]["httpGet"] == {
+        "path": "/-/ready",
+        "port": "http",
+        "scheme": "HTTP",
+    }
     assert "livenessProbe" not in container
 
 
@@ -315,12 +319,21 @@ def test_the_services_have_their_ports(render: Render) -> None:
 
 
 def test_tls_comes_from_a_secret(render: Render) -> None:
-    """With a certificate the Service has HTTPS too, and agent and Envoy both read the folder."""
+    """With a certificate all that was HTTP is HTTPS, and agent and Envoy both read the folder."""
     documents = render("fairlead", {"gateway": {"tls": {"secretName": "certificate"}}})
     volumes = pod_of(documents, "gateway")["spec"]["volumes"]
 
-    assert ports_of(documents, "demo-fairlead-gateway") == {"http": 80, "https": 443}
-    assert "--tls-folder=/etc/fairlead/tls" in container_of(documents, "gateway", "agent")["args"]
+    envoy = container_of(documents, "gateway", "envoy")
+    args = [container_of(documents, "gateway", name)["args"] for name in ("bootstrap", "agent")]
+    bootstrap, agent = (gateway_cli._parser().parse_args(each) for each in args)
+
+    assert ports_of(documents, "demo-fairlead-gateway") == {"https": 443}
+    assert envoy["ports"] == [{"name": "https", "containerPort": 8443}]
+    assert envoy["readinessProbe"]["httpGet"]["scheme"] == "HTTPS"
+    assert agent.listen_port == bootstrap.listen_port == 8443
+    assert str(agent.tls_folder) == "/etc/fairlead/tls"
+    ready = one(documents, "Pod", "demo-fairlead-test")["spec"]["containers"][0]["args"][2]
+    assert ready == "https://demo-fairlead-gateway.ml.svc:443"
     assert [v["secret"]["secretName"] for v in volumes if v["name"] == "tls"] == ["certificate"]
     for name in ("agent", "envoy"):
         mounts = container_of(documents, "gateway", name)["volumeMounts"]
@@ -337,12 +350,12 @@ def test_the_edge_has_one_backend(render: Render) -> None:
     ingress = one(documents, "Ingress", "demo-fairlead-gateway")["spec"]
 
     assert [rule["backendRefs"] for rule in route["rules"]] == [
-        [{"name": "demo-fairlead-gateway", "port": 80}]
+        [{"name": "demo-fairlead-gateway", "port": 443}]
     ]
     backends = [
         path["backend"]["service"] for rule in ingress["rules"] for path in rule["http"]["paths"]
     ]
-    assert backends == [{"name": "demo-fairlead-gateway", "port": {"name": "http"}}]
+    assert backends == [{"name": "demo-fairlead-gateway", "port": {"name": "https"}}]
 
 
 def test_only_outcomes_are_opened_to_the_outside(render: Render) -> None:

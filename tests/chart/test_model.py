@@ -281,6 +281,7 @@ def ask(url: str, payload: Object | None = None) -> tuple[int, str]:
         sys.executable,
         str(CHART / "files" / "check.py"),
         url,
+        "true",
         "0",
         json.dumps(payload or {}),
     ]
@@ -338,10 +339,11 @@ def test_the_tests_pod_asks_by_the_gateway(render: Render) -> None:
     """The pod runs that script with the gateway's URL, the model's name and the payload."""
     pod = of_kind(render("model", scenario("full")), "Pod")
     (container,) = pod["spec"]["containers"]
-    script, url, patience, payload = container["args"]
+    script, url, verify, patience, payload = container["args"]
 
     assert script.strip() == (CHART / "files" / "check.py").read_text().strip()
-    assert (url, patience) == ("https://models.example.com/models/flights", "300")
+    assert (url, verify) == ("https://models.example.com/models/flights", "true")
+    assert patience == "300"
     assert json.loads(payload) == {"inputs": {"hour": [17]}}
 
 

@@ -3,6 +3,8 @@
 "fairlead.mlflowPort" .        the port in `mlflow.url`
 "fairlead.apiServerEgress" .   one egress rule: the cluster's API server
 "fairlead.servingImage" .      the image of a model that names none
+"fairlead.gatewayScheme" .     `http`, or with a certificate `https`; the name of the gateway's port too
+"fairlead.gatewayPort" .       the port of the gateway's Service
 "fairlead.settings" .          the controller's settings, as JSON
 */ -}}
 
@@ -25,6 +27,14 @@
   {{- range .Values.networkPolicy.apiServer.ports }}
     - {protocol: TCP, port: {{ . }}}
   {{- end }}
+{{- end -}}
+
+{{- define "fairlead.gatewayScheme" -}}
+{{- ternary "https" "http" (ne .Values.gateway.tls.secretName "") -}}
+{{- end -}}
+
+{{- define "fairlead.gatewayPort" -}}
+{{- ternary .Values.gateway.service.httpsPort .Values.gateway.service.port (ne .Values.gateway.tls.secretName "") -}}
 {{- end -}}
 
 {{- define "fairlead.servingImage" -}}
