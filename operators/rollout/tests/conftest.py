@@ -86,6 +86,8 @@ class World:
     tags: dict[str, dict[str, str]] = field(default_factory=dict)
     reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     routed: Mapping[str, Any] | None = None
+    is_held: bool = False
+    deleted_at: datetime | None = None
     writes: int = 0
     kill_at: int | None = None
     kill_after: bool = False
@@ -139,6 +141,11 @@ class World:
         return sum(arm["weight"] for arm in arms if arm["arm"] == "candidate")
 
     @property
+    def is_gone(self) -> bool:
+        """Say whether the ServedModel was deleted and is held by nobody."""
+        return self.deleted_at is not None and not self.is_held
+
+    @property
     def running(self) -> tuple[Workload, ...]:
         """Return the workloads there are."""
         served = self.store_.read(NAME)
@@ -190,11 +197,23 @@ class World:
 
     def read(self, name: str) -> Any:
         """See Store."""
-        return self.store_.read(name)
+        served = self.store_.read(name)
+        if served is None or self.is_gone:
+            return None
+        return replace(served, is_held=self.is_held, deleted_at=self.deleted_at)
 
     def write_status(self, name: str, status: Status) -> None:
         """See Store."""
         self._write(lambda: self.store_.write_status(name, status))
+
+    def hold(self, key: str, *, held: bool) -> None:
+        """See Store."""
+        self._write(lambda: setattr(self, "is_held", held))
+
+    @property
+    def problem(self) -> str | None:
+        """See Registry and Experiments."""
+        return None
 
     def emit(self, name: str, event: EmitEvent, at: datetime) -> None:
         """See Store."""

@@ -59,3 +59,14 @@ def test_a_removed_model_loses_its_plan(tmp_path: Path) -> None:
         file.unlink()
     gone = source.read()
     assert (dict(gone.plans), dict(gone.problems)) == ({}, {})
+
+
+def test_a_plan_that_is_gone_stays_applied(tmp_path: Path) -> None:
+    """A status without a plan where there was one is a lost status: the last plan counts."""
+    folder = served_model(tmp_path)
+    source = FolderSource(Home(tmp_path))
+    source.read()
+    (folder / "status.json").write_text(json.dumps({"traffic": None, "conditions": []}), "utf-8")
+    lost = source.read()
+    assert "flights" in lost.plans
+    assert "gone" in lost.problems["flights"]

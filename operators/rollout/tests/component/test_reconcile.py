@@ -400,13 +400,17 @@ def _ids(status: Status) -> list[tuple[str, str]]:
 
 
 def test_a_lost_status_waits_for_experiments(serving: World) -> None:
-    """While the records cannot be read nothing is written and nothing changes."""
+    """While the records cannot be read the status says only that, and nothing changes."""
     path = serving.home.served_models / "flight-delay" / "status.json"
     path.unlink()
     serving.experiments_up = False
     serving.run(3)
-    assert not path.exists()
+    assert [c.type for c in serving.status.conditions] == ["ExperimentsUnavailable"]
+    assert serving.status.stable is None
     assert versions(serving) == {"1"}
+    serving.experiments_up = True
+    serving.run_until(lambda: serving.status.stable == "1")
+    assert serving.status.condition(ConditionType.EXPERIMENTS_UNAVAILABLE) is None
 
 
 def test_a_lost_status_waits_for_the_registry(serving: World) -> None:
@@ -415,7 +419,7 @@ def test_a_lost_status_waits_for_the_registry(serving: World) -> None:
     path.unlink()
     serving.registry_up = False
     serving.run(50, every=1.0)
-    assert not path.exists()
+    assert [c.type for c in serving.status.conditions] == ["RegistryUnavailable"]
     assert versions(serving) == {"1"}
 
 

@@ -75,6 +75,9 @@ class FolderStore:
         """Replace the status, whole or not at all."""
         write_json(self._status(name), to_document(status))
 
+    def hold(self, key: str, *, held: bool) -> None:
+        """Do nothing: a folder's ServedModel is not deleted while its controller runs."""
+
     def apply(self, manifest: Any, now: datetime) -> tuple[str, str]:
         """Create or replace a ServedModel.
 

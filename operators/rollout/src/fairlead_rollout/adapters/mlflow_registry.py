@@ -46,6 +46,7 @@ class MlflowRegistry:
         self._wanted: frozenset[str] = frozenset()
         self._looked_for: frozenset[str] = frozenset()
         self._attempted: frozenset[str] = frozenset()
+        self._is_away = False
         self.problem: str | None = None
 
     def run(self, stop: threading.Event, wake: Callable[[frozenset[str]], None]) -> None:
@@ -58,7 +59,6 @@ class MlflowRegistry:
 
     def _poll_safely(self) -> frozenset[str]:
         """Poll; when MLflow goes away or comes back, that is news for all."""
-        was_there = self.problem is None
         with self._lock:
             wanted = self._wanted
         try:
@@ -71,7 +71,8 @@ class MlflowRegistry:
         with self._lock:
             self.problem, self._attempted = problem, wanted
             is_away = problem is not None and self._is_stale()
-        return wanted if is_away or (problem is None) != was_there else changed
+            has_turned, self._is_away = is_away != self._is_away, is_away
+        return wanted if has_turned else changed
 
     def poll(self) -> frozenset[str]:
         """Look once.

@@ -28,7 +28,8 @@ class ServedModel:
         spec: None when it cannot be followed; then `problem` says why.
         reason: The kind of problem.
         status: None when there is none.
-        is_deleted: Whether it is to go; only the end of its rollout is still waited for.
+        deleted_at: When a person deleted it; it goes once its rollout's end has been told.
+        is_held: Whether it is kept from going until then.
     """
 
     key: str
@@ -40,7 +41,8 @@ class ServedModel:
     reason: Reason = Reason.INVALID_SPEC
     status: Status | None
     request: Request | None
-    is_deleted: bool = False
+    deleted_at: datetime | None = None
+    is_held: bool = False
 
 
 class Due(Protocol):
@@ -66,12 +68,19 @@ class Store(Protocol):
             ConflictError: Somebody has changed the ServedModel since it was read.
         """
 
+    def hold(self, key: str, *, held: bool) -> None:
+        """Keep a ServedModel from going when it is deleted, or no longer; idempotent."""
+
     def emit(self, key: str, event: EmitEvent, at: datetime) -> None:
         """Keep an event; the same id is kept once."""
 
 
 class Registry(Protocol):
     """MLflow's model registry."""
+
+    @property
+    def problem(self) -> str | None:
+        """Return why it did not answer last, or None."""
 
     def view(self, spec: ServedModelSpec) -> RegistryView | None:
         """Return where the pointers stand, or None while the registry does not answer.
@@ -110,6 +119,10 @@ class Gateway(Protocol):
 
 class Experiments(Protocol):
     """The experiments service."""
+
+    @property
+    def problem(self) -> str | None:
+        """Return why it did not answer last, or None."""
 
     def analysis(self, rollout: str) -> Analysis | None:
         """Return the analysis of a rollout, or None while the service cannot say.

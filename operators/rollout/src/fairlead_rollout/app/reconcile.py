@@ -1,7 +1,7 @@
 """Reconcile one served model: gather, decide, apply, one status write."""
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from fairlead_rollout.app.ports import Ports, ServedModel
@@ -16,6 +16,15 @@ from fairlead_rollout.domain.status import ConditionType, Status, Writeback
 log = logging.getLogger(__name__)
 
 AFTER_MENDING = timedelta(seconds=2)
+WRITEBACK_EVERY = timedelta(seconds=1)
+FAREWELL = timedelta(seconds=60)  # for others to be told that a deleted ServedModel's rollout ended
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What keeps a ServedModel from being looked at; None is no news yet."""
+
+    seen: conditions.Seen | None
 
 
 def reconcile(key: str, ports: Ports) -> timedelta | None:
@@ -31,12 +40,9 @@ def reconcile(key: str, ports: Ports) -> timedelta | None:
         return None
     if served.spec is None:
         return _stall(served, ports)
-    spec = served.spec
-    if served.status is not None and served.status.condition(ConditionType.READY) is None:
-        served = replace(served, status=None)  # it was stalled from the start: nothing is known
-    snapshot = gather(served, spec, ports)
-    if snapshot is None:
-        return SOON
+    snapshot = gather(served, served.spec, ports)
+    if isinstance(snapshot, Obstacle):
+        return _wait(served, snapshot, ports)
     decision = decide(snapshot, ports.clock.now())
     for action in decision.actions:
         apply(action, served, ports)
@@ -45,35 +51,46 @@ def reconcile(key: str, ports: Ports) -> timedelta | None:
     status = replace(decision.status, writeback=left)
     if status != snapshot.status:
         ports.store.write_status(key, status)
-    return min(decision.requeue_after, timedelta(seconds=1)) if left else decision.requeue_after
+    _hold(served, status, ports)
+    return min(decision.requeue_after, WRITEBACK_EVERY) if left else decision.requeue_after
 
 
-def gather(served: ServedModel, spec: ServedModelSpec, ports: Ports) -> Snapshot | None:
+def _hold(served: ServedModel, status: Status, ports: Ports) -> None:
+    """Keep a ServedModel from going while others still hold its rollout for a running one."""
+    is_owed = (status.rollout is not None and status.rollout.is_active) or bool(status.writeback)
+    if served.deleted_at is not None and ports.clock.now() - served.deleted_at > FAREWELL:
+        is_owed = False
+    if is_owed != served.is_held:
+        ports.store.hold(served.key, held=is_owed)
+
+
+def gather(served: ServedModel, spec: ServedModelSpec, ports: Ports) -> Snapshot | Obstacle:
     """Read all that `decide` may know; writes nothing.
 
     Returns:
-        None while a missing status cannot be told from a lost one: that needs the experiments'
-        records and the registry; or while the registry is about to be asked for the first time.
+        An obstacle while a missing status cannot be told from a lost one: that needs the
+        experiments' records and the registry; or while the registry is about to be asked for the
+        first time.
     """
-    records = None
-    if served.status is None:
+    status, records = _known(served), None
+    if status is None:
         records = ports.experiments.records(served.name)
         if records is None:
-            return None
+            return Obstacle(conditions.experiments_away(ports.experiments.problem))
     try:
         registry = ports.registry.view(spec)
     except NotLookedYetError:
-        return None
-    if served.status is None and registry is None:
-        return None
-    rollout = _rollout_to_analyse(served.status, records)
+        return Obstacle(None)
+    if status is None and registry is None:
+        return Obstacle(conditions.registry_away(ports.registry.problem))
+    rollout = _rollout_to_analyse(status, records)
     analysis, is_record_lost = _analysis(rollout, ports)
     return Snapshot(
         name=served.name,
         uid=served.uid,
         generation=served.generation,
         spec=spec,
-        status=served.status,
+        status=status,
         registry=registry,
         workloads=ports.cluster.workloads(served),
         applied=ports.gateway.applied(served.name),
@@ -81,7 +98,16 @@ def gather(served: ServedModel, spec: ServedModelSpec, ports: Ports) -> Snapshot
         is_record_lost=is_record_lost,
         records=records,
         request=served.request,
+        is_deleted=served.deleted_at is not None,
+        registry_problem=ports.registry.problem,
+        experiments_problem=ports.experiments.problem,
     )
+
+
+def _known(served: ServedModel) -> Status | None:
+    """Return the status, or None where it only says why nothing could be decided yet."""
+    status = served.status
+    return status if status and status.condition(ConditionType.READY) else None
 
 
 def _analysis(rollout: str | None, ports: Ports) -> tuple[Analysis | None, bool]:
@@ -145,13 +171,31 @@ def _is_told(item: Writeback, snapshot: Snapshot, ports: Ports) -> bool:
     return True
 
 
+def _wait(served: ServedModel, obstacle: Obstacle, ports: Ports) -> timedelta:
+    """Say what keeps a ServedModel from being looked at; nothing else of it is touched."""
+    if served.deleted_at is not None:
+        _hold(served, Status(), ports)
+    if obstacle.seen is None:
+        return SOON
+    _note(served, obstacle.seen, ports)
+    return AFTER_MENDING
+
+
 def _stall(served: ServedModel, ports: Ports) -> timedelta:
     """Say that a person must act; what serves goes on serving."""
-    before, now = served.status or Status(), ports.clock.now()
-    status = conditions.stalled(before, served.reason, served.problem, served.generation, now)
-    if status != served.status:
-        ports.store.write_status(served.key, status)
-        event = f"{served.uid}/{served.generation}/{served.reason}"
-        news = EmitEvent(id=event, type="Warning", reason=served.reason, message=served.problem)
-        ports.store.emit(served.key, news, now)
+    if served.deleted_at is not None:
+        _hold(served, Status(), ports)
+    _note(served, (ConditionType.STALLED, "True", served.reason, served.problem), ports)
     return AFTER_MENDING
+
+
+def _note(served: ServedModel, seen: conditions.Seen, ports: Ports) -> None:
+    before, now = served.status or Status(), ports.clock.now()
+    status = conditions.noted(before, seen, served.generation, now)
+    if status == served.status:
+        return
+    ports.store.write_status(served.key, status)
+    _, _, reason, message = seen
+    event = f"{served.uid}/{served.generation}/{reason}/{now.isoformat()}"
+    news = EmitEvent(id=event, type="Warning", reason=reason, message=message)
+    ports.store.emit(served.key, news, now)

@@ -19,6 +19,14 @@ AGAINST = frozenset(
     }
 )
 
+TROUBLES = frozenset(
+    {
+        ConditionType.STALLED,
+        ConditionType.REGISTRY_UNAVAILABLE,
+        ConditionType.EXPERIMENTS_UNAVAILABLE,
+    }
+)
+
 Seen = tuple[ConditionType, str, str, str]
 
 
@@ -35,12 +43,23 @@ def with_conditions(status: Status, context: Context, ruling: Ruling) -> Status:
     return replace(status, conditions=conditions, observed_generation=generation)
 
 
-def stalled(status: Status, reason: Reason, message: str, generation: int, now: datetime) -> Status:
-    """Return the status of a ServedModel that waits for a person; traffic stays."""
-    item = (ConditionType.STALLED, "True", reason, message)
-    others = tuple(c for c in status.conditions if c.type != ConditionType.STALLED)
-    conditions = (*others, _carried_over(status, item, now))
+def noted(status: Status, seen: Seen, generation: int, now: datetime) -> Status:
+    """Return the status with one trouble noted, as nothing else could be looked at."""
+    others = tuple(c for c in status.conditions if c.type not in TROUBLES)
+    conditions = (*others, _carried_over(status, seen, now))
     return replace(status, conditions=conditions, observed_generation=generation)
+
+
+def registry_away(problem: str | None) -> Seen:
+    """Word the outage of MLflow."""
+    message = f"{problem or 'MLflow does not answer'}; traffic stays as it is"
+    return ConditionType.REGISTRY_UNAVAILABLE, "True", Reason.REGISTRY_UNREACHABLE, message
+
+
+def experiments_away(problem: str | None) -> Seen:
+    """Word the outage of the experiments service."""
+    message = f"{problem or 'the experiments service does not answer'}; weights stay as they are"
+    return ConditionType.EXPERIMENTS_UNAVAILABLE, "True", Reason.ANALYSIS_UNAVAILABLE, message
 
 
 def _carried_over(before: Status, seen: Seen, now: datetime) -> Condition:
@@ -103,9 +122,10 @@ def _present_while_true(status: Status, context: Context, ruling: Ruling) -> tup
     if ruling.reason in STALLING:
         seen.append((ConditionType.STALLED, "True", ruling.reason, ruling.message))
     if context.snapshot.registry is None:
-        message = "MLflow does not answer; traffic stays as it is"
-        reason = Reason.REGISTRY_UNREACHABLE
-        seen.append((ConditionType.REGISTRY_UNAVAILABLE, "True", reason, message))
+        seen.append(registry_away(context.snapshot.registry_problem))
+    is_needed = rollout is not None and rollout.is_active
+    if is_needed and context.snapshot.experiments_problem is not None:
+        seen.append(experiments_away(context.snapshot.experiments_problem))
     if rollout is not None and rollout.state in {RolloutState.ABORTED, RolloutState.INVALID}:
         seen.append((ConditionType.ABORTED, "True", rollout.reason, rollout.message))
     return tuple(seen)

@@ -6,7 +6,7 @@ disagree with it, and a pass that is repeated after a crash decides the same aga
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import NAMESPACE_URL, uuid5
@@ -138,6 +138,10 @@ def _first_version_serves(context: Context) -> Ruling:
 # ------------------------------------------------------------------ nothing on trial
 
 
+def _going(context: Context) -> Ruling | None:
+    return _serving(context, IDLE) if context.snapshot.is_deleted else None
+
+
 def _request_without_rollout(context: Context) -> Ruling | None:
     request, rollout = context.request, context.status.rollout
     if request is None:
@@ -193,6 +197,13 @@ def _start(context: Context) -> Ruling:
 
 
 # ------------------------------------------------------------------ a candidate is on trial
+
+
+def _deleted(context: Context) -> Ruling | None:
+    if not context.snapshot.is_deleted:
+        return None
+    message = "the ServedModel was deleted"
+    return _end(context, RolloutState.ABORTED, Reason.SERVED_MODEL_DELETED, message)
 
 
 def _request_in_rollout(context: Context) -> Ruling | None:
@@ -386,11 +397,13 @@ FIRST_VERSION: tuple[Check, ...] = (
     _first_version_serves,
 )
 WITHOUT_ROLLOUT: tuple[Check, ...] = (
+    _going,  # nothing is started any more
     _request_without_rollout,  # a person wants an aborted version on trial again
     _nothing_new,  # the registry names what serves, or what was aborted, or is away
     _start,
 )
 IN_ROLLOUT: tuple[Check, ...] = (
+    _deleted,  # there is nothing left to decide for
     _rules_changed,  # what was counted so far does not fit the new rules
     _request_in_rollout,  # people come next
     _production_moved,  # the registry no longer asks for this candidate
@@ -479,7 +492,9 @@ def _announcements(
         report_of(name, rollout, analysis),
     )
     ended_against = rollout.state in {RolloutState.ABORTED, RolloutState.INVALID}
-    still_asked_for = context.status.production == rollout.candidate
+    still_asked_for = (
+        context.status.production == rollout.candidate and not context.snapshot.is_deleted
+    )
     if ended_against and still_asked_for and spec.on_abort is OnAbort.REVERT:
         return (*items, production_moved(rollout))
     return items
@@ -602,11 +617,9 @@ def _until_removal(status: Status, context: Context) -> timedelta:
 def _events(status: Status, context: Context, ruling: Ruling) -> tuple[Action, ...]:
     """Tell people of a change of reason or of step, once."""
     before = context.snapshot.status
-    outage = status.condition(ConditionType.REGISTRY_UNAVAILABLE)
-    known = before is not None and before.condition(ConditionType.REGISTRY_UNAVAILABLE) is not None
-    if outage is not None and not known:
-        event = f"{context.snapshot.uid}/{outage.last_transition_time.isoformat()}"
-        return (_event(event, outage.reason, outage.message, is_warning=True),)
+    outages = tuple(_outages(before or Status(), status, context))
+    if outages:
+        return outages
     if before is not None and _headline(before) == _headline(status):
         return ()
     rollout = status.rollout.id if status.rollout else context.snapshot.uid
@@ -616,6 +629,15 @@ def _events(status: Status, context: Context, ruling: Ruling) -> tuple[Action, .
     return (_event(event, ruling.reason, ruling.message, is_warning=stalled),)
 
 
+def _outages(before: Status, status: Status, context: Context) -> Iterable[Action]:
+    """Tell that a system we need has gone away."""
+    for kind in (ConditionType.REGISTRY_UNAVAILABLE, ConditionType.EXPERIMENTS_UNAVAILABLE):
+        outage = status.condition(kind)
+        if outage is not None and before.condition(kind) is None:
+            event = f"{context.snapshot.uid}/{outage.last_transition_time.isoformat()}/{kind}"
+            yield _event(event, outage.reason, outage.message, is_warning=True)
+
+
 def _event(event: str, reason: str, message: str, *, is_warning: bool) -> EmitEvent:
     kind = "Warning" if is_warning else "Normal"
     return EmitEvent(id=event, type=kind, reason=reason, message=message)
@@ -623,7 +645,11 @@ def _event(event: str, reason: str, message: str, *, is_warning: bool) -> EmitEv
 
 def _headline(status: Status) -> tuple[object, ...]:
     rollout = status.rollout
-    troubles = (ConditionType.STALLED, ConditionType.REGISTRY_UNAVAILABLE)
+    troubles = (
+        ConditionType.STALLED,
+        ConditionType.REGISTRY_UNAVAILABLE,
+        ConditionType.EXPERIMENTS_UNAVAILABLE,
+    )
     return (
         status.stable,
         rollout and (rollout.id, rollout.state, rollout.step, rollout.reason),

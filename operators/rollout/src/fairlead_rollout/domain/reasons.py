@@ -42,5 +42,6 @@ class Reason(StrEnum):
     SUPERSEDED = "Superseded"  # A newer version arrived.
     RULES_CHANGED = "RulesChanged"  # `spec.rollout` was changed; the trial starts over.
     PRODUCTION_MOVED_BACK = "ProductionMovedBack"  # The registry points to stable again.
+    SERVED_MODEL_DELETED = "ServedModelDeleted"  # The ServedModel was deleted during the rollout.
     ABORTED_BY_PERSON = "AbortedByPerson"  # A person ended the rollout.
     PROMOTED_BY_PERSON = "PromotedByPerson"  # A person promoted the candidate.

@@ -156,6 +156,9 @@ class Snapshot:
         analysis: None without a rollout, or while experiments does not answer.
         records: The experiments' rollout records, newest last; read only when the status is lost.
         status: None when there is none: a new ServedModel or a lost status.
+        is_deleted: The ServedModel is to go.
+        registry_problem: Why MLflow does not answer.
+        experiments_problem: Why the experiments service does not answer.
         is_record_lost: The experiments service answers, and knows nothing of the rollout.
     """
 
@@ -171,6 +174,9 @@ class Snapshot:
     is_record_lost: bool = False
     records: tuple[Mapping[str, Any], ...] | None = None
     request: Request | None = None
+    is_deleted: bool = False
+    registry_problem: str | None = None
+    experiments_problem: str | None = None
 
     def workload(self, version: str | None) -> Workload | None:
         """Return the observed workload of a version."""

@@ -34,6 +34,7 @@ class ConditionType(StrEnum):
     PROGRESSING = "Progressing"
     STALLED = "Stalled"
     REGISTRY_UNAVAILABLE = "RegistryUnavailable"
+    EXPERIMENTS_UNAVAILABLE = "ExperimentsUnavailable"
     ABORTED = "Aborted"
 
 

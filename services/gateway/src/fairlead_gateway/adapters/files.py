@@ -211,7 +211,11 @@ class _Folder(Generic[_Value]):
         """Read one file; one that is wrong keeps its last good value and names its fault."""
         try:
             document = json.loads((self._root / name / "status.json").read_bytes())
-            self.values[name] = self._parse(document)
+            value = self._parse(document)
+            if value is None and self.values.get(name) is not None:
+                self.problems[name] = "the plan is gone; what was applied last stays"
+                return
+            self.values[name] = value
             self.problems.pop(name, None)
         except FileNotFoundError:
             if self._keeper is not None and (self._root / name / self._keeper).exists():

@@ -65,11 +65,11 @@ class KubeApi:
         found: list[Document] = self._call("GET", path_of(kind, namespace), query)["items"]
         return found
 
-    def apply(self, document: Document) -> Document:
+    def apply(self, document: Document, manager: str = MANAGER) -> Document:
         """Create an object or change it to what the document says (server-side apply)."""
         metadata = document["metadata"]
         path = path_of(document["kind"], metadata["namespace"], metadata["name"])
-        query = {"fieldManager": MANAGER, "force": "true"}
+        query = {"fieldManager": manager, "force": "true"}
         return self._call("PATCH", path, query, document, _APPLY)
 
     def create(self, document: Document) -> Document:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from fairlead_rollout.adapters.k8s.api import Document, KubeApi
+from fairlead_rollout.adapters.k8s.api import MANAGER, Document, KubeApi
 from fairlead_rollout.adapters.metrics import ControllerMetrics
 from fairlead_rollout.adapters.schema import read_spec
 from fairlead_rollout.app.ports import ServedModel
@@ -18,6 +18,7 @@ from fairlead_rollout.domain.errors import (
     FairleadError,
     InvalidSpecError,
     NotFoundError,
+    UnavailableError,
 )
 from fairlead_rollout.domain.reasons import Reason
 from fairlead_rollout.domain.snapshot import Request, Verb
@@ -27,7 +28,9 @@ from fairlead_rollout.domain.summary import summary_of
 
 log = logging.getLogger(__name__)
 
+HEAD = {"apiVersion": "fairlead.dev/v1alpha1", "kind": "ServedModel"}
 REQUEST = "fairlead.dev/request"
+FINALIZER = "fairlead.dev/rollout"  # others are told of its end before the ServedModel goes
 MAX_NOTE = 1024  # characters of an Event's note
 Key = str
 """`namespace/name`."""
@@ -89,6 +92,20 @@ class KubernetesStore:
         self._read[key] = self._api.replace(document, "status")
         self._metrics.saw(key, split_key(key)[1], status)
 
+    def hold(self, key: Key, *, held: bool) -> None:
+        """Set or take away our finalizer, and no other one's."""
+        namespace, name = split_key(key)
+        uid = self._read[key]["metadata"]["uid"]  # never make one that is gone
+        metadata: Document = {"name": name, "namespace": namespace, "uid": uid}
+        if held:
+            metadata["finalizers"] = [FINALIZER]
+        try:
+            self._api.apply({**HEAD, "metadata": metadata}, manager=f"{MANAGER}-finalizer")
+        except FairleadError as error:
+            if held or isinstance(error, UnavailableError):
+                raise
+            log.info("%s: the finalizer is gone already: %s", key, error)
+
     def emit(self, key: Key, event: EmitEvent, at: datetime) -> None:
         """Write an Event; the same id is written once."""
         document = self._read[key]
@@ -124,7 +141,8 @@ def served_model(document: Document) -> ServedModel:
         problem=problem,
         status=_status(document.get("status")),
         request=_request(metadata.get("annotations") or {}),
-        is_deleted="deletionTimestamp" in metadata,
+        deleted_at=_time(metadata.get("deletionTimestamp")),
+        is_held=FINALIZER in metadata.get("finalizers", ()),
     )
 
 
@@ -194,6 +212,5 @@ def _event(metadata: Document, event: EmitEvent, at: datetime) -> Document:
     }
 
 
-def created_at(document: Document) -> datetime:
-    """Return when an object was made."""
-    return parse_time(document["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
+def _time(text: str | None) -> datetime | None:
+    return parse_time(text) if text else None
