@@ -1,0 +1,116 @@
+"""A short run against a real stack on this machine, as `make load` does it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import httpx
+import psutil
+import pytest
+import yaml
+from fairlead_load.local import NAME, Stack, running
+
+pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+API = "/api/2.0/mlflow"
+PACKAGE = Path(__file__).parent.parent
+
+# A version that says for every flight how likely it is late; what it does is in its pickle.
+ESTIMATOR = """
+class Estimator:
+    def predict_proba(self, rows):
+        return [[0.75, 0.25]] * len(rows)
+"""
+STRINGS, LONGS = ("carrier", "origin", "dest"), ("weekday", "dep_hour", "arr_hour")
+
+
+def model_files(columns: list[str]) -> dict[str, bytes]:
+    """The files of a model of these columns, as MLflow writes them."""
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    exec(ESTIMATOR, scope)  # noqa: S102 - our own text; a class without a module is pickled by value
+    kinds = {**dict.fromkeys(STRINGS, "string"), **dict.fromkeys(LONGS, "long")}
+    inputs = [
+        {"type": kinds.get(name, "double"), "name": name, "required": True} for name in columns
+    ]
+    description = {
+        "flavors": {
+            "python_function": {
+                "loader_module": "mlflow.sklearn",
+                "model_path": "model.pkl",
+                "predict_fn": "predict_proba",
+                "env": {"virtualenv": "python_env.yaml"},
+            },
+            "sklearn": {"pickled_model": "model.pkl", "serialization_format": "cloudpickle"},
+        },
+        "signature": {"inputs": json.dumps(inputs)},
+    }
+    return {
+        "MLmodel": yaml.safe_dump(description).encode(),
+        "model.pkl": cloudpickle.dumps(scope["Estimator"]()),
+        "requirements.txt": b"scikit-learn\n",
+    }
+
+
+def register(stack: Stack) -> None:
+    """Register a version that costs no training."""
+    columns = json.loads((stack.data / "heldout" / "columns.json").read_bytes())["columns"]
+    with httpx.Client(base_url=stack.url("mlflow"), timeout=60) as mlflow:
+        run = mlflow.post(f"{API}/runs/create", json={"experiment_id": "0"}).json()["run"]["info"]
+        root = run["artifact_uri"].removeprefix("mlflow-artifacts:").lstrip("/")
+        for name, content in model_files(columns).items():
+            url = f"/api/2.0/mlflow-artifacts/artifacts/{root}/model/{name}"
+            mlflow.put(url, content=content).raise_for_status()
+        mlflow.post(f"{API}/registered-models/create", json={"name": NAME}).raise_for_status()
+        version = {"name": NAME, "source": f"{run['artifact_uri']}/model", "run_id": run["run_id"]}
+        mlflow.post(f"{API}/model-versions/create", json=version).raise_for_status()
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack with one registered version; whatever it leaves is ended and is a failure."""
+    stack = Stack(tmp_path_factory.mktemp("load"))
+    stack.run("fairlead-training", "prepare", "--data", str(stack.data))
+    with running(stack):
+        register(stack)
+        yield stack
+    left = [p for p in psutil.process_iter() if _is_of(p, stack)]
+    for process in left:
+        process.kill()
+    assert left == []
+
+
+def _is_of(process: psutil.Process, stack: Stack) -> bool:
+    try:
+        return process.environ().get("FAIRLEAD_HOME") == str(stack.home)
+    except (psutil.Error, OSError):
+        return False
+
+
+def load(stack: Stack, *options: str) -> tuple[int, dict[str, Any], Path]:
+    """Run the load test; answer its exit code, its verdict and the report's folder."""
+    command = [sys.executable, "-m", "fairlead_load.local", "--home", str(stack.home)]
+    before = set(stack.home.glob("load/*"))
+    done = subprocess.run([*command, *options], cwd=PACKAGE, check=False, timeout=200)
+    (folder,) = set(stack.home.glob("load/*")) - before
+    return done.returncode, json.loads((folder / "verdict.json").read_bytes()), folder
+
+
+def test_a_run_passes_keeps_its_report_and_fails_where_it_should(stack: Stack) -> None:
+    """Real flights through the gateway and past it, outcomes taken; then a limit nobody can keep."""
+    ours = ("--users", "10", "--rate", "10", "--seconds", "8")
+    code, verdict, folder = load(stack, *ours, "--max-p99-multiple", "20")
+
+    assert verdict["passed"], verdict
+    assert code == 0
+    thresholds = {finding["threshold"] for finding in verdict["findings"]}
+    assert {"gateway errors", "direct errors", "outcomes errors", "p99"} <= thresholds
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert "gateway v1" in (folder / "stats_stats.csv").read_text("utf-8")
+
+    code, verdict, _ = load(stack, *ours, "--max-p99-multiple", "0.01")
+
+    assert code == 1
+    assert [f["threshold"] for f in verdict["findings"] if not f["kept"]] == ["p99"]
