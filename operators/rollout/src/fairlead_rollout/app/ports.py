@@ -75,6 +75,29 @@ class Store(Protocol):
         """Keep an event; the same id is kept once."""
 
 
+class People(Protocol):
+    """What people see of ServedModels, and how they ask for something."""
+
+    def names(self) -> tuple[str, ...]:
+        """Return the keys of all ServedModels in sight."""
+
+    def manifest(self, key: str) -> Mapping[str, Any]:
+        """Return a ServedModel's document.
+
+        Raises:
+            NotFoundError: There is none; the message names those there are.
+        """
+
+    def read(self, key: str) -> ServedModel | None:
+        """Return a ServedModel, or None when it is gone."""
+
+    def created_at(self, key: str) -> datetime:
+        """Return when it was made."""
+
+    def ask(self, key: str, request: Request) -> None:
+        """Leave a person's request for the controller."""
+
+
 class Registry(Protocol):
     """MLflow's model registry."""
 

@@ -21,12 +21,13 @@ from fairlead_rollout.adapters.folder_store import FolderStore
 from fairlead_rollout.adapters.home import DEFAULT_HOME, Home
 from fairlead_rollout.adapters.http import client
 from fairlead_rollout.adapters.stack import LISTENERS, read_addresses
-from fairlead_rollout.app.ports import ServedModel
+from fairlead_rollout.app.ports import People, ServedModel
 from fairlead_rollout.domain.durations import format_duration
 from fairlead_rollout.domain.errors import FairleadError, InvalidSpecError, NotFoundError
 from fairlead_rollout.domain.explain import explain
 from fairlead_rollout.domain.snapshot import Analysis, Request, Verb
 from fairlead_rollout.domain.status import Rollout, Status, to_document
+from fairlead_rollout.domain.summary import summary_of
 from fairlead_rollout.entrypoints.controller import run_controller
 from fairlead_rollout.entrypoints.demo.run import run_demo
 from fairlead_rollout.entrypoints.generate import run_generate
@@ -56,10 +57,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     home = Path(os.environ.get("FAIRLEAD_HOME", DEFAULT_HOME))
     parser.add_argument("--home", type=Path, default=home, help="folder of the local stack")
+    _add_cluster_options(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_stack_commands(commands)
     _add_model_commands(commands)
     return parser
+
+
+def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    """Add what makes the command speak to a cluster; `kubectl fairlead` always does."""
+    is_plugin = Path(sys.argv[0]).name == "kubectl-fairlead"
+    parser.add_argument(
+        "-n", "--namespace", help="speak to a cluster: the ServedModels of this namespace"
+    )
+    parser.add_argument("--context", help="speak to a cluster: the kubeconfig's context to use")
+    parser.add_argument(
+        "--experiments-url",
+        default=os.environ.get("FAIRLEAD_EXPERIMENTS_URL", ""),
+        help="with a cluster: where 'explain' gets the newest numbers (FAIRLEAD_EXPERIMENTS_URL)",
+    )
+    parser.set_defaults(is_plugin=is_plugin)
 
 
 def _add_stack_commands(commands: Any) -> None:
@@ -132,15 +149,40 @@ def _controller(arguments: Arguments) -> int:
     return run_operator(arguments.settings)
 
 
-def _store(arguments: Arguments) -> FolderStore:
-    return FolderStore(Home(arguments.home.resolve()))
+def _speaks_to_cluster(arguments: Arguments) -> bool:
+    return bool(arguments.is_plugin or arguments.namespace or arguments.context)
+
+
+def _store(arguments: Arguments) -> People:
+    if not _speaks_to_cluster(arguments):
+        return FolderStore(Home(arguments.home.resolve()))
+    # Only a cluster needs the Kubernetes libraries, which are slow to import.
+    from fairlead_rollout.adapters.k8s.api import (  # noqa: PLC0415
+        KubeApi,
+        connect,
+        current_namespace,
+    )
+    from fairlead_rollout.adapters.k8s.store import KubernetesStore  # noqa: PLC0415
+
+    arguments.namespace = arguments.namespace or current_namespace(arguments.context)
+    api = KubeApi(connect(arguments.context))
+    return KubernetesStore(api, namespace=arguments.namespace)
+
+
+def _key(arguments: Arguments) -> str:
+    name: str = arguments.name
+    is_bare = _speaks_to_cluster(arguments) and "/" not in name
+    return f"{arguments.namespace}/{name}" if is_bare else name
 
 
 def _apply(arguments: Arguments) -> int:
+    if _speaks_to_cluster(arguments):
+        raise FairleadError("a cluster takes ServedModels by 'kubectl apply -f'")
+    store = FolderStore(Home(arguments.home.resolve()))
     source = "standard input" if arguments.file == "-" else arguments.file
     for manifest in _read_documents(arguments.file):
         try:
-            name, done = _store(arguments).apply(manifest, SystemClock().now())
+            name, done = store.apply(manifest, SystemClock().now())
         except InvalidSpecError as error:
             raise InvalidSpecError(f"{source}: {error}") from error
         print(f"servedmodel/{name} {done}")
@@ -165,15 +207,17 @@ def _read_documents(file: str) -> list[Any]:
 
 def _read(arguments: Arguments) -> ServedModel:
     store = _store(arguments)
-    store.manifest(arguments.name)
-    served = store.read(arguments.name)
-    assert served is not None
+    key = _key(arguments)
+    store.manifest(key)
+    served = store.read(key)
+    if served is None:
+        raise NotFoundError(f"{key}: has just gone")
     return served
 
 
 def _get(arguments: Arguments) -> int:
     store = _store(arguments)
-    names = (arguments.name,) if arguments.name else store.names()
+    names = (_key(arguments),) if arguments.name else store.names()
     if arguments.output != "table":
         documents = [_document(store, name) for name in names]
         return _dump(documents if arguments.name is None else documents[0], arguments.output)
@@ -187,7 +231,7 @@ def _get(arguments: Arguments) -> int:
     return 0
 
 
-def _document(store: FolderStore, name: str) -> dict[str, Any]:
+def _document(store: People, name: str) -> dict[str, Any]:
     manifest = dict(store.manifest(name))
     served = store.read(name)
     status = served.status if served else None
@@ -202,33 +246,20 @@ def _dump(document: Any, output: str) -> int:
     return 0
 
 
-def _row(store: FolderStore, served: ServedModel) -> tuple[str, ...]:
+def _row(store: People, served: ServedModel) -> tuple[str, ...]:
     status = served.status or Status()
-    rollout = status.rollout if status.rollout and status.rollout.is_active else None
-    weight = 0
-    if rollout is not None and status.traffic is not None:
-        weight = sum(a["weight"] for a in status.traffic["arms"] if a["arm"] == "candidate")
-    age = format_duration(SystemClock().now() - store.created_at(served.name))
+    summary = summary_of(status)
+    age = format_duration(SystemClock().now() - store.created_at(served.key))
     model = served.spec.model if served.spec else "?"
     return (
         served.name,
         model,
-        status.stable or "-",
-        rollout.candidate if rollout else "-",
-        f"{weight / 100:g}",
-        _state(served, status),
+        summary.stable or "-",
+        summary.candidate or "-",
+        summary.weight or "-",
+        f"stalled: {served.problem}" if served.spec is None else summary.state,
         age,
     )
-
-
-def _state(served: ServedModel, status: Status) -> str:
-    if served.spec is None:
-        return f"Stalled: {served.problem}"
-    rollout = status.rollout
-    if rollout is not None:
-        word = "paused" if rollout.paused else rollout.state.value
-        return f"{word}: {rollout.reason}"
-    return "serving" if status.stable else "waiting"
 
 
 def _explain(arguments: Arguments) -> int:
@@ -245,9 +276,17 @@ def _explain(arguments: Arguments) -> int:
 def _analysis(arguments: Arguments, rollout: Rollout | None) -> Analysis | None:
     if rollout is None:
         return None
+    if _speaks_to_cluster(arguments):
+        return _analysis_at(arguments.experiments_url, rollout)
     try:
         url = read_addresses(Home(arguments.home.resolve())).url("experiments")
     except NotFoundError:
+        return None
+    return _analysis_at(url, rollout)
+
+
+def _analysis_at(url: str, rollout: Rollout) -> Analysis | None:
+    if not url:
         return None
     with client(url) as http:
         return ExperimentsClient(http).analysis(rollout.id)
@@ -289,7 +328,7 @@ def _ask(verb: Verb) -> Callable[[Arguments], int]:
         _check_possible(verb, arguments.name, rollout)
         assert rollout is not None
         request = Request(id=str(uuid4()), verb=verb, rollout=rollout.id, by=_person())
-        _store(arguments).ask(arguments.name, request)
+        _store(arguments).ask(_key(arguments), request)
         return _await_handled(arguments, request)
 
     return run
@@ -321,5 +360,5 @@ def _await_handled(arguments: Arguments, request: Request) -> int:
         if status.handled_request == request.id:
             return _explain(arguments)
         time.sleep(0.1)
-    print("asked; the controller has not answered yet (does 'fairlead up' run?)", file=sys.stderr)
+    print("asked; the controller has not answered yet (does it run?)", file=sys.stderr)
     return 1

@@ -161,6 +161,17 @@ def connect(context: str | None = None) -> ApiClient:
     return ApiClient(configuration)
 
 
+def current_namespace(context: str | None = None) -> str:
+    """Return the namespace that the kubeconfig's context names, else `default`."""
+    try:
+        contexts, active = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
+    except config.ConfigException:
+        return "default"
+    chosen = next((c for c in contexts if c["name"] == context), active)
+    namespace: str = chosen["context"].get("namespace") or "default"
+    return namespace
+
+
 def _translated(error: ApiException, what: str) -> FairleadError:
     return _refused(int(error.status or 0), error.body, what)
 

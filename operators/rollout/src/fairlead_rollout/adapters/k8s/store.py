@@ -54,6 +54,7 @@ class KubernetesStore:
         api: KubeApi,
         rival: Callable[[Key], Key | None] = lambda _: None,
         metrics: ControllerMetrics | None = None,
+        namespace: str = "",
     ):
         """Build a store.
 
@@ -61,7 +62,9 @@ class KubernetesStore:
             api: The API server.
             rival: Tells the older ServedModel of another namespace that has the same name.
             metrics: Where the statuses are shown.
+            namespace: Where a person looks.
         """
+        self._namespace = namespace
         self._api = api
         self._rival = rival
         self._metrics = metrics or ControllerMetrics()
@@ -115,6 +118,30 @@ class KubernetesStore:
             return
         except FairleadError as error:  # an event is news, not state
             log.warning("%s: the event %s was not written: %s", key, event.reason, error)
+
+    def names(self) -> tuple[Key, ...]:
+        """Return the keys of the ServedModels in the store's namespace."""
+        found = self._api.list("ServedModel", self._namespace, {})
+        return tuple(sorted(f"{self._namespace}/{d['metadata']['name']}" for d in found))
+
+    def manifest(self, key: Key) -> Document:
+        """Return a ServedModel's document.
+
+        Raises:
+            NotFoundError: There is none of that name.
+        """
+        namespace, name = split_key(key)
+        try:
+            return self._api.get("ServedModel", namespace, name)
+        except NotFoundError as error:
+            known = ", ".join(split_key(other)[1] for other in self.names()) or "none"
+            raise NotFoundError(
+                f"there is no served model {name!r} in namespace {namespace} (there are: {known})"
+            ) from error
+
+    def created_at(self, key: Key) -> datetime:
+        """Return when a ServedModel was made."""
+        return parse_time(self.manifest(key)["metadata"]["creationTimestamp"])
 
     def ask(self, key: Key, request: Request) -> None:
         """Leave a person's request for the controller."""
