@@ -23,6 +23,8 @@ from fairlead_gateway.domain.plan import parse_plan, plan_digest
 TESTS = Path(__file__).parent
 ROLLOUT = "5f0c2f0e-8f4d-5b53-9a0e-2b4f6f9f7c11"
 
+_given: set[int] = set()
+
 
 def free_port() -> int:
     """Find a port nobody listens at.
@@ -34,8 +36,11 @@ def free_port() -> int:
     first = 12_000 + 2_000 * (worker % 10)
     while True:
         port = random.randrange(first, first + 2_000)
+        if port in _given:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _given.add(port)
             return port
 
 

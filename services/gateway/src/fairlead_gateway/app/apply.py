@@ -6,8 +6,9 @@ taken of them, does the next thing that is due, and returns. Called again and ag
 1. endpoints, at once and always; 2. new clusters; 3. the listener; 4. routes;
 5. after a grace, away with the clusters no route names any more.
 
-Each file is written only after Envoy has taken the one before. While Envoy is down all are
-written at once: it will read them together.
+Each file is written only after Envoy has taken the one before, but an Envoy that does not listen
+yet finds its routes when it begins to. While Envoy is down all are written at once: it will read
+them together.
 """
 
 import logging
@@ -165,6 +166,9 @@ class Applier:
         self._units |= units_of(plans.values())
         self._write_endpoints(plans, snapshot)
         for write in (self._make_clusters, self._make_listener, self._make_routes):
+            if write == self._make_listener and not _listens(status):
+                # It would not wait for routes that are no JSON yet, and answer 404 meanwhile.
+                self._make_routes(plans, snapshot)
             kind, version = write(plans, snapshot)
             self._note(kind, version, status, now)
             if status is not None and not _has_taken(status, kind, version):
@@ -345,6 +349,10 @@ class Applier:
             return False
         self._ports.files.remove_endpoints(written)
         return not unused
+
+
+def _listens(status: EnvoyStatus | None) -> bool:
+    return status is not None and bool(status.versions.get("listeners"))
 
 
 def _has_taken(status: EnvoyStatus, kind: str, version: str) -> bool:

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -69,6 +71,8 @@ class AgentSettings:
 
 def run_agent(settings: AgentSettings) -> None:
     """Run the agent until it is told to stop."""
+    # The web server hands the signal on when it has ended; what is open here is then closed, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     home = Home(settings.home)
     home.prepare()
     stop = threading.Event()
