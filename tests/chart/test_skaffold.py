@@ -212,6 +212,18 @@ def test_skaffold_stays_out_of_the_current_cluster(skaffold: Run, tmp_path: Path
     assert 'context "kind-fairlead" does not exist' in done.stderr
 
 
+def test_an_interrupt_leaves_the_releases() -> None:
+    """Skaffold takes releases away in the order it installs them, the controller before the ServedModels it holds."""
+    assert "SKAFFOLD_CLEANUP=false" in (ROOT / "skaffold.env").read_text().splitlines()
+    app = next(
+        d
+        for d in yaml.safe_load_all((ROOT / "skaffold.yaml").read_text())
+        if d["metadata"]["name"] == "app"
+    )
+    releases = [release["name"] for release in app["deploy"]["helm"]["releases"]]
+    assert releases.index("fairlead") < releases.index("flight-delay")
+
+
 def test_the_example_is_trained_by_a_job_that_exists(
     render: Render,
 ) -> None:
