@@ -55,7 +55,12 @@ def _add_options(parser: LocustArgumentParser) -> None:
         help="takes the outcomes; none are posted without",
     )
     add("--direct", default="", metavar="URL", help="a pod of the stable version, to compare with")
-    add("--data", default=".fairlead/data/heldout", help="folder of columns.json, requests.jsonl")
+    add(
+        "--data",
+        env_var="FAIRLEAD_LOAD_DATA",
+        default=".fairlead/data/heldout",
+        help="folder of columns.json, requests.jsonl",
+    )
     add("--shape", choices=shapes.KINDS, default="steady", help="how many users when")
     add("--seconds", type=float, default=60.0, help="how long the run takes")
     add("--rate", type=float, default=2.0, help="requests a second of each user")
