@@ -63,7 +63,7 @@ def register(stack: Stack) -> None:
         for name, content in model_files(columns).items():
             url = f"/api/2.0/mlflow-artifacts/artifacts/{root}/model/{name}"
             mlflow.put(url, content=content).raise_for_status()
-        mlflow.post(f"{API}/registered-models/create", json={"name": NAME}).raise_for_status()
+        mlflow.post(f"{API}/registered-models/create", json={"name": NAME})
         version = {"name": NAME, "source": f"{run['artifact_uri']}/model", "run_id": run["run_id"]}
         mlflow.post(f"{API}/model-versions/create", json=version).raise_for_status()
 
