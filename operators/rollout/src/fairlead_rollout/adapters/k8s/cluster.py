@@ -24,9 +24,9 @@ APPLY_AGAIN_AFTER = 600.0  # seconds; what somebody has changed by hand is put r
 KINDS = (
     "HorizontalPodAutoscaler",
     "PodDisruptionBudget",
-    "Deployment",
     "Service",
     "NetworkPolicy",
+    "Deployment",  # last: by it a version is found again when its removal was cut short
 )
 _CANNOT_START = frozenset(
     {
@@ -64,15 +64,16 @@ class KubernetesCluster:
         namespace, name = split_key(served.key)
         owner = Owner(namespace=namespace, name=name, uid=served.uid)
         there = self._seen.get((served.key, version))
-        *others, deployment = build_manifests(owner, served.spec, version, replicas, self._settings)
+        documents = build_manifests(owner, served.spec, version, replicas, self._settings)
+        deployment = documents[-1]
         if self._is_as_wanted(served.key, version, there, deployment):
             return
         if served.spec.autoscaling is not None:
             now = _replicas_now(there, replicas, served.spec.autoscaling)
             deployment["spec"]["replicas"] = now
-        else:
-            self._api.delete("HorizontalPodAutoscaler", namespace, deployment["metadata"]["name"])
-        for document in (*others, deployment):
+        for kind in set(KINDS) - {document["kind"] for document in documents}:
+            self._api.delete(kind, namespace, deployment["metadata"]["name"])
+        for document in documents:
             self._api.apply(document)
         self._applied_at[(served.key, version)] = time.monotonic()
 
@@ -127,7 +128,7 @@ def _observe(deployment: Document, pods: Iterable[Document]) -> Workload:
         and "deletionTimestamp" not in pod["metadata"]
     ]
     ready = sum(1 for pod in mine if _is_ready(pod))
-    servers = [status for pod in mine if (status := _server_of(pod)) is not None]
+    servers = [server for pod in mine if (server := _server_of(pod)) is not None]
     return Workload(
         name=deployment["metadata"]["name"],
         version=version,
