@@ -1,11 +1,13 @@
 """What holds for every chart, in every scenario of its `ci` folder."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -345,3 +347,44 @@ def test_values_of_the_wrong_type_are_named(helm: Any, chart: str) -> None:
 
     for path, _ in leaves(schema_of(chart)):
         assert f"at '/{'/'.join(path)}'" in complaint
+
+
+def others(schema: dict[str, Any]) -> Iterator[Any]:
+    """Values that a value could have instead of its default."""
+    text = ["changed", "7Gi", "7m", "changed-1", DIGEST, "https://changed.example.com", "7s", "7"]
+    text += ["s3://changed", "postgresql+psycopg2://a@changed/b", "0 0 * * *", "http://changed"]
+    lists: list[Any] = [["changed"], [7], [{"name": "changed", "mountPath": "/changed"}]]
+    lists += [[{"name": "changed", "namespace": "changed"}], [{"podSelector": {}}]]
+    candidates = [*schema.get("enum", ()), True, False, 7, 77, *text, *lists]
+    candidates += [{"changed": "7m"}, {"changed": 7}]
+    validator = jsonschema.Draft7Validator(schema)
+    for value in candidates:
+        if value != schema["default"] and validator.is_valid(value):
+            yield value
+
+
+def rendered(helm: Any, chart: str, values: dict[str, Any]) -> str:
+    """A chart's text without what is made anew at each rendering, or why it is refused."""
+    try:
+        text = helm.text(chart, values)
+    except Exception as refused:  # noqa: BLE001 - a value that is refused by a template is used.
+        return str(refused)
+    return re.sub(r"(?m)^data:\n(  \w+: \S+\n|  #.*\n)+", "", text)
+
+
+@each_chart
+def test_every_value_matters(helm: Any, chart: str) -> None:
+    """A value that changes nothing in any scenario is left over, or its template misspells it."""
+    scenarios = [scenario.values[1] for scenario in SCENARIOS if scenario.values[0] == chart]
+    before = [rendered(helm, chart, values) for values in scenarios]
+
+    idle = []
+    for path, schema in leaves(schema_of(chart)):
+        changes = (
+            rendered(helm, chart, put(values, path, value)) != plain
+            for value in others(schema)
+            for values, plain in zip(scenarios, before, strict=True)
+        )
+        if not any(changes):
+            idle.append(".".join(path))
+    assert idle == []

@@ -104,6 +104,9 @@ postgresql+psycopg2://mlflow@{{ include "mlflow.postgresql.host" . }}:5432/mlflo
   value: ignore
 - name: HOME
   value: /tmp
+# There is no git in the image; MLflow asks for it and says so at length.
+- name: GIT_PYTHON_REFRESH
+  value: quiet
 {{- end -}}
 
 {{- define "mlflow.hosts" -}}
