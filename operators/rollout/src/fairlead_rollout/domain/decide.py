@@ -513,14 +513,20 @@ def _tell(status: Status, item: Writeback) -> Status:
 def _plan(snapshot: Snapshot, status: Status) -> Plan | None:
     if status.stable is None:
         return None
+    plan = _newest_plan(snapshot, status, status.stable)
+    # Its store may have written 5.0 as 5, as Kubernetes does: the gateway digests what it reads.
+    return status.traffic if plan == status.traffic else plan
+
+
+def _newest_plan(snapshot: Snapshot, status: Status, stable: str) -> Plan:
     shadow = _shadow(snapshot, status)
     rollout = status.rollout
     if rollout is None or not rollout.is_active or rollout.step is None:
-        return build_plan(snapshot.spec, name=snapshot.name, stable=status.stable, shadow=shadow)
+        return build_plan(snapshot.spec, name=snapshot.name, stable=stable, shadow=shadow)
     return build_plan(
         snapshot.spec,
         name=snapshot.name,
-        stable=status.stable,
+        stable=stable,
         candidate=rollout.candidate,
         weight=snapshot.spec.rollout.steps[rollout.step].weight,
         rollout=rollout.id,
