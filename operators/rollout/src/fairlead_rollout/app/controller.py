@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -56,17 +57,35 @@ class Controller:
             stop.wait(TICK.total_seconds())
 
     def run_once(self) -> None:
-        """Reconcile what is due now."""
-        changed = self._changes.take_changed()
-        keys = self._changes.keys()
+        """Reconcile what is due now.
+
+        What changes meanwhile takes every second turn: a promotion does not wait until a thousand
+        others have been looked at, and those do not wait for a crowd of changes.
+        """
         now = time.monotonic()
-        self._due = {key: self._due.get(key, now) for key in keys}
-        for key in keys:
-            if (key in changed or self._due[key] <= now) and self._may_act():
-                started = time.monotonic()
-                wait, failed = self._reconcile(key)
-                self._passed(key, time.monotonic() - started, failed)
-                self._due[key] = time.monotonic() + wait.total_seconds()
+        self._due = {key: self._due.get(key, now) for key in self._changes.keys()}  # noqa: SIM118 -- no mapping
+        due = deque(key for key, when in self._due.items() if when <= now)
+        changed: dict[str, None] = {}  # in the order they came
+        while True:
+            news = self._changes.take_changed() & self._due.keys()
+            changed |= dict.fromkeys(sorted(news))
+            if changed:
+                key = next(iter(changed))
+                del changed[key]
+                self._pass(key)
+            elif not due:
+                return
+            if due and self._due[key := due.popleft()] <= now:
+                changed.pop(key, None)
+                self._pass(key)
+
+    def _pass(self, key: str) -> None:
+        if not self._may_act():
+            return
+        started = time.monotonic()
+        wait, failed = self._reconcile(key)
+        self._passed(key, time.monotonic() - started, failed)
+        self._due[key] = time.monotonic() + wait.total_seconds()
 
     def _reconcile(self, key: str) -> tuple[timedelta, bool]:
         try:
