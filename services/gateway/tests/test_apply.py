@@ -107,7 +107,7 @@ def applier(gateway: Gateway, validator: Any) -> Applier:
         memory=PlanMemory(home.memory),
         clock=SystemClock(),
     )
-    return Applier(ApplierSettings(listener=listener, paths=home.paths, grace=0.1), ports)
+    return Applier(ApplierSettings(listener=listener, routes=str(home.routes), grace=0.1), ports)
 
 
 @pytest.mark.parametrize("validated", [True, False], ids=["before", "after"])
@@ -118,16 +118,15 @@ def test_a_refused_plan_keeps_the_old_configuration(
 ) -> None:
     """What Envoy refuses, asked before or noticed after, is dropped, reported and not retried."""
     iris.kill("agent")
-    render = apply.render_routes
+    render = apply.render_model_routes
 
-    def broken(plans: Any, units: Any) -> JSON:
-        routes = render(plans, units)
-        for plan_ in plans:
-            if plan_.timeout == 9.0:
-                routes["virtual_hosts"][0]["routes"][0]["no_such_field"] = 1
+    def broken(plan_: Any) -> list[JSON]:
+        routes = render(plan_)
+        if plan_.timeout == 9.0:
+            routes[0]["no_such_field"] = 1
         return routes
 
-    monkeypatch.setattr(apply, "render_routes", broken)
+    monkeypatch.setattr(apply, "render_model_routes", broken)
     made = applier(iris, EnvoyValidator(iris.home) if validated else Approving())
     wait_for(lambda: made.step() and made.report.ready)
     good = made.report.applied["iris"]

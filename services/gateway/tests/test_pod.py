@@ -83,7 +83,7 @@ def test_a_pod_serves_once_it_has_read_everything(pod: Gateway, cluster: FakeClu
     wait_for(lambda: pod.agent("/livez"))
     wait_for(troubled)
     assert pod.ready() == 0
-    assert not (pod.home / "gateway" / "xds" / "endpoints" / "iris-v3.json").exists()
+    assert "iris" not in (pod.home / "gateway" / "xds" / "clusters.json").read_text()
     cluster.api.start()
     wait_for(lambda: pod.ready() == 200)
     assert pod.post().status_code == 200

@@ -6,13 +6,16 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from fairlead_gateway.app.ports import Applied, Snapshot
+import orjson
+
+from fairlead_gateway.app.ports import Applied, Part, Snapshot
 from fairlead_gateway.domain.endpoints import Workload, endpoints_by_version, parse_workload
 from fairlead_gateway.domain.plan import PlanError, TrafficPlan, parse_plan, to_dict
-from fairlead_gateway.domain.render import JSON, XdsPaths, render_cluster
+from fairlead_gateway.domain.render import JSON
 
 _Value = TypeVar("_Value")
 
@@ -22,7 +25,6 @@ _TYPE = "type.googleapis.com/envoy.config"
 _LISTENER = f"{_TYPE}.listener.v3.Listener"
 _CLUSTER = f"{_TYPE}.cluster.v3.Cluster"
 _ROUTES = f"{_TYPE}.route.v3.RouteConfiguration"
-_ENDPOINTS = f"{_TYPE}.endpoint.v3.ClusterLoadAssignment"
 _CERTIFICATE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 
 
@@ -51,7 +53,6 @@ class Home:
         self.workloads = root / "workloads"
         self.gateway = root / "gateway"
         self.xds = self.gateway / "xds"
-        self.endpoints = self.xds / "endpoints"
         self.listeners = self.xds / "listeners.json"
         self.clusters = self.xds / "clusters.json"
         self.routes = self.xds / "routes.json"
@@ -62,18 +63,13 @@ class Home:
         self.listen = self.gateway / "listen.json"
         self.bootstrap = self.gateway / "bootstrap.json"
 
-    @property
-    def paths(self) -> XdsPaths:
-        """Where Envoy reads."""
-        return XdsPaths(routes=str(self.routes), endpoints=str(self.endpoints))
-
     def prepare(self) -> None:
         """Make the folders, and files that hold Envoy back until the agent has replaced them.
 
         Envoy will not start without the files, and takes an empty one for an empty configuration.
         One that is no JSON leaves it waiting, unready.
         """
-        self.endpoints.mkdir(parents=True, exist_ok=True)
+        self.xds.mkdir(parents=True, exist_ok=True)
         for path in (self.listeners, self.clusters, self.routes):
             with contextlib.suppress(FileExistsError), path.open("xb") as file:
                 file.write(b"the agent has not written this file yet\n")
@@ -89,52 +85,115 @@ class XdsFiles:
     def __init__(self, home: Home) -> None:
         home.prepare()
         self._home = home
+        self._clusters = _LongFile(home.clusters)
+        self._routes = _LongFile(home.routes)
+        self._names: Sequence[str] = _names_in(home.clusters)
 
     def clusters(self) -> Sequence[str]:
         """Return the names of the clusters written last."""
-        document = _read_json(self._home.clusters)
-        if not isinstance(document, dict):
-            return []
-        return [resource["name"] for resource in document["resources"]]
+        return self._names
 
-    def write_endpoints(self, cluster: str, endpoints: JSON) -> None:
-        """Replace one cluster's endpoints, unless they are the same."""
-        _push(self._home.endpoints / f"{cluster}.json", _ENDPOINTS, [endpoints])
-
-    def write_clusters(self, names: Sequence[str]) -> str:
+    def write_clusters(self, parts: Sequence[Part]) -> str:
         """Replace the clusters, unless they are the same; return their version."""
-        rendered = [render_cluster(name, self._home.paths) for name in names]
-        return _push(self._home.clusters, _CLUSTER, rendered)
+        version = self._clusters.write(parts, _CLUSTER, lambda items: items)
+        self._names = [part.name for part in parts]
+        return version
 
     def write_listener(self, listener: JSON) -> str:
         """Replace the listener, unless it is the same; return its version."""
-        return _push(self._home.listeners, _LISTENER, [listener])
+        return _push(self._home.listeners, _LISTENER, listener)
 
-    def write_routes(self, routes: JSON) -> str:
+    def write_routes(self, parts: Sequence[Part], wrap: Callable[[Sequence[object]], JSON]) -> str:
         """Replace the routes, unless they are the same; return their version."""
-        return _push(self._home.routes, _ROUTES, [routes])
+        return self._routes.write(parts, "", lambda items: [{"@type": _ROUTES, **wrap(items)}])
 
     def write_certificate(self, certificate: JSON) -> None:
         """Replace where the certificate is, unless it is the same."""
-        _push(self._home.certificate, _CERTIFICATE, [certificate])
-
-    def remove_endpoints(self, keep: Sequence[str]) -> None:
-        """Remove the endpoints of every cluster not kept."""
-        for path in self._home.endpoints.glob("*.json"):
-            if path.stem not in keep:
-                path.unlink(missing_ok=True)
+        _push(self._home.certificate, _CERTIFICATE, certificate)
 
 
-def _push(path: Path, kind: str, resources: Sequence[JSON]) -> str:
-    typed = [{"@type": kind, **resource} for resource in resources]
-    content = json.dumps(typed, sort_keys=True)
-    version = hashlib.sha256(content.encode()).hexdigest()[:16]
-    document = json.dumps({"version_info": version, "resources": typed}, sort_keys=True).encode()
-    with contextlib.suppress(FileNotFoundError):
-        if path.read_bytes() == document:
-            return version
-    write_atomically(path, document)
+def _push(path: Path, kind: str, resource: JSON) -> str:
+    resources = [{"@type": kind, **resource}]
+    version = _digest(_dumps(resources)).hex()
+    document = _dumps({"version_info": version, "resources": resources})
+    if not _holds(path, document):
+        write_atomically(path, document)
     return version
+
+
+class _LongFile:
+    """A file of many parts, of which each is written down anew only when it has changed.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._parts: dict[str, _Written] = {}
+        self._version = ""
+        self._stamp: tuple[int, int, int] | None = None
+
+    def write(
+        self, parts: Sequence[Part], kind: str, wrap: Callable[[Sequence[object]], object]
+    ) -> str:
+        """Replace the file, unless it is the same; return its version.
+
+        Args:
+            parts: What it holds.
+            kind: The type of each item; empty for items without one.
+            wrap: Makes the resources around all items.
+        """
+        known = self._parts
+        self._parts = {part.name: _written(part, known.get(part.name), kind) for part in parts}
+        digests = [written.digest for written in self._parts.values()]
+        version = _digest(b"".join([_dumps(wrap([])), *digests])).hex()
+        if version != self._version or _stamp(str(self._path)) != self._stamp:
+            items = [orjson.Fragment(b",".join(one.items for one in self._parts.values()))]
+            resources = wrap(items if self._parts else [])
+            document = _dumps({"version_info": version, "resources": resources})
+            if not _holds(self._path, document):
+                write_atomically(self._path, document)
+            self._version, self._stamp = version, _stamp(str(self._path))
+        return version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Written:
+    """One part, as it stands in the file: its items, with commas between them."""
+
+    inputs: tuple[object, ...]
+    items: bytes
+    digest: bytes
+
+
+def _written(part: Part, before: _Written | None, kind: str) -> _Written:
+    if before is not None and before.inputs == part.inputs:
+        return before
+    typed = {"@type": kind} if kind else {}
+    items = b",".join(_dumps({**typed, **item}) for item in part.render())
+    return _Written(inputs=part.inputs, items=items, digest=_digest(items))
+
+
+def _names_in(path: Path) -> Sequence[str]:
+    document = _read_json(path)
+    if not isinstance(document, dict):
+        return []
+    return [resource["name"] for resource in document["resources"]]
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_bytes() == content
+    return False
+
+
+def _dumps(document: object) -> bytes:
+    return orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:8]
 
 
 class FolderSource:

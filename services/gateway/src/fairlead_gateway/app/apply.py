@@ -3,8 +3,8 @@
 `Applier.step` is level-based: it looks at what is wanted, at the files and at what Envoy has
 taken of them, does the next thing that is due, and returns. Called again and again it goes
 
-1. endpoints, at once and always; 2. new clusters; 3. the listener; 4. routes;
-5. after a grace, away with the clusters no route names any more.
+1. clusters with their endpoints, the new ones too; 2. the listener; 3. routes;
+4. after a grace, away with the clusters no route names any more.
 
 Each file is written only after Envoy has taken the one before, but an Envoy that does not listen
 yet finds its routes when it begins to. While Envoy is down all are written at once: it will read
@@ -12,8 +12,9 @@ them together.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from fairlead_gateway.app.ports import (
     Applied,
@@ -23,6 +24,7 @@ from fairlead_gateway.app.ports import (
     EnvoyStatus,
     Health,
     Memory,
+    Part,
     Snapshot,
     Source,
     Validator,
@@ -31,15 +33,17 @@ from fairlead_gateway.domain.bootstrap import render_static
 from fairlead_gateway.domain.endpoints import VersionKey
 from fairlead_gateway.domain.plan import TOTAL_WEIGHT, Arm, TrafficPlan, Unit, plan_digest
 from fairlead_gateway.domain.render import (
+    JSON,
     ListenerSettings,
-    XdsPaths,
+    VersionEndpoints,
     cluster_name,
     fallbacks_of,
     needed_versions,
-    render_endpoints,
+    priorities_of,
+    render_cluster,
     render_listener,
+    render_model_routes,
     render_routes,
-    render_static_cluster,
     routes_from,
     units_of,
 )
@@ -59,13 +63,13 @@ class ApplierSettings:
 
     Attributes:
         listener: Where Envoy listens and logs.
-        paths: Where it reads.
+        routes: The file of the routes.
         grace: Seconds between the last route to a cluster and the cluster's removal.
         patience: Seconds Envoy may take to follow a file before it counts as rejected.
     """
 
     listener: ListenerSettings
-    paths: XdsPaths
+    routes: str
     grace: float = 5.0
     patience: float = 10.0
 
@@ -124,7 +128,7 @@ class Applier:
         self._good: dict[str, Applied] = dict(ports.memory.load())
         self._confirmed: dict[str, Applied] = {}
         self._refused: dict[str, tuple[str, str]] = {}
-        self._validated: object = None
+        self._valid: Plans = {}
         self._written: dict[str, _Written] = {}
         self._units: frozenset[Unit] = frozenset()
         self._unused_since: dict[str, float] = {}
@@ -164,7 +168,6 @@ class Applier:
         self._notice_rejection(snapshot, status, now)
         plans = self._validate(self._wanted(snapshot), snapshot)
         self._units |= units_of(plans.values())
-        self._write_endpoints(plans, snapshot)
         for write in (self._make_clusters, self._make_listener, self._make_routes):
             if write == self._make_listener and not _listens(status):
                 # It would not wait for routes that are no JSON yet, and answer 404 meanwhile.
@@ -203,56 +206,44 @@ class Applier:
         blocked = {"envoy": self._blockage} if self._blockage else {}
         return {**blocked, **refused, **snapshot.workload_problems, **snapshot.problems}
 
-    # Endpoints
-
-    def _write_endpoints(self, plans: Plans, snapshot: Snapshot) -> None:
-        fallbacks = fallbacks_of(plans.values())
-        kept = set(self._ports.files.clusters())
-        for key in self._keys(plans, snapshot, kept):
-            rendered = render_endpoints(key, snapshot.endpoints, fallbacks.get(key))
-            self._ports.files.write_endpoints(cluster_name(*key), rendered)
-
-    def _keys(
-        self, plans: Plans, snapshot: Snapshot, clusters: Iterable[str] = ()
-    ) -> list[VersionKey]:
-        kept = {(model, version) for model, _, version in (n.rpartition("-v") for n in clusters)}
-        return sorted(needed_versions(plans.values(), snapshot.endpoints) | kept)
-
     # Validation
 
     def _validate(self, plans: dict[str, TrafficPlan], snapshot: Snapshot) -> Plans:
-        """Let Envoy check a new structure; leave out the models it would refuse."""
-        structure = _structure(plans)
-        if structure == self._validated:
-            return plans
-        reason = self._check(plans, snapshot)
+        """Let Envoy check the models with a new structure; leave out those it would refuse.
+
+        Models share nothing that one could break for another, so each new one is checked alone.
+        """
+        new = {model: plan for model, plan in plans.items() if not self._is_valid(plan)}
+        reason = self._check(new, snapshot) if new else None
         if reason is None:
-            self._validated = structure
+            self._valid = plans
             return plans
-        accepted = {model: plan for model, plan in plans.items() if plan == self._good_plan(model)}
-        for model in sorted(set(plans) - set(accepted)):
-            reason = self._check({**accepted, model: plans[model]}, snapshot)
-            if reason is None:
-                accepted[model] = plans[model]
+        accepted = {model: plan for model, plan in plans.items() if model not in new}
+        for model, plan in sorted(new.items()):
+            why = reason if len(new) == 1 else self._check({model: plan}, snapshot)
+            if why is None:
+                accepted[model] = plan
             else:
-                self._refuse(model, plans[model], reason)
+                self._refuse(model, plan, why)
                 accepted |= self._last_good(model)
-        self._validated = _structure(accepted)
+        self._valid = accepted
         return accepted
+
+    def _is_valid(self, plan: TrafficPlan) -> bool:
+        """Tell whether Envoy would take a plan because it takes one of the same structure."""
+        known = self._valid.get(plan.model)
+        if known is None:
+            return False
+        return known is plan or _structure(known) == _structure(plan)
 
     def _check(self, plans: Plans, snapshot: Snapshot) -> str | None:
         units = units_of(plans.values())
-        fallbacks = fallbacks_of(plans.values())
-        clusters = [
-            render_static_cluster(
-                cluster_name(*key), render_endpoints(key, snapshot.endpoints, fallbacks.get(key))
-            )
-            for key in self._keys(plans, snapshot)
-        ]
-        routes = {"route_config": render_routes(plans.values(), units)}
+        keys = needed_versions(plans.values(), ())
+        clusters = [item for part in _clusters(keys, plans, snapshot) for item in part.render()]
+        routes = [item for plan in plans.values() for item in render_model_routes(plan)]
         # The certificate is Envoy's alone to read; the agent may not see it.
         plain = replace(self._settings.listener, certificate="")
-        listener = render_listener(plain, units, routes)
+        listener = render_listener(plain, units, {"route_config": render_routes(units, routes)})
         return self._ports.validator.check(render_static(listener, clusters))
 
     def _good_plan(self, model: str) -> TrafficPlan | None:
@@ -271,17 +262,28 @@ class Applier:
 
     def _make_clusters(self, plans: Plans, snapshot: Snapshot) -> tuple[str, str]:
         keys = self._keys(plans, snapshot, self._ports.files.clusters())
-        return "clusters", self._ports.files.write_clusters([cluster_name(*key) for key in keys])
+        parts = _clusters(keys, plans, snapshot)
+        return "clusters", self._ports.files.write_clusters(parts)
 
     def _make_listener(self, _: Plans, __: Snapshot) -> tuple[str, str]:
         # Units once found stay found: routes may still ask for one that no plan names any more.
-        source = routes_from(self._settings.paths)
+        source = routes_from(self._settings.routes)
         listener = render_listener(self._settings.listener, self._units, source)
         return "listeners", self._ports.files.write_listener(listener)
 
     def _make_routes(self, plans: Plans, _: Snapshot) -> tuple[str, str]:
-        routes = render_routes(plans.values(), self._units)
-        return "routes", self._ports.files.write_routes(routes)
+        parts = [
+            Part(name=model, inputs=(plan,), render=partial(render_model_routes, plan))
+            for model, plan in sorted(plans.items())
+        ]
+        wrap = partial(render_routes, self._units)
+        return "routes", self._ports.files.write_routes(parts, wrap)
+
+    def _keys(
+        self, plans: Plans, snapshot: Snapshot, clusters: Iterable[str] = ()
+    ) -> set[VersionKey]:
+        kept = {(model, version) for model, _, version in (n.rpartition("-v") for n in clusters)}
+        return needed_versions(plans.values(), snapshot.endpoints) | kept
 
     def _note(self, kind: str, version: str, status: EnvoyStatus | None, now: float) -> None:
         written = self._written.get(kind)
@@ -329,7 +331,7 @@ class Applier:
         confirmed: dict[str, Applied] = {}
         for model, plan in plans.items():
             good = self._good.get(model)
-            same = good is not None and good.plan == plan
+            same = good is not None and (good.plan is plan or good.plan == plan)
             confirmed[model] = good if good and same else Applied(plan=plan, at=now)
         self._confirmed = confirmed
         if confirmed != self._good:
@@ -339,16 +341,31 @@ class Applier:
     def _break(self, plans: Plans, snapshot: Snapshot, now: float) -> bool:
         """Remove the clusters that have had no use for the whole grace."""
         written = self._ports.files.clusters()
-        needed = {cluster_name(*key) for key in self._keys(plans, snapshot)}
+        keys = self._keys(plans, snapshot)
+        needed = {cluster_name(*key) for key in keys}
         unused = {name: self._unused_since.get(name, now) for name in set(written) - needed}
         expired = {name for name, since in unused.items() if now - since >= self._settings.grace}
-        self._unused_since = unused
+        self._unused_since = {k: since for k, since in unused.items() if k not in expired}
         if expired:
-            self._ports.files.write_clusters(sorted(set(written) - expired))
-            self._unused_since = {k: v for k, v in unused.items() if k not in expired}
+            keys = self._keys(plans, snapshot, set(written) - expired)
+            self._ports.files.write_clusters(_clusters(keys, plans, snapshot))
             return False
-        self._ports.files.remove_endpoints(written)
         return not unused
+
+
+def _clusters(keys: Iterable[VersionKey], plans: Plans, snapshot: Snapshot) -> list[Part]:
+    fallbacks = fallbacks_of(plans.values())
+    parts: list[Part] = []
+    for key in sorted(keys):
+        name = cluster_name(*key)
+        priorities = priorities_of(key, snapshot.endpoints, fallbacks.get(key))
+        render = partial(_cluster, name, priorities)
+        parts.append(Part(name=name, inputs=priorities, render=render))
+    return parts
+
+
+def _cluster(name: str, priorities: Sequence[VersionEndpoints]) -> Sequence[JSON]:
+    return [render_cluster(name, priorities)]
 
 
 def _listens(status: EnvoyStatus | None) -> bool:
@@ -360,12 +377,9 @@ def _has_taken(status: EnvoyStatus, kind: str, version: str) -> bool:
     return warm and status.versions.get(kind) == version
 
 
-def _structure(plans: Plans) -> object:
-    """Reduce plans to what Envoy could refuse: a weight or a step changes nothing there."""
-    return {
-        model: replace(plan, step=None if plan.rollout is None else 0, arms=_evened(plan))
-        for model, plan in plans.items()
-    }
+def _structure(plan: TrafficPlan) -> TrafficPlan:
+    """Reduce a plan to what Envoy could refuse: a weight or a step changes nothing there."""
+    return replace(plan, step=None if plan.rollout is None else 0, arms=_evened(plan))
 
 
 def _evened(plan: TrafficPlan) -> tuple[Arm, ...]:

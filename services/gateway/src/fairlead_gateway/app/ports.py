@@ -1,6 +1,6 @@
 """What the use cases need from the outside."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -77,26 +77,44 @@ class Source(Protocol):
         """Return what is wanted now."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Some items of a long list, made only when what they depend on has changed.
+
+    Attributes:
+        name: Which part; the same over time.
+        inputs: What the items depend on.
+        render: Makes the items.
+    """
+
+    name: str
+    inputs: tuple[object, ...]
+    render: Callable[[], Sequence[JSON]]
+
+
 class Configuration(Protocol):
     """The files Envoy reads."""
 
     def clusters(self) -> Sequence[str]:
         """Return the names of the clusters written last."""
 
-    def write_endpoints(self, cluster: str, endpoints: JSON) -> None:
-        """Replace one cluster's endpoints, unless they are the same."""
+    def write_clusters(self, parts: Sequence[Part]) -> str:
+        """Replace the clusters, unless they are the same; return their version.
 
-    def write_clusters(self, names: Sequence[str]) -> str:
-        """Replace the clusters, unless they are the same; return their version."""
+        Args:
+            parts: Each cluster, under its name.
+        """
 
     def write_listener(self, listener: JSON) -> str:
         """Replace the listener, unless it is the same; return its version."""
 
-    def write_routes(self, routes: JSON) -> str:
-        """Replace the routes, unless they are the same; return their version."""
+    def write_routes(self, parts: Sequence[Part], wrap: Callable[[Sequence[object]], JSON]) -> str:
+        """Replace the routes, unless they are the same; return their version.
 
-    def remove_endpoints(self, keep: Sequence[str]) -> None:
-        """Remove the endpoints of every cluster not kept."""
+        Args:
+            parts: Each model's routes, under its name.
+            wrap: Makes the configuration around them all.
+        """
 
 
 class Envoy(Protocol):

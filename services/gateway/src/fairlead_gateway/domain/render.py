@@ -14,6 +14,9 @@ from fairlead_gateway.domain.plan import Arm, TrafficPlan, Unit, UnitKind
 
 JSON = dict[str, Any]
 
+VersionEndpoints = tuple[str, tuple[Endpoint, ...]]
+"""A version, and its endpoints."""
+
 ROUTES = "models"
 """The name of the one route configuration."""
 
@@ -71,19 +74,6 @@ class ListenerSettings:
     certificate: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class XdsPaths:
-    """Where Envoy finds what the agent writes.
-
-    Attributes:
-        routes: The file of the route configuration.
-        endpoints: The folder with one file of endpoints for each cluster.
-    """
-
-    routes: str
-    endpoints: str
-
-
 def cluster_name(model: str, version: str) -> str:
     """Name the cluster of one version; without dots, which would split Envoy's statistics."""
     return f"{model}-v{version}"
@@ -115,12 +105,34 @@ def fallbacks_of(plans: Iterable[TrafficPlan]) -> Mapping[VersionKey, str]:
 # --- endpoints ------------------------------------------------------------------------------------
 
 
-def render_endpoints(
-    key: VersionKey,
-    endpoints: Mapping[VersionKey, Sequence[Endpoint]],
-    fallback: str | None,
-) -> JSON:
+def render_endpoints(name: str, priorities: Sequence[VersionEndpoints]) -> JSON:
     """Render the endpoints of one version's cluster: its own, then the fallback's.
+
+    Args:
+        name: The cluster.
+        priorities: The versions and their endpoints, its own first.
+    """
+    return {
+        "cluster_name": name,
+        "endpoints": [
+            {
+                "priority": priority,
+                "lb_endpoints": [
+                    _render_endpoint(endpoint, version) for endpoint in endpoints if endpoint.ready
+                ],
+            }
+            for priority, (version, endpoints) in enumerate(priorities)
+        ],
+        "policy": {"overprovisioning_factor": _ALL_TRAFFIC},
+    }
+
+
+def priorities_of(
+    key: VersionKey,
+    endpoints: Mapping[VersionKey, tuple[Endpoint, ...]],
+    fallback: str | None,
+) -> tuple[VersionEndpoints, ...]:
+    """Return whose endpoints a version's cluster holds: its own, then the fallback's.
 
     Args:
         key: The model and the version.
@@ -128,22 +140,8 @@ def render_endpoints(
         fallback: The version that stands in, if any.
     """
     model, version = key
-    priorities = [version] if fallback is None else [version, fallback]
-    return {
-        "cluster_name": cluster_name(model, version),
-        "endpoints": [
-            {
-                "priority": priority,
-                "lb_endpoints": [
-                    _render_endpoint(endpoint, member)
-                    for endpoint in endpoints.get((model, member), ())
-                    if endpoint.ready
-                ],
-            }
-            for priority, member in enumerate(priorities)
-        ],
-        "policy": {"overprovisioning_factor": _ALL_TRAFFIC},
-    }
+    versions = [version] if fallback is None else [version, fallback]
+    return tuple((member, endpoints.get((model, member), ())) for member in versions)
 
 
 def _render_endpoint(endpoint: Endpoint, version: str) -> JSON:
@@ -157,19 +155,17 @@ def _render_endpoint(endpoint: Endpoint, version: str) -> JSON:
 # --- clusters -------------------------------------------------------------------------------------
 
 
-def render_cluster(name: str, paths: XdsPaths) -> JSON:
-    """Render a cluster whose endpoints come from a file of its own."""
-    path = f"{paths.endpoints}/{name}.json"
-    return {
-        "name": name,
-        "type": "EDS",
-        "eds_cluster_config": {"eds_config": from_file(path)},
-        **_cluster_behaviour(),
-    }
+def render_cluster(name: str, priorities: Sequence[VersionEndpoints]) -> JSON:
+    """Render a cluster with its endpoints.
 
+    They are not in files of their own: Envoy takes an inotify instance for each file, of which a
+    user has 128 on most machines, and aborts when there are none left.
 
-def render_static_cluster(name: str, endpoints: JSON) -> JSON:
-    """Render a cluster with its endpoints inside, for a validation that needs no other file."""
+    Args:
+        name: The cluster.
+        priorities: The versions and their endpoints, its own first.
+    """
+    endpoints = render_endpoints(name, priorities)
     return {"name": name, "type": "STATIC", "load_assignment": endpoints, **_cluster_behaviour()}
 
 
@@ -231,15 +227,13 @@ def _outlier_detection() -> JSON:
 # --- routes ---------------------------------------------------------------------------------------
 
 
-def render_routes(plans: Iterable[TrafficPlan], units: Collection[Unit]) -> JSON:
+def render_routes(units: Collection[Unit], routes: Sequence[Any]) -> JSON:
     """Render the one route configuration.
 
     Args:
-        plans: The plans, one for each served model.
         units: The units the listener copies into internal headers.
+        routes: The routes of all models.
     """
-    ordered = sorted(plans, key=lambda plan: plan.model)
-    routes = [route for plan in ordered for route in _model_routes(plan)]
     return {
         "name": ROUTES,
         "ignore_port_in_host_matching": True,
@@ -305,7 +299,7 @@ def cookie_pattern(name: str) -> str:
     return f'^(?:[^;]*;)*?\\s*{name}\\s*=\\s*"?([^";]*[^"; ])"?\\s*(?:;.*)?$'
 
 
-def _model_routes(plan: TrafficPlan) -> list[JSON]:
+def render_model_routes(plan: TrafficPlan) -> list[JSON]:
     """Render one model's routes: bad ids, predictions with a unit, without one, all else."""
     name = plan.model
     predict = f"/models/{name}/invocations|/v2/models/{name}/.+"
@@ -523,9 +517,9 @@ def render_listener(settings: ListenerSettings, units: Collection[Unit], routes:
     }
 
 
-def routes_from(paths: XdsPaths) -> JSON:
+def routes_from(path: str) -> JSON:
     """Point a listener at the file of the routes."""
-    return {"rds": {"route_config_name": ROUTES, "config_source": from_file(paths.routes)}}
+    return {"rds": {"route_config_name": ROUTES, "config_source": from_file(path)}}
 
 
 def _tls(settings: ListenerSettings) -> JSON:

@@ -161,7 +161,7 @@ def _applier(
         clock=SystemClock(),
     )
     return Applier(
-        ApplierSettings(listener=listener, paths=home.paths, grace=settings.grace), ports
+        ApplierSettings(listener=listener, routes=str(home.routes), grace=settings.grace), ports
     )
 
 

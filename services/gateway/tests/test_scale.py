@@ -1,0 +1,187 @@
+"""A thousand models cost little: nothing while nothing changes, and a change costs its own part."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from gateway_kube_api import MODELS, SLICES, FakeCluster, endpoint, endpoint_slice, served_model
+from gateway_lab import Served, answered, plan, running, wait_for
+
+from fairlead_gateway.adapters.clock import SystemClock
+from fairlead_gateway.adapters.files import Home, PlanMemory, XdsFiles
+from fairlead_gateway.app.apply import Applier, ApplierPorts, ApplierSettings
+from fairlead_gateway.app.ports import EnvoyStatus, Part
+from fairlead_gateway.app.view import ClusterView
+from fairlead_gateway.domain.objects import parse_served_model, parse_slice
+from fairlead_gateway.domain.render import JSON, ListenerSettings
+
+INOTIFY_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
+
+
+def test_more_versions_than_files_can_be_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Envoy serves more versions than it could watch files for: it aborts if it has to."""
+    cluster = FakeCluster(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", cluster.kubeconfig or "")
+    count = min(int(INOTIFY_INSTANCES.read_text()), 1024) // 2 + 10
+    for index in range(count):
+        fill(cluster, f"model-{index}")
+    home = tmp_path / "home"
+    home.mkdir()
+    with running(home, "--source", "kubernetes", "--namespace", "one") as made:
+        wait_for(lambda: made.ready() == 200, 60)
+        wait_for(lambda: len(made.applied()) == count)
+        assert made.processes["envoy"].poll() is None
+    cluster.close()
+
+
+def fill(cluster: FakeCluster, name: str) -> None:
+    """Make a model with two versions, at addresses where nobody answers."""
+    made = served_model("one", name, uid=name, creationTimestamp="2026-01-01T00:00:00Z")
+    cluster.api.put(MODELS.format("one"), {**made, "status": {"traffic": plan(name)}})
+    for version in ("3", "4"):
+        some = endpoint_slice("one", f"{name}-v{version}", version, [endpoint("127.0.0.9")])
+        some["metadata"]["labels"]["fairlead.dev/model"] = name
+        cluster.api.put(SLICES.format("one"), some)
+
+
+def test_endpoints_come_and_go_under_load(mortal: Served) -> None:
+    """A hundred changes of a busy version's endpoints cost no request."""
+    mortal.upstream("3")
+    mortal.apply(1000)
+    endpoints = mortal.gateway.workloads[f"{mortal.model}-v3"]
+    load = mortal.load()
+
+    def healthy() -> int:
+        versions = mortal.gateway.applied()[mortal.model]["versions"]
+        return int(versions["3"]["healthy"])
+
+    def happening() -> None:
+        for index in range(100):
+            endpoints[0]["ready"], endpoints[1]["ready"] = index % 3 != 0, index % 3 != 1
+            mortal.gateway.publish("3", mortal.model)
+            count = 2 if index % 3 == 2 else 1
+            wait_for(lambda now=count: healthy() == now)
+        answered(load)
+
+    load.during(happening)
+    assert load.failures == []
+
+
+class Follower:
+    """An Envoy that follows every file at once, and counts how often it is asked."""
+
+    def __init__(self, home: Home) -> None:
+        """Remember where the files are."""
+        self.home = home
+        self.asked = 0
+
+    def status(self) -> EnvoyStatus:
+        """Return the versions in the files."""
+        self.asked += 1
+        files = {
+            "listeners": self.home.listeners,
+            "clusters": self.home.clusters,
+            "routes": self.home.routes,
+        }
+        versions = {kind: version_in(path) for kind, path in files.items()}
+        return EnvoyStatus(versions=versions, rejected={}, warming=0)
+
+    def healthy(self) -> dict[str, int]:
+        """Return nothing."""
+        return {}
+
+    def reopen_logs(self) -> bool:
+        """Do nothing."""
+        return True
+
+
+def version_in(path: Path) -> str:
+    """Return a file's version, at its end."""
+    return path.read_bytes().rpartition(b'"version_info":"')[2][:16].decode()
+
+
+class Checks:
+    """A validator that remembers which clusters it was asked about."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.clusters: list[list[str]] = []
+
+    def check(self, static: JSON) -> str | None:
+        """Approve."""
+        clusters = static["static_resources"]["clusters"]
+        self.clusters.append([cluster["name"] for cluster in clusters])
+        return None
+
+
+def model(index: int, weight: int | None = 1000) -> JSON:
+    """Make a ServedModel with a plan."""
+    made = served_model("one", f"model-{index}", uid=f"u{index}", creationTimestamp="")
+    return {**made, "status": {"traffic": plan(f"model-{index}", weight)}}
+
+
+def settle(applier: Applier) -> None:
+    """Let it do all that is due."""
+    while applier.step() < 0.01:
+        pass
+
+
+def test_a_look_at_nothing_new_asks_nobody(tmp_path: Path) -> None:
+    """Between changes a look touches neither Envoy nor a file; a change validates its model only."""
+    home = Home(tmp_path)
+    view = ClusterView(["all"])
+    view.replace_models("one", [parse_served_model(model(index)) for index in range(50)])
+    view.put_slice(parse_slice(endpoint_slice("one", "a", "3", [endpoint("10.0.0.1")])))
+    view.listed("all")
+    envoy, checks = Follower(home), Checks()
+    listener = ListenerSettings(host="127.0.0.1", port=1, access_log="/dev/null")
+    ports = ApplierPorts(
+        source=view,
+        files=XdsFiles(home),
+        envoy=envoy,
+        validator=checks,
+        memory=PlanMemory(home.memory),
+        clock=SystemClock(),
+    )
+    applier = Applier(ApplierSettings(listener=listener, routes=str(home.routes)), ports)
+    settle(applier)
+    asked = envoy.asked
+    for _ in range(20):
+        applier.step()
+    assert envoy.asked == asked
+    view.put_model(parse_served_model(model(7, 2000)))
+    settle(applier)
+    assert len(checks.clusters) == 1, "a new weight is no new structure"
+    view.put_model(parse_served_model(model(7, None)))
+    settle(applier)
+    assert checks.clusters[1:] == [["model-7-v3"]]
+
+
+def test_only_what_has_changed_is_written_down_again(tmp_path: Path) -> None:
+    """A part is rendered when its inputs are new; the file and its version depend on all parts."""
+    files, rendered = XdsFiles(Home(tmp_path)), list[str]()
+
+    def part(name: str, value: int) -> Part:
+        def render() -> Sequence[JSON]:
+            rendered.append(name)
+            return [{"name": name, "value": value}, {"name": name}]
+
+        return Part(name=name, inputs=(value,), render=render)
+
+    def write(*values: int) -> str:
+        parts = [part(f"part-{index}", value) for index, value in enumerate(values)]
+        return files.write_routes(parts, lambda items: {"routes": [*items, {"last": True}]})
+
+    first = write(1, 2, 3)
+    assert write(1, 2, 3) == first
+    assert write(1, 5, 3) != first
+    assert rendered == ["part-0", "part-1", "part-2", "part-1"]
+    assert write(1, 2, 3) == first
+    content = Home(tmp_path).routes.read_bytes()
+    Home(tmp_path).routes.unlink()
+    assert write(1, 2, 3) == first
+    assert Home(tmp_path).routes.read_bytes() == content
+    assert content.count(b'"last":true') == 1
+    assert write() != first
