@@ -77,12 +77,15 @@ def _add_options(parser: LocustArgumentParser) -> None:
 
 
 class _Run:
-    """What the users of one process share."""
+    """What the users of one process share in one run.
+
+    Made when the run starts: a worker has the master's options only then.
+    """
 
     def __init__(self, environment: Environment) -> None:
         self.options = environment.parsed_options
         self.environment = environment
-        self.flights = Flights(Path(self.options.data))
+        self.flights: Flights = environment.fairlead_flights
         self.stickiness = Stickiness()
         self.outcomes = Outcomes(self.options.outcome_delay)
         self.pace = constant_throughput(self.options.rate)
@@ -135,13 +138,6 @@ class _Run:
             self.environment.events.request.fire(**meta)
 
 
-def _run_of(environment: Environment) -> _Run:
-    run = getattr(environment, "fairlead", None)
-    if run is None:
-        run = environment.fairlead = _Run(environment)
-    return run
-
-
 class _Asking(FastHttpUser):
     """Asks about one plane after the other; never tries again."""
 
@@ -153,7 +149,7 @@ class _Asking(FastHttpUser):
 
     def on_start(self) -> None:
         """Take a place in the flights."""
-        self.run_ = _run_of(self.environment)
+        self.run_: _Run = self.environment.fairlead_run
         self.requests = self.run_.flights.from_anywhere(self.run_.seed())
 
     def wait_time(self) -> float:
@@ -277,7 +273,7 @@ def _check(environment: Environment, **_: Any) -> None:
         raise SystemExit("the shape 'promote' needs --mlflow")
     if not isinstance(environment.runner, MasterRunner):
         try:
-            _run_of(environment)
+            environment.fairlead_flights = Flights(Path(options.data))
         except FlightsError as error:
             raise SystemExit(str(error)) from error
 
@@ -285,13 +281,14 @@ def _check(environment: Environment, **_: Any) -> None:
 @events.test_start.add_listener
 def _start(environment: Environment, **_: Any) -> None:
     if not isinstance(environment.runner, MasterRunner):
-        _run_of(environment).start()
+        environment.fairlead_run = _Run(environment)
+        environment.fairlead_run.start()
 
 
 @events.test_stop.add_listener
 def _finish(environment: Environment, **_: Any) -> None:
     if not isinstance(environment.runner, MasterRunner):
-        _run_of(environment).finish()
+        environment.fairlead_run.finish()
     if not isinstance(environment.runner, WorkerRunner) and not environment.parsed_options.headless:
         _print(_findings(environment))
 

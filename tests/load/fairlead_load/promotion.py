@@ -103,7 +103,8 @@ class Registry:
             with error:
                 raise PromotionError(f"{what}: HTTP {error.code}") from error
         except (OSError, ValueError) as error:
-            raise PromotionError(f"{what}: {type(error).__name__}") from error
+            reason = getattr(error, "reason", error)
+            raise PromotionError(f"{what}: {type(reason).__name__}") from error
         return document
 
 

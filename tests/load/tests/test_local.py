@@ -1,9 +1,12 @@
 """A short run against a real stack on this machine, as `make load` does it."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +71,13 @@ def register(stack: Stack) -> None:
         mlflow.post(f"{API}/model-versions/create", json=version).raise_for_status()
 
 
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack with one registered version; whatever it leaves is ended and is a failure."""
@@ -92,16 +102,35 @@ def _is_of(process: psutil.Process, stack: Stack) -> bool:
 def load(stack: Stack, *options: str) -> tuple[int, dict[str, Any], Path]:
     """Run the load test; answer its exit code, its verdict and the report's folder."""
     command = [sys.executable, "-m", "fairlead_load.local", "--home", str(stack.home)]
+    ours = ("--users", "10", "--rate", "10", "--seconds", "8")
     before = set(stack.home.glob("load/*"))
-    done = subprocess.run([*command, *options], cwd=PACKAGE, check=False, timeout=200)
+    done = subprocess.run([*command, *ours, *options], cwd=PACKAGE, check=False, timeout=200)
     (folder,) = set(stack.home.glob("load/*")) - before
     return done.returncode, json.loads((folder / "verdict.json").read_bytes()), folder
 
 
-def test_a_run_passes_keeps_its_report_and_fails_where_it_should(stack: Stack) -> None:
-    """Real flights through the gateway and past it, outcomes taken; then a limit nobody can keep."""
-    ours = ("--users", "10", "--rate", "10", "--seconds", "8")
-    code, verdict, folder = load(stack, *ours, "--max-p99-multiple", "20")
+@contextmanager
+def worker(stack: Stack, port: int) -> Iterator[None]:
+    """A worker that is told all but its data by its master; it ends with it."""
+    locust = [sys.executable, "-m", "locust", "--locustfile", str(PACKAGE / "locustfile.py")]
+    environment = {**os.environ, "FAIRLEAD_LOAD_DATA": str(stack.data / "heldout")}
+    process = subprocess.Popen([*locust, "--worker", "--master-port", str(port)], env=environment)
+    try:
+        yield
+        process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def broken(verdict: dict[str, Any]) -> list[str]:
+    """The thresholds that were not kept."""
+    return [found["threshold"] for found in verdict["findings"] if not found["kept"]]
+
+
+def test_a_run_passes_and_keeps_its_report(stack: Stack) -> None:
+    """Real flights through the gateway and past it, and what came of them is taken."""
+    code, verdict, folder = load(stack, "--max-p99-multiple", "20")
 
     assert verdict["passed"], verdict
     assert code == 0
@@ -110,7 +139,14 @@ def test_a_run_passes_keeps_its_report_and_fails_where_it_should(stack: Stack) -
     assert (folder / "report.html").stat().st_size > 10_000
     assert "gateway v1" in (folder / "stats_stats.csv").read_text("utf-8")
 
-    code, verdict, _ = load(stack, *ours, "--max-p99-multiple", "0.01")
+
+def test_a_distributed_run_fails_where_a_threshold_is_broken(stack: Stack) -> None:
+    """A worker sends and posts as the master's options say; the master judges."""
+    port = free_port()
+    master = ("--master", "--master-bind-port", str(port), "--expect-workers", "1")
+    with worker(stack, port):
+        code, verdict, _ = load(stack, "--max-p99-multiple", "0.01", *master)
 
     assert code == 1
-    assert [f["threshold"] for f in verdict["findings"] if not f["kept"]] == ["p99"]
+    assert broken(verdict) == ["p99"]
+    assert "outcomes errors" in {finding["threshold"] for finding in verdict["findings"]}
