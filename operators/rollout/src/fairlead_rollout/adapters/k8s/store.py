@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 HEAD = {"apiVersion": "fairlead.dev/v1alpha1", "kind": "ServedModel"}
 REQUEST = "fairlead.dev/request"
 FINALIZER = "fairlead.dev/rollout"  # others are told of its end before the ServedModel goes
-MAX_NOTE = 1024  # characters of an Event's note
+MAX_NOTE = 1024  # bytes of an Event's note
 Key = str
 """`namespace/name`."""
 
@@ -231,7 +231,7 @@ def _event(metadata: Document, event: EmitEvent, at: datetime) -> Document:
         "eventTime": at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "type": event.type,
         "reason": event.reason,
-        "note": event.message[:MAX_NOTE],
+        "note": event.message.encode()[:MAX_NOTE].decode(errors="ignore"),
         "action": "Reconcile",
         "regarding": reference,
         "reportingController": "fairlead.dev/controller",
