@@ -193,7 +193,7 @@ _RENDERS = ("install", "upgrade", "template")
 
 def helm_arguments(command: Command) -> argparse.Namespace:
     """Read a helm command."""
-    return helm_parser().parse_args(list(command.words[1:]))
+    return helm_parser().parse_intermixed_args(list(command.words[1:]))
 
 
 def chart_of(arguments: argparse.Namespace) -> Path | None:
@@ -257,7 +257,7 @@ def test_every_helm_command_names_what_is_there(command: Command) -> None:
 def test_every_helm_command_renders(command: Command, helm: Any, tmp_path: Path) -> None:
     """Helm renders a chart with the flags and the files of the page."""
     arguments = helm_arguments(command)
-    for name in ("charts", "k8s"):
+    for name in ("charts", "k8s", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
     for name, text in written_on(command.page).items():
         (tmp_path / name).write_text(text)
@@ -387,6 +387,7 @@ def test_every_option_of_a_kubectl_command_is_one(command: Command, kubectl: Any
     """Kubectl's own help has each option."""
     verb, *words = positionals(command.words[1:])
     nested = words[:1] if verb in {"auth", "config", "create", "rollout", "top"} else []
+    nested += words[1:2] if nested == ["secret"] else []
     code, own = kubectl.run(verb, *nested, "--help")
     assert code == 0, own
     _, common = kubectl.run("options")
@@ -408,6 +409,7 @@ def test_every_object_of_a_kubectl_command_is_there(
     there = {named(document) for name in ("mlflow", "fairlead", "flight-delay") for document in release(name)}  # fmt: skip
     there |= {named(document) for document in made_on(page)}
     there |= {("namespace", name) for name in ("mlflow", "fairlead", "ml")}
+    there |= {("service", "kubernetes"), ("crd", "servedmodels.fairlead.dev")}
     missing = [
         (command.id, kind, name)
         for command in KUBECTL
@@ -428,7 +430,14 @@ def named(document: Object) -> tuple[str, str]:
 
 def made_on(page: Path) -> Iterator[Object]:
     """The objects that a page has its reader make: by YAML, or by `kubectl create`."""
-    for text in blocks(page, "yaml"):
+    files = [
+        (ROOT / name).read_text("utf-8")
+        for c in KUBECTL
+        if c.page == page
+        for name in files_of(c)
+        if (ROOT / name).is_file()
+    ]
+    for text in [*blocks(page, "yaml"), *files]:
         for document in yaml.safe_load_all(text):
             if isinstance(document, dict) and "kind" in document and "metadata" in document:
                 yield document
