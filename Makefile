@@ -17,8 +17,8 @@ export MLFLOW_DISABLE_TELEMETRY := true
 BUILDER ?= $(firstword $(foreach tool,docker podman,$(if $(shell command -v $(tool)),$(tool) build)) buildah bud)
 REGISTRY ?=
 TAG ?= dev
-IMAGES := controller gateway experiments training mlflow serving-sklearn serving-xgboost serving-full
-DOCKERFILES := $(wildcard operators/*/Dockerfile services/*/Dockerfile images/*/Dockerfile)
+IMAGES := controller gateway experiments training mlflow serving-sklearn serving-xgboost serving-full load
+DOCKERFILES := $(wildcard operators/*/Dockerfile services/*/Dockerfile images/*/Dockerfile tests/load/Dockerfile)
 REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude '*')
 # serving-full -> REGISTRY/fairlead/serving:TAG-full; mlflow -> REGISTRY/fairlead/mlflow:TAG
 image_name = $(REGISTRY:%=%/)fairlead/$(firstword $(subst -, ,$(1))):$(TAG)$(patsubst serving-%,-%,$(filter serving-%,$(1)))
@@ -28,7 +28,7 @@ dockerfile = $(filter %/$(patsubst controller,rollout,$(firstword $(subst -, ,$(
 # cyclonedx-bom is OWASP's own generator; it runs from a cache and is in no environment of ours.
 CYCLONEDX := $(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py
 KIND := fairlead
-KIND_IMAGES := $(filter-out serving-xgboost serving-full,$(IMAGES))
+KIND_IMAGES := $(filter-out serving-xgboost serving-full load,$(IMAGES))
 KUBECTL = kubectl --context kind-$(KIND)
 INSTALL = helm --kube-context kind-$(KIND) upgrade --install --wait --timeout 10m
 
@@ -75,6 +75,8 @@ requirements: $(VENV)/.uv  ## Pin the requirement files again, with hashes
 	@$(COMPILE_IMAGE) --extra xgboost --extra pyfunc services/serving/pyproject.toml -o requirements/images/serving-full.txt
 	@grep -oE '^mlflow==[0-9.]+' requirements/local.txt \
 		| $(PIN) --python-platform linux - images/mlflow/requirements.in -o requirements/images/mlflow.txt
+	@$(COMPILE) --constraint requirements/local.txt tests/load/requirements.in -o tests/load/requirements.txt
+	@$(COMPILE) --constraint requirements/local.txt tests/load/flights.in -o tests/load/flights.txt
 
 images: $(IMAGES:%=image-%)  ## Build every image (REGISTRY=, TAG=dev, BUILDER='docker build')
 
@@ -86,9 +88,11 @@ $(IMAGES:%=image-%): image-%:
 sbom: $(IMAGES:%=build/sbom/%.cdx.json)  ## List what is in every image, as CycloneDX in build/sbom
 
 # Of each image's pinned packages. The base image and Envoy come with lists of their own.
-build/sbom/%.cdx.json: requirements/images/%.txt $(VENV)/.uv
+build/sbom/load.cdx.json: tests/load/requirements.txt
+$(patsubst %,build/sbom/%.cdx.json,$(filter-out load,$(IMAGES))): build/sbom/%.cdx.json: requirements/images/%.txt
+build/sbom/%.cdx.json: $(VENV)/.uv
 	@mkdir -p $(@D)
-	@$(CYCLONEDX) requirements --output-reproducible --output-format JSON --output-file $@ $<
+	@$(CYCLONEDX) requirements --output-reproducible --output-format JSON --output-file $@ $(filter %.txt,$^)
 	@echo $@
 
 kind-up: $(KIND_IMAGES:%=image-%)  ## Start a kind cluster with everything in it (needs kind, kubectl, helm, Docker)

@@ -1,4 +1,4 @@
-"""The objects in `k8s/` that no chart makes: samples, edge examples, the load."""
+"""The objects in `k8s/` that no chart makes, samples and edge examples, and the values beside them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -129,24 +129,11 @@ def test_certificates_are_where_they_are_looked_for(render: Render) -> None:
     assert "fairlead-gateway.fairlead.svc" in inside["spec"]["dnsNames"]
 
 
-@pytest.mark.parametrize("path", ["namespaces.yaml", "edge/ingress.yaml", "load/locust.yaml"])
+@pytest.mark.parametrize("path", ["namespaces.yaml", "edge/ingress.yaml"])
 def test_objects_fit_kubernetes(path: str, validate: Callable[[dict[str, Any]], None]) -> None:
     """Kubernetes' own kinds fit their schemas, unknown fields included."""
     for document in documents(K8S / path):
         validate(document)
-
-
-def test_the_load_is_as_locked_up_as_the_rest(
-    pods: Callable[..., Any], containers: Callable[..., Any]
-) -> None:
-    """Locust's pods pass the restricted Pod Security of their namespace, with a read-only root."""
-    for name, pod in pods(documents(K8S / "load/locust.yaml")):
-        assert pod["spec"]["automountServiceAccountToken"] is False, name
-        for container in containers(pod):
-            security = container["securityContext"]
-            assert security["readOnlyRootFilesystem"] is True
-            assert security["allowPrivilegeEscalation"] is False
-            assert security["capabilities"] == {"drop": ["ALL"]}
 
 
 def test_each_account_is_copied_to_where_it_is_used(render: Render) -> None:
