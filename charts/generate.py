@@ -32,6 +32,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import yaml
 
 CHARTS = Path(__file__).parent
@@ -60,8 +61,13 @@ def load_schema(chart: Path) -> Schema:
         source = yaml.safe_load((chart / "values.schema.yaml").read_text())
         schema: Schema = _resolve(source, definitions)
         _close(schema, "")
+        jsonschema.Draft7Validator.check_schema(schema)
     except (SchemaError, yaml.YAMLError) as error:
         raise SchemaError(f"{chart.name}/values.schema.yaml: {error}") from None
+    except jsonschema.SchemaError as error:
+        raise SchemaError(
+            f"{chart.name}/values.schema.yaml: {error.json_path}: {error.message}"
+        ) from None
     return schema
 
 
