@@ -40,17 +40,27 @@ class EnvoyAdmin:
         self._client = httpx.Client(
             base_url=f"http://127.0.0.1:{port}", timeout=2.0, trust_env=False
         )
+        self._said: EnvoyStatus | None = None
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
     def status(self) -> EnvoyStatus | None:
-        """Return what it has taken, or None while it cannot be reached."""
+        """Return what it has taken, or None while it is not there.
+
+        One that does not answer in time is busy taking something: what it said last still holds.
+        """
         try:
-            answer = self._client.get("/stats", params={"filter": _FILTER})
+            self._said = self._status()
+        except httpx.ConnectError:
+            self._said = None
         except httpx.HTTPError:
-            return None
+            _log.warning("Envoy is slow to tell what it follows")
+        return self._said
+
+    def _status(self) -> EnvoyStatus:
+        answer = self._client.get("/stats", params={"filter": _FILTER})
         stats = dict(line.split(": ", 1) for line in answer.text.splitlines() if ": " in line)
         return EnvoyStatus(
             versions={

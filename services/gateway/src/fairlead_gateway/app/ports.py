@@ -121,7 +121,7 @@ class Envoy(Protocol):
     """A running Envoy's administration interface."""
 
     def status(self) -> EnvoyStatus | None:
-        """Return what it has taken, or None while it cannot be reached."""
+        """Return what it has taken, or None while it is not there."""
 
     def healthy(self) -> Mapping[str, int]:
         """Return how many endpoints of its own each cluster can use; empty if not reached."""
