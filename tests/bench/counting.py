@@ -48,7 +48,7 @@ class CountingDoor:
 
     def kubeconfig(self) -> dict[str, Any]:
         """Return what a client needs to come through this door."""
-        bearer = str(self._upstream.api_key.get("authorization", ""))
+        bearer = str(self._upstream.api_key.get("BearerToken", ""))
         user = {"token": bearer.removeprefix("Bearer ")} if bearer else {}
         cluster = {"server": self.url, "certificate-authority": str(self._certificate)}
         context = {"cluster": "door", "user": "door"}

@@ -127,14 +127,18 @@ class KubeApi:
             raise UnavailableError(f"{method} {path}: {type(error).__name__}") from error
         if not 200 <= answer.status < 300:  # noqa: PLR2004 -- success
             raise _refused(answer.status, data, f"{method} {path}")
-        document: Document = json.loads(data)
+        try:
+            document: Document = json.loads(data)
+        except ValueError as error:
+            raise UnavailableError(f"{method} {path}: the answer is not JSON") from error
         return document
 
 
 def path_of(kind: str, namespace: str, name: str = "", subresource: str = "") -> str:
     """Return the path of an object, or of all of a kind in a namespace."""
     group, plural = _PLURALS[kind]
-    parts = [group, "namespaces", quote(namespace), plural, quote(name), subresource]
+    place, last = quote(namespace, safe=""), quote(name, safe="")
+    parts = [group, "namespaces", place, plural, last, subresource]
     return "/".join(part for part in parts if part)
 
 

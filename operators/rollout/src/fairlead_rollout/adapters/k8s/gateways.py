@@ -54,6 +54,8 @@ class GatewayReplicas:
                 self.look()
             except FairleadError as error:
                 log.warning("the gateway's replicas cannot be listed: %s", error)
+            except Exception:  # the next look may be better; without one nothing moves any more
+                log.exception("the gateway's replicas cannot be looked at")
             stop.wait(ASK_EVERY.total_seconds())
             if not self._look.asked.wait((ASK_WHEN_IDLE - ASK_EVERY).total_seconds()):
                 continue
@@ -90,7 +92,7 @@ class GatewayReplicas:
         try:
             response = self._http.get(f"{url}/v1/applied")
             models = response.json()["models"] if response.is_success else None
-        except (httpx.HTTPError, ValueError, KeyError):
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
             models = None
         return Answer(replica=replica, models=models)
 
