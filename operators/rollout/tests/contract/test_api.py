@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from kubernetes.client import ApiClient, Configuration
 
-from fairlead_rollout.adapters.k8s import api as api_module
 from fairlead_rollout.adapters.k8s.api import KubeApi, connect, path_of
 from fairlead_rollout.domain.errors import (
     ConflictError,
@@ -163,16 +162,16 @@ def test_a_server_that_does_not_listen_is_unavailable() -> None:
 
 
 def test_a_server_that_hangs_is_unavailable(
-    api: KubeApi, server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server,
 ) -> None:
     """No pass waits for ever."""
-    monkeypatch.setattr(api_module, "TIMEOUT", (1.0, 0.1))
+    api = KubeApi(ApiClient(configuration(server.url)), timeout=(1.0, 0.1))
     server.delay = 0.5
     with pytest.raises(UnavailableError, match="Timeout"):
         api.get("Pod", "ml", "x")
 
 
-def test_an_answer_cut_short_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_cut_short_is_unavailable() -> None:
     """A connection that breaks in the middle of an answer is an outage, not a crash."""
     listener = socket.create_server(("127.0.0.1", 0))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fairlead_rollout.adapters.k8s.lease import GIVE_UP_AFTER, HELD_FOR, RENEW_EVERY, Lease
+from fairlead_rollout.adapters.k8s.lease import GIVE_UP_AFTER, HELD_FOR, RENEW_EVERY, TIMEOUT, Lease
 from fairlead_rollout.domain.errors import ConflictError, UnavailableError
 
 Kube = Any
@@ -283,6 +283,20 @@ def test_renewals_are_counted_from_before_they_are_sent(election: Election) -> N
     a.lease.step()
     election.wait(GIVE_UP_AFTER.total_seconds() - 4)
     assert not a.lease.is_held
+
+
+def test_a_call_that_hangs_costs_nobody_the_lead(election: Election) -> None:
+    """It is given up in time for the next renewal."""
+    a = election.join("a")
+    a.lease.step()
+    election.wait(RENEWAL)
+    a.api.is_on = True
+    election.wait(max(TIMEOUT))
+    a.lease.step()
+    a.api.is_on = False
+    election.wait(RENEWAL)
+    assert a.lease.is_held
+    assert a.lease.step()
 
 
 def test_waiting_for_the_lead_ends_when_told_to(election: Election) -> None:

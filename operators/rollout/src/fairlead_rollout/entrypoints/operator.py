@@ -20,6 +20,7 @@ from fairlead_rollout.adapters.http import client, mlflow_account
 from fairlead_rollout.adapters.k8s.api import KubeApi, connect
 from fairlead_rollout.adapters.k8s.cluster import KubernetesCluster
 from fairlead_rollout.adapters.k8s.gateways import GatewayReplicas
+from fairlead_rollout.adapters.k8s.lease import TIMEOUT as LEASE_TIMEOUT
 from fairlead_rollout.adapters.k8s.lease import Lease
 from fairlead_rollout.adapters.k8s.store import KubernetesStore
 from fairlead_rollout.adapters.k8s.watch import Watch, run_watch
@@ -72,9 +73,10 @@ class Operator:
         self._clock = SystemClock()
         self._metrics = ControllerMetrics()
         self._watch = Watch()
-        self._api = KubeApi(connect())
+        cluster = connect()
+        self._api = KubeApi(cluster)
         self._lease = Lease(
-            self._api,
+            KubeApi(cluster, LEASE_TIMEOUT),
             namespace=settings.lease_namespace,
             name=settings.lease,
             identity=os.environ.get("POD_NAME") or socket.gethostname(),

@@ -46,8 +46,15 @@ _PLURALS = {
 class KubeApi:
     """Sends and gets documents. Safe to use from several threads."""
 
-    def __init__(self, client: ApiClient):
+    def __init__(self, client: ApiClient, timeout: tuple[float, float] = TIMEOUT):
+        """Build an API.
+
+        Args:
+            client: The connections.
+            timeout: Seconds to connect, and to answer.
+        """
         self._client = client
+        self._timeout = timeout
 
     def get(self, kind: str, namespace: str, name: str) -> Document:
         """Return an object.
@@ -119,7 +126,9 @@ class KubeApi:
         # The client turns a document into JSON itself, but only for a content type of that name.
         sent = json.dumps(body) if content_type == _APPLY else body
         try:
-            answer = self._client.call_api(method, url, headers, sent, _request_timeout=TIMEOUT)
+            answer = self._client.call_api(
+                method, url, headers, sent, _request_timeout=self._timeout
+            )
             data = answer.read()  # type: ignore[no-untyped-call]
         except ApiException as error:
             raise _translated(error, f"{method} {path}") from error

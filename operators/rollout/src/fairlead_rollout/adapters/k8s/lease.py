@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 HELD_FOR = timedelta(seconds=12)  # without renewal, before another may take it
 RENEW_EVERY = timedelta(seconds=3)
 GIVE_UP_AFTER = timedelta(seconds=9)  # without renewal, the holder stops: before another starts
+TIMEOUT = (1.0, 2.0)  # seconds to connect, to answer: one call that hangs must not cost the lead
 
 
 class Lease:
