@@ -19,6 +19,7 @@ from locust.argument_parser import LocustArgumentParser
 from locust.contrib.fasthttp import FastHttpSession, FastHttpUser, ResponseContextManager
 from locust.env import Environment
 from locust.event import EventHook
+from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 from locust.stats import RequestStats, StatsEntry
 
@@ -90,9 +91,15 @@ class _Run:
         self.outcomes = Outcomes(self.options.outcome_delay)
         self.pace = constant_throughput(self.options.rate)
         self._users = 0
+        self._began = time.monotonic()
         # What a post counts for is known only once it is known whether it is sent again.
         self._session = FastHttpSession(self.options.experiments, EventHook(), user=None)
         self._posting: gevent.Greenlet | None = None
+
+    def has_promoted(self) -> bool:
+        """Tell whether the promotion is due, by this process's own clock."""
+        since = time.monotonic() - self._began
+        return shapes.is_time_to_promote(self.options.shape, since, self.options.seconds)
 
     def seed(self) -> int:
         """Answer a number for each user, another one on each worker."""
@@ -211,7 +218,9 @@ class DirectUser(_Asking):
 
     @locust.task
     def ask(self) -> None:
-        """Send one request past the gateway."""
+        """Send one request past the gateway, until the version there may go away."""
+        if self.run_.has_promoted():
+            raise StopUser
         request = next(self.requests)
         headers = {"content-type": "application/json"}
         url = f"{self.run_.options.direct.rstrip('/')}/invocations"
@@ -243,9 +252,7 @@ class Shape(LoadTestShape):
         ):
             self._has_promoted = True
             gevent.spawn(_promote, self.runner.environment)
-        # The version served so far may be gone once another one is promoted.
-        is_direct = options.direct and not self._has_promoted
-        return stage.users, stage.spawn_rate, self._both if is_direct else [GatewayUser]
+        return stage.users, stage.spawn_rate, self._both if options.direct else [GatewayUser]
 
 
 def _promote(environment: Environment) -> None:
