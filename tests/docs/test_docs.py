@@ -205,6 +205,21 @@ def test_every_decision_is_in_the_index() -> None:
     assert [path.name for path in folder.glob("0*.md") if f"({path.name})" not in index] == []
 
 
+def test_every_page_is_in_the_index() -> None:
+    """The index of the documentation links each tutorial, how-to, reference and explanation."""
+    folder = ROOT / "docs"
+    pages = [
+        str(page.relative_to(folder))
+        for kind in ("tutorials", "how-to", "reference", "explanation")
+        for page in sorted((folder / kind).glob("*.md"))
+    ]
+    linked = "".join(
+        (folder / page).read_text("utf-8") for page in ("README.md", "../CONTRIBUTING.md")
+    )
+
+    assert [page for page in pages if f"({page}" not in linked.replace("(docs/", "(")] == []
+
+
 @pytest.mark.parametrize("picture", sorted((ROOT / "docs").rglob("*.svg")), ids=name_of)
 def test_no_picture_loads_anything_from_elsewhere(picture: Path) -> None:
     """A picture shows without a request to another host."""
