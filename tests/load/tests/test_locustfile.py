@@ -91,7 +91,7 @@ def run(fake: Fake, tmp_path: Path) -> Callable[..., tuple[int, list[str]]]:
             *(sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless"),
             *("--host", fake.url, "--direct", fake.url, "--experiments", fake.url),
             *("--data", str(tmp_path), "--verdict", str(verdict), "--outcome-delay", "0"),
-            *("--users", "8", "--rate", "40", "--seconds", "4", "--max-p99-multiple", "50"),
+            *("--users", "8", "--rate", "40", "--seconds", "3", "--max-p99-multiple", "50"),
         ]
         environment = {**os.environ, "HOME": str(tmp_path)}
         done = subprocess.run([*command, *options], env=environment, check=False, timeout=120)
