@@ -64,7 +64,7 @@ def parse_settings(document: Any) -> PlatformSettings:
     """
     read = _Reader(document, "")
     identity, gateway = read.part("identity"), read.part("gateway")
-    namespaces = tuple(read.value("namespaces", list))
+    namespaces = read.names("namespaces")
     if not namespaces:
         raise InvalidSettingsError("namespaces: needs at least one namespace")
     return PlatformSettings(
@@ -84,7 +84,7 @@ def _serving(read: "_Reader") -> ServingSettings:
     return ServingSettings(
         image=read.value("image", str),
         image_pull_policy=read.value("imagePullPolicy", str),
-        image_pull_secrets=tuple(read.value("imagePullSecrets", list)),
+        image_pull_secrets=read.names("imagePullSecrets"),
         mlflow_url=read.value("mlflowUrl", str),
         credentials_secret=read.value("credentialsSecret", str),
         resources=read.value("resources", dict),
@@ -103,11 +103,20 @@ class _Reader:
         field = f"{self.path}{name}"
         if not isinstance(self.document, dict) or name not in self.document:
             raise InvalidSettingsError(f"{field}: is missing; it must be a {kind.__name__}")
-        value = self.document[name]
-        if not isinstance(value, kind):
-            found = type(value).__name__
-            raise InvalidSettingsError(f"{field}: must be a {kind.__name__}, is a {found}")
-        return value
+        return _of_kind(field, self.document[name], kind)
+
+    def names(self, name: str) -> tuple[str, ...]:
+        names = self.value(name, list)
+        return tuple(
+            _of_kind(f"{self.path}{name}[{index}]", item, str) for index, item in enumerate(names)
+        )
 
     def part(self, name: str) -> "_Reader":
         return _Reader(self.value(name, dict), f"{self.path}{name}.")
+
+
+def _of_kind(field: str, value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        found = type(value).__name__
+        raise InvalidSettingsError(f"{field}: must be a {kind.__name__}, is a {found}")
+    return value
