@@ -1,0 +1,1 @@
+"""What the end-to-end tests drive a cluster with."""

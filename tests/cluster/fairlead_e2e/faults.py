@@ -1,0 +1,96 @@
+"""Breaking things."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fairlead_e2e import pods
+from fairlead_e2e.kube import Document, Kube, is_ready
+from fairlead_e2e.platform import Platform
+from fairlead_e2e.waiting import wait_until
+
+# Ends the first process of a container, from outside: inside, its own kill -9 is ignored.
+KILL = """
+import os, pathlib, signal, sys
+container = sys.argv[1]
+found = []
+for place in pathlib.Path("/proc").glob("[0-9]*"):
+    try:
+        inside = (place / "status").read_text().split("NSpid:")[1].splitlines()[0].split()[-1]
+        if inside == "1" and container in (place / "cgroup").read_text():
+            found.append(int(place.name))
+    except OSError:
+        continue
+if len(found) != 1:
+    sys.exit(f"{len(found)} first processes of the container {container}")
+os.kill(found[0], signal.SIGKILL)
+"""
+
+
+@contextmanager
+def killer(platform: Platform, node: str) -> Iterator[Any]:
+    """A pod on a node that can kill -9 a container's process, as the kernel does; yields how.
+
+    It sees the node's processes, so it has a namespace of its own at the privileged level.
+    """
+    kube, namespace = platform.kube, f"{platform.name}-killer"
+    pods.make_namespace(kube, namespace, {"pod-security.kubernetes.io/enforce": "privileged"})
+    pods.put_scripts(kube, namespace)
+    root = {"runAsUser": 0, "runAsNonRoot": False}
+    pod = pods.build_pod(
+        name="killer",
+        namespace=namespace,
+        image=platform.serving_image,
+        command=pods.SLEEP,
+        spec={"hostPID": True, "nodeName": node, "securityContext": root},
+    )
+    container = pod["spec"]["containers"][0]
+    container["securityContext"] = {
+        "capabilities": {"drop": ["ALL"], "add": ["KILL", "SYS_PTRACE"]}
+    }
+    pods.start_pod(kube, pod)
+
+    def kill(victim: Document, name: str) -> None:
+        statuses = victim["status"]["containerStatuses"]
+        found = next(s["containerID"] for s in statuses if s["name"] == name)
+        identity = found.partition("://")[2]
+        kube.run(namespace, "killer", ("python", "-c", KILL, identity))
+
+    try:
+        yield kill
+    finally:
+        kube.delete("Namespace", None, namespace)
+
+
+def restarts(pod: Document, container: str) -> int:
+    """Return how often a container of a pod was restarted."""
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    return next((int(s["restartCount"]) for s in statuses if s["name"] == container), 0)
+
+
+def await_restarted(kube: Kube, pod: Document, container: str, within: float = 90.0) -> None:
+    """Wait until a container was started again and its pod is ready."""
+    metadata, before = pod["metadata"], restarts(pod, container)
+
+    def restarted() -> bool:
+        found = kube.get("Pod", metadata["namespace"], metadata["name"]) or {}
+        return restarts(found, container) > before and is_ready(found)
+
+    wait_until(restarted, within, f"{metadata['name']} runs again")
+
+
+@contextmanager
+def away(kube: Kube, kind: str, namespace: str, name: str) -> Iterator[None]:
+    """Take all pods of a workload away, and bring them back at the end."""
+    document = kube.get(kind, namespace, name)
+    assert document is not None
+    labels = document["spec"]["selector"]["matchLabels"]
+    kube.scale(kind, namespace, name, 0)
+    try:
+        wait_until(
+            lambda: not kube.find("Pod", namespace, labels), 120, f"{namespace}/{name} is away"
+        )
+        yield
+    finally:
+        kube.scale(kind, namespace, name, document["spec"].get("replicas", 1))
+    kube.await_rolled_out(kind, namespace, name)
