@@ -155,17 +155,19 @@ session = requests.Session()
 session.auth = tuple(base64.b64decode(task["account"][k]).decode() for k in ("username", "password"))
 answers = []
 for method, path, body in task["calls"]:
-    data = body.encode() if isinstance(body, str) else None
-    answer = session.request(method, "http://mlflow:5000/api/2.0" + path, json=body if data is None else None,
-                             data=data, timeout=60)
-    answers.append([answer.status_code, answer.text])
+    content = {{"data": body.encode()}} if isinstance(body, str) else {{"json": body}}
+    try:
+        answer = session.request(method, "http://mlflow:5000/api/2.0" + path, timeout=60, **content)
+        answers.append([answer.status_code, answer.text])
+    except requests.ConnectionError as error:
+        answers.append([0, str(error)])
 print(json.dumps(answers))
 """
 Call = tuple[str, str, Any]
 
 
 def ask(cluster: Cluster, account: str, *calls: Call) -> list[tuple[int, Any]]:
-    """Call the API as an account; return each answer's code and document."""
+    """Call the API as an account; return each answer's code (0 for none) and document."""
     secret = cluster.secrets()[f"mlflow-{account}"]
     task = json.dumps({"account": secret, "calls": calls})
     answers = json.loads(cluster.python(AS_ACCOUNT.format(task=task)))
@@ -366,17 +368,24 @@ def test_upgrades_lose_no_request_and_no_secret(cluster: Cluster) -> None:
 
 def test_a_restart_of_postgresql_is_survived(cluster: Cluster) -> None:
     """PostgreSQL's pod is deleted: the server answers again by itself, and was never restarted."""
-    pods = ("pods", "--selector", "app.kubernetes.io/component=server")
-    names = {pod["metadata"]["name"] for pod in cluster.get(*pods)["items"]}
+    before = server_pods(cluster)
 
     cluster.kubectl("delete", "pod", "mlflow-postgresql-0")
     cluster.kubectl("rollout", "status", "statefulset/mlflow-postgresql", "--timeout=3m")
     search = ("GET", "/mlflow/registered-models/search", None)
     answer_within(60, lambda: codes(cluster, "reader", search) == [200])
 
-    after = cluster.get(*pods)["items"]
-    assert {pod["metadata"]["name"] for pod in after} == names
-    assert {s["restartCount"] for pod in after for s in pod["status"]["containerStatuses"]} == {0}
+    assert server_pods(cluster) == before == dict.fromkeys(before, 0)
+
+
+def server_pods(cluster: Cluster) -> dict[str, int]:
+    """How often the server's container was restarted, by pod; without pods that are going."""
+    found = cluster.get("pods", "--selector", "app.kubernetes.io/component=server")
+    return {
+        pod["metadata"]["name"]: pod["status"]["containerStatuses"][0]["restartCount"]
+        for pod in found["items"]
+        if "deletionTimestamp" not in pod["metadata"]
+    }
 
 
 def answer_within(seconds: float, condition: Callable[[], bool]) -> None:
@@ -454,6 +463,56 @@ def test_a_release_comes_back_after_uninstall(cluster: Cluster) -> None:
     admin = ("GET", "/mlflow/users/list", None)
     assert codes(cluster, "admin", admin) == [200]
     assert codes(cluster, "reader", ("GET", model["file"], None)) == [200]
+
+
+@contextmanager
+def release(cluster: Cluster, *arguments: str) -> Iterator[str]:
+    """Another release, in the other namespace; gone afterwards with its volumes and Secrets."""
+    there = ("--namespace", f"{cluster.namespace}-other")
+    try:
+        tag = ("--set", f"image.tag={TAG}", "--wait", "--timeout", "5m")
+        cluster.run("helm", "install", "second", str(CHART), *there, *tag, *arguments)
+        yield cluster.run("helm", "test", "second", *there)
+    finally:
+        cluster.run("helm", "uninstall", "second", *there, "--ignore-not-found", "--wait")
+        left = "app.kubernetes.io/instance=second"
+        kinds = "persistentvolumeclaims,secrets"
+        cluster.kubectl("delete", kinds, *there, "--selector", left)
+
+
+def test_it_runs_without_accounts(cluster: Cluster) -> None:
+    """The scenario for a laptop: no accounts, no policies."""
+    with release(cluster, "--values", str(CHART / "ci" / "open-values.yaml")) as tested:
+        assert "Succeeded" in tested
+
+
+def test_it_runs_on_stores_of_ones_own(cluster: Cluster) -> None:
+    """A PostgreSQL and a bucket elsewhere, by URL and Secret, with the policies on."""
+    cluster.upgrade("networkPolicy.enabled=false")
+    owner = "CREATE DATABASE own OWNER mlflow"
+    psql = ("psql", "--username", "mlflow", "--command", owner)
+    cluster.kubectl("exec", "statefulset/mlflow-postgresql", "--", *psql)
+    stores = ("mlflow-postgresql", "mlflow-s3")
+    for name in stores:
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}}
+        text = json.dumps({**secret, "data": cluster.secrets()[name]})
+        where = ("--namespace", f"{cluster.namespace}-other")
+        cluster.kubectl("create", *where, "--filename", "-", stdin=text)
+
+    host = f"{cluster.namespace}.svc"
+    values = {
+        "postgresql.enabled": "false",
+        "database.url": f"postgresql+psycopg2://mlflow@mlflow-postgresql.{host}:5432/own",
+        "database.existingSecret": "mlflow-postgresql",
+        "s3.enabled": "false",
+        "artifacts.destination": "s3://mlflow/own/folder",
+        "artifacts.endpoint": f"http://mlflow-s3.{host}:7070",
+        "artifacts.existingSecret": "mlflow-s3",
+    }
+    settings = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+    with release(cluster, *settings) as tested:
+        assert "Succeeded" in tested
+    cluster.upgrade("networkPolicy.enabled=true")
 
 
 def blocks_of(page: Path) -> str:

@@ -54,13 +54,21 @@ def dump(client):
     print(f"{count} objects written", file=sys.stderr)
 
 
+class Stream:
+    """What boto3 may do with a file that comes once: read it. A tar stream's own file fails when asked to seek."""
+
+    def __init__(self, file):
+        self.read = file.read
+
+
 def restore(client):
     """Put every file of the tar file on standard input into the bucket."""
     count = 0
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
         for member in archive:
             if member.isfile():
-                client.upload_fileobj(archive.extractfile(member), BUCKET, PREFIX + member.name)
+                file = Stream(archive.extractfile(member))
+                client.upload_fileobj(file, BUCKET, PREFIX + member.name)
                 count += 1
     print(f"{count} objects restored", file=sys.stderr)
 
