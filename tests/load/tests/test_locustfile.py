@@ -101,9 +101,20 @@ def run(fake: Fake, tmp_path: Path) -> Callable[..., tuple[int, list[str]]]:
     return start
 
 
+# A machine under load sends too few in these seconds, or unevenly; those thresholds are `judge`'s.
+SLOW = {"gateway requests", "direct requests", "p99"}
+
+
+def faults(ended: tuple[int, list[str]]) -> set[str]:
+    """The broken thresholds that do not depend on the machine; any one at all fails the run."""
+    code, broken = ended
+    assert code == (1 if broken else 0)
+    return set(broken) - SLOW
+
+
 def test_a_gateway_that_answers_passes(fake: Fake, run: Callable[..., Any]) -> None:
     """Requests by the gateway and past it, and outcomes, are all sent and none failed."""
-    assert run() == (0, [])
+    assert faults(run()) == set()
     assert set(fake.asked) == {"/models/flight-delay/invocations", "/invocations", "/v1/outcomes"}
 
 
@@ -118,9 +129,9 @@ def test_a_gateway_that_answers_passes(fake: Fake, run: Callable[..., Any]) -> N
 )
 def test_one_bad_answer_fails_the_run(fake: Fake, run: Callable[..., Any], answer: Answer) -> None:
     """A status, headers or a body that are not the gateway's."""
-    fake.gateway = lambda number: answer if number == 50 else (200, GOOD, prediction())
+    fake.gateway = lambda number: answer if number == 5 else (200, GOOD, prediction())
 
-    assert run() == (1, ["gateway errors"])
+    assert faults(run()) == {"gateway errors"}
 
 
 def test_an_error_of_the_model_may_be_allowed(fake: Fake, run: Callable[..., Any]) -> None:
@@ -128,15 +139,14 @@ def test_an_error_of_the_model_may_be_allowed(fake: Fake, run: Callable[..., Any
     raised: Answer = (500, GOOD, {"error_code": "MODEL_ERROR"})
     fake.gateway = lambda number: raised if number % 2 else (200, GOOD, prediction())
 
-    assert run("--allow-model-errors") == (0, [])
+    assert faults(run("--allow-model-errors")) == set()
 
 
 def test_nothing_is_sent_past_the_gateway_once_promoted(
     fake: Fake, run: Callable[..., Any]
 ) -> None:
     """A quarter of the run: that version may go. A promotion that fails, fails the run."""
-    code, broken = run("--shape", "promote", "--mlflow", "http://127.0.0.1:1", "--seconds", "8")
+    ended = run("--shape", "promote", "--mlflow", "http://127.0.0.1:1", "--seconds", "8")
 
-    assert code == 1
-    assert set(broken) - {"direct requests"} == {"promotion errors", "versions"}
+    assert faults(ended) == {"promotion errors", "versions"}
     assert fake.asked["/invocations"] < fake.asked["/models/flight-delay/invocations"] / 5
