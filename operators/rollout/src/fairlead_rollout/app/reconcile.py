@@ -58,8 +58,9 @@ def reconcile(key: str, ports: Ports) -> timedelta | None:
 def _hold(served: ServedModel, status: Status, ports: Ports) -> None:
     """Keep a ServedModel from going while others still hold its rollout for a running one."""
     is_owed = (status.rollout is not None and status.rollout.is_active) or bool(status.writeback)
-    if served.deleted_at is not None and ports.clock.now() - served.deleted_at > FAREWELL:
-        is_owed = False
+    if served.deleted_at is not None:  # no hold can be laid on it any more
+        is_late = ports.clock.now() - served.deleted_at > FAREWELL
+        is_owed = is_owed and served.is_held and not is_late
     if is_owed != served.is_held:
         ports.store.hold(served.key, held=is_owed)
 
