@@ -33,8 +33,9 @@ class Tool:
             (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
         self._path = str(path)
 
+    @functools.cache  # noqa: B019 - a tool lives as long as the tests.
     def run(self, *arguments: str, folder: Path = ROOT) -> tuple[int, str]:
-        """Return the exit code and what the command printed."""
+        """Return the exit code and what the command printed; asked again, the same."""
         done = subprocess.run(
             [self._path, *arguments],
             cwd=folder,

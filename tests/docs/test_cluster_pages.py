@@ -315,7 +315,9 @@ def test_the_gitops_values_make_no_secret(helm: Any, tmp_path: Path) -> None:
         (values,) = [text for text in yaml_blocks(GITOPS) if text.startswith(title)]
         (tmp_path / "values.yaml").write_text(values)
         arguments = ("template", chart, str(ROOT / "charts" / chart), "--namespace", chart)
-        texts = [helm.run(*arguments, "--values", str(tmp_path / "values.yaml"))[1] for _ in "12"]
+        texts = [
+            helm.run(*arguments, "--values", f"{tmp_path}/{up}values.yaml")[1] for up in ("", "./")
+        ]
 
         assert texts[0] == texts[1]
         assert "kind: Deployment" in texts[0]
