@@ -347,6 +347,15 @@ def test_the_embedded_values_render(helm: Any, tmp_path: Path) -> None:
         assert code == 0, text
 
 
+def test_the_installation_names_the_charts_kubernetes() -> None:
+    """The page says the oldest Kubernetes that the charts take."""
+    page = (DOCS / "how-to/install-on-a-cluster.md").read_text("utf-8")
+    charts = [yaml.safe_load(file.read_text("utf-8")) for file in ROOT.glob("charts/*/Chart.yaml")]
+    (oldest,) = {re.findall(r"\d+\.\d+", chart["kubeVersion"])[0] for chart in charts}
+
+    assert f"Kubernetes {oldest} or newer" in page
+
+
 # --- objects on the pages -----------------------------------------------------------------------------
 
 FOREIGN = {"ServedModel", "Application", "GitRepository", "HelmRelease"}
