@@ -72,7 +72,7 @@ class MlflowRegistry:
             self.problem, self._attempted = problem, wanted
             is_away = problem is not None and self._is_stale()
             has_turned, self._is_away = is_away != self._is_away, is_away
-        return wanted if has_turned else changed
+        return wanted | changed if has_turned else changed
 
     def poll(self) -> frozenset[str]:
         """Look once.
@@ -153,7 +153,9 @@ class MlflowRegistry:
             query = {"filter": f"tags.`{MANAGED}` = 'true'", "max_results": PAGE}
             page = {"page_token": token} if token else {}
             path = f"{API}/registered-models/search"
-            response = call(self._http, "GET", path, params={**query, **page})
+            # A thousand models take MLflow over a second, and longer while it is busy.
+            timeout = WRITE_TIMEOUT
+            response = call(self._http, "GET", path, params={**query, **page}, timeout=timeout)
             if not response.is_success:
                 raise UnavailableError(f"GET {path}: {response.status_code}")
             document = response.json()
