@@ -33,7 +33,7 @@ KUBECTL = kubectl --context kind-$(KIND)
 INSTALL = helm --kube-context kind-$(KIND) upgrade --install --wait --timeout 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test verify format generate requirements images $(IMAGES:%=image-%) sbom kind-up kind-down clean
+.PHONY: help demo test e2e load bench verify format generate requirements images $(IMAGES:%=image-%) sbom kind-up kind-down clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,12 +44,22 @@ demo: $(VENV)/.local  ## Train real models, promote them, watch each one be deci
 test: $(VENV)/.dev  ## Run every test that needs no cluster
 	@pytest -n 2
 
+e2e: $(VENV)/.dev  ## Run the cluster tests against the current kubeconfig (E2E='-k supersede')
+	@FAIRLEAD_E2E=1 pytest -m cluster tests/cluster operators/rollout/tests/contract services/gateway/tests $(E2E)
+
+load: $(VENV)/.dev  ## Load the local stack with real flights, fail above thresholds (LOAD='--shape spike')
+	@PYTHONPATH=tests/load python -m fairlead_load.local $(LOAD)
+
+bench: $(VENV)/.dev  ## Measure the controller with 1,000 models on the current kubeconfig (BENCH='--count 100')
+	@python tests/bench/controller.py $(BENCH)
+
 verify: $(VENV)/.dev  ## Check generated files, format, lint, types, layers
 	@ruff format --check .
 	@ruff check .
 	@mypy
 	@lint-imports
 	@fairlead generate --check
+	@python charts/generate.py --check
 	@fairlead-experiments openapi | diff -u docs/reference/experiments.openapi.json - \
 		|| { echo "the experiments API has changed; run 'make generate'"; exit 1; }
 
@@ -59,6 +69,7 @@ format: $(VENV)/.dev  ## Format the code and mend what the linter can
 
 generate: $(VENV)/.dev  ## Write the generated files (schemas, OpenAPI documents)
 	@fairlead generate
+	@python charts/generate.py
 	@fairlead-experiments openapi > docs/reference/experiments.openapi.json
 
 requirements: $(VENV)/.uv  ## Pin the requirement files again, with hashes
