@@ -36,7 +36,7 @@ INSTALL = helm --kube-context kind-$(KIND) upgrade --install --wait --timeout 10
 .PHONY: help demo test e2e load bench verify format generate requirements images $(IMAGES:%=image-%) sbom kind-up kind-down clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.local  ## Train real models, promote them, watch each one be decided
 	@fairlead demo
