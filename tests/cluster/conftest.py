@@ -41,6 +41,7 @@ ORDER = (
 OURS = {"fairlead.dev/e2e": "true"}
 TEAMS = pytest.StashKey[tuple[str, ...]]()
 FIGURES = pytest.StashKey[dict[str, float]]()
+FAILED = pytest.StashKey[bool]()
 TIMEOUT = 900  # seconds of one test, the installation included
 
 
@@ -74,11 +75,18 @@ def _slug(item: pytest.Item) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name)[:34].strip("-")
 
 
+def _name(item: pytest.Item) -> str:
+    """Return what a test's served model is called; each parameter's another name."""
+    variant: str = item.callspec.id if hasattr(item, "callspec") else ""
+    return re.sub(r"[^a-z0-9]+", "-", f"{_slug(item)[: 38 - len(variant)]}-{variant}").strip("-")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Leave objects, events and logs of a test that failed."""
     report: Any = yield
     platform = _platform_of(item)
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
     if report.failed and report.when != "teardown" and platform is not None:
         folder = ROOT / ".fairlead" / "e2e" / _slug(item)
         shutil.rmtree(folder, ignore_errors=True)
@@ -163,18 +171,20 @@ def serve(
     made: list[Served] = []
 
     def make(spec: dict[str, Any] | None = None, versions: int = 2, **behaviour: Any) -> Served:
-        name = _slug(request.node)
+        name = _name(request.node)
         model = f"E2E (ü) {name} {uuid.uuid4().hex[:6]}"  # its versions begin at 1
         served = Served(platform=platform, namespace=team, name=name, model=model)
         made.append(served)
+        served.remove()  # what a run before has left for a look
         for number in range(1, versions + 1):
             assert served.register(number, **behaviour) == str(number)
-        served.promote("1")
+        served.point_to("1", spec or {})
         served.apply(spec)
         served.await_serving("1")
         return served
 
     yield make
-    if not request.session.testsfailed or not platform.settings.keep:
-        for served in made:
-            served.remove()
+    if platform.settings.keep and request.node.stash.get(FAILED, False):
+        return
+    for served in made:
+        served.remove()

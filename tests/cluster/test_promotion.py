@@ -5,6 +5,7 @@ from collections.abc import Callable
 from fairlead_e2e.served import HELD, Served
 
 Serve = Callable[..., Served]
+MANY = 4_000  # units: an objective looks at 500 of each arm before it decides
 
 
 def test_promote_by_stage(serve: Serve) -> None:
@@ -46,7 +47,7 @@ def test_promote_by_alias(serve: Serve) -> None:
 def test_win_is_promoted(serve: Serve) -> None:
     """A candidate whose outcomes are better is promoted, with the numbers in MLflow."""
     served = serve(HELD)
-    with served.load(outcomes=True) as load:
+    with served.load(outcomes=True, units=MANY, rate=100) as load:
         served.promote("2")
         rollout = served.await_state("2", "promoted")
         served.await_serving("2")
@@ -62,10 +63,10 @@ def test_lose_is_aborted(serve: Serve) -> None:
     # Given version 2, which answers more, as the stable one
     served = serve({**HELD, "registry": {"onAbort": "revert"}})
     served.promote("2")
-    served.await_weight(5_000)
+    served.await_state("2", "running")
     served.ask("promote")
     served.await_serving("2")
-    with served.load(outcomes=True) as load:
+    with served.load(outcomes=True, units=MANY, rate=100) as load:
         # When version 1, which answers less, is put on trial
         served.promote("1")
         rollout = served.await_state("1", "aborted")
@@ -107,10 +108,11 @@ def test_supersede(serve: Serve) -> None:
 def test_roll_back(serve: Serve) -> None:
     """Moving Production back to the version before is a rollout of its own, to pods still there."""
     served = serve({"server": {"keep": {"versions": 1, "for": "5m"}}})
-    served.promote("2")
-    served.await_serving("2")
-    kept = {pod["metadata"]["uid"] for pod in served.ready_pods("1")}
     with served.load() as load:
+        # Given version 2 after a promotion
+        served.promote("2")
+        served.await_serving("2")
+        kept = {pod["metadata"]["uid"] for pod in served.ready_pods("1")}
         # When Production names version 1 again
         served.promote("1")
         served.await_state("1", "promoted")

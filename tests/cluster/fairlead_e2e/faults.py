@@ -1,8 +1,8 @@
 """Breaking things."""
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from fairlead_e2e import pods
 from fairlead_e2e.kube import Document, Kube, is_ready
@@ -27,39 +27,27 @@ os.kill(found[0], signal.SIGKILL)
 """
 
 
-@contextmanager
-def killer(platform: Platform, node: str) -> Iterator[Any]:
-    """A pod on a node that can kill -9 a container's process, as the kernel does; yields how.
-
-    It sees the node's processes, so it has a namespace of its own at the privileged level.
-    """
-    kube, namespace = platform.kube, f"{platform.name}-killer"
-    pods.make_namespace(kube, namespace, {"pod-security.kubernetes.io/enforce": "privileged"})
-    pods.put_scripts(kube, namespace)
-    root = {"runAsUser": 0, "runAsNonRoot": False}
+def kill(platform: Platform, victim: Document, container: str) -> None:
+    """Kill -9 a container's process, as the kernel does: from a pod that sees its node's processes."""
+    kube, namespace, name = platform.kube, platform.killers, f"killer-{uuid.uuid4().hex[:6]}"
     pod = pods.build_pod(
-        name="killer",
+        name=name,
         namespace=namespace,
         image=platform.serving_image,
         command=pods.SLEEP,
-        spec={"hostPID": True, "nodeName": node, "securityContext": root},
+        spec={
+            "hostPID": True,
+            "nodeName": victim["spec"]["nodeName"],
+            "securityContext": {"runAsUser": 0},
+        },
     )
-    container = pod["spec"]["containers"][0]
-    container["securityContext"] = {
-        "capabilities": {"drop": ["ALL"], "add": ["KILL", "SYS_PTRACE"]}
-    }
+    rights = {"drop": ["ALL"], "add": ["KILL"]}
+    pod["spec"]["containers"][0]["securityContext"] = {"capabilities": rights}
     pods.start_pod(kube, pod)
-
-    def kill(victim: Document, name: str) -> None:
-        statuses = victim["status"]["containerStatuses"]
-        found = next(s["containerID"] for s in statuses if s["name"] == name)
-        identity = found.partition("://")[2]
-        kube.run(namespace, "killer", ("python", "-c", KILL, identity))
-
-    try:
-        yield kill
-    finally:
-        kube.delete("Namespace", None, namespace)
+    statuses = victim["status"]["containerStatuses"]
+    found = next(status["containerID"] for status in statuses if status["name"] == container)
+    kube.run(namespace, name, ("python", "-c", KILL, found.partition("://")[2]))
+    kube.delete("Pod", namespace, name, grace=1)
 
 
 def restarts(pod: Document, container: str) -> int:

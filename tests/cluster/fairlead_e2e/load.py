@@ -97,6 +97,7 @@ class Load:
     Attributes:
         rate: Requests a second.
         connections: How many are open; one of them is a new one for each request.
+        units: How many different ones the requests are of.
         outcomes: Whether what was observed is reported for each answer.
         spec: More of the pod's specification.
     """
@@ -106,6 +107,7 @@ class Load:
     model: str
     rate: float = 60.0
     connections: int = 8
+    units: int = 500
     outcomes: bool = False
     spec: Mapping[str, Any] = field(default_factory=dict)
     pod: str = "load"
@@ -170,7 +172,7 @@ class Load:
             *("python", "/scripts/load.py"),
             *("--url", f"{self.platform.gateway_url}/models/{self.model}/invocations"),
             *("--rate", str(self.rate), "--connections", str(self.connections)),
-            *("--folder", FOLDER),
+            *("--units", str(self.units), "--folder", FOLDER),
         ]
         if self.outcomes:
             command += ["--outcomes", f"{self.platform.experiments_url}/v1/outcomes"]

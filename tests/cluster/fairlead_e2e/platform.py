@@ -71,9 +71,14 @@ class Platform:
         return f"{self.name}-tools"
 
     @property
+    def killers(self) -> str:
+        """Return where pods run that see a node's processes; no other one is privileged."""
+        return f"{self.name}-killers"
+
+    @property
     def namespaces(self) -> tuple[str, ...]:
         """Return all namespaces of the installation."""
-        return (self.name, self.mlflow_namespace, self.tools, *self.teams)
+        return (self.name, self.mlflow_namespace, self.tools, self.killers, *self.teams)
 
     @property
     def gateway_url(self) -> str:
@@ -99,7 +104,8 @@ class Platform:
         """Make all namespaces, each with the strictest Pod Security."""
         for namespace in self.namespaces:
             pods.make_namespace(self.kube, namespace, owner=self.name)
-        for namespace in (self.tools, *self.teams):
+        pods.make_namespace(self.kube, self.killers, pods.PRIVILEGED, owner=self.name)
+        for namespace in (self.tools, self.killers, *self.teams):
             pods.put_scripts(self.kube, namespace)
 
     def install(self) -> None:

@@ -11,6 +11,7 @@ SCRIPTS = Path(__file__).parent / "scripts"
 USER = 65532
 CONTAINER = "main"
 PLATFORM = "fairlead.dev/e2e-platform"
+PRIVILEGED = {"pod-security.kubernetes.io/enforce": "privileged"}
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 

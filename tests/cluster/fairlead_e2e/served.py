@@ -70,6 +70,14 @@ class Served:
         """Set an alias in MLflow, as a person does."""
         self.platform.ask_mlflow("alias", model=self.model, alias=alias, version=version)
 
+    def point_to(self, version: str, spec: Mapping[str, Any]) -> None:
+        """Move what a specification calls production to a version."""
+        production = (spec.get("registry") or {}).get("production") or {}
+        if "alias" in production:
+            self.set_alias(production["alias"], version)
+        else:
+            self.promote(version)
+
     def tags(self, version: str) -> Mapping[str, str]:
         """Return a version's tags in MLflow."""
         found: Mapping[str, str] = self.platform.ask_mlflow(

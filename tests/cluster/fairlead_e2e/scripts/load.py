@@ -19,7 +19,6 @@ import threading
 import time
 from urllib.parse import urlsplit
 
-UNITS = 500
 KEPT_NOTES = 200
 OK = 200
 TIMEOUT = 15.0
@@ -173,7 +172,7 @@ def work(options, notes, stop, worker):
         due = max(due + interval, time.monotonic() - 1.0)  # what was missed is not made up for
         if worker == 0:
             connection.close()
-        one_request(options, notes, connection, url.path, f"unit-{number % UNITS}")
+        one_request(options, notes, connection, url.path, f"unit-{number % options.units}")
         number += options.connections
 
 
@@ -242,6 +241,7 @@ def main():
     parser.add_argument("--outcomes", default="")
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--connections", type=int, required=True)
+    parser.add_argument("--units", type=int, required=True)
     parser.add_argument("--folder", type=pathlib.Path, required=True)
     options = parser.parse_args()
     options.address = address_of(urlsplit(options.url).hostname)
