@@ -44,7 +44,7 @@ def free_port() -> int:
             return port
 
 
-def wait_for(condition: Callable[[], Any], limit: float = 20.0) -> Any:
+def wait_for(condition: Callable[[], Any], limit: float = 60.0) -> Any:
     """Wait until a condition holds, and return what it returned."""
     end = time.monotonic() + limit
     while time.monotonic() < end:
@@ -150,7 +150,7 @@ class Gateway:
         """Ask a process to end, and return what it ended with."""
         process = self.processes.pop(name)
         process.terminate()
-        return process.wait(timeout=20)
+        return process.wait(timeout=60)
 
     def ready(self) -> int:
         """Return what Envoy says of its readiness; 0 if it does not listen."""

@@ -120,10 +120,10 @@ def test_a_refused_plan_keeps_the_old_configuration(
     iris.kill("agent")
     render = apply.render_model_routes
 
-    def broken(plan_: Any) -> list[JSON]:
+    def broken(plan_: Any) -> JSON:
         routes = render(plan_)
         if plan_.timeout == 9.0:
-            routes[0]["no_such_field"] = 1
+            routes["/models/iris/"]["no_such_field"] = 1
         return routes
 
     monkeypatch.setattr(apply, "render_model_routes", broken)

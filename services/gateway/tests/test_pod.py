@@ -130,7 +130,7 @@ def test_the_last_exposures_are_shipped(pod: Gateway, cluster: FakeCluster) -> N
     calls = experiments.calls
     wait_for(lambda: experiments.calls > calls)
     experiments.mode = "ok"
-    assert agent.wait(timeout=20) == 0
+    assert agent.wait(timeout=60) == 0
     experiments.stop()
     assert set(experiments.seen) == set(ids)
 

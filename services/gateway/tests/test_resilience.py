@@ -56,6 +56,23 @@ def test_a_hundred_weights_under_load(served: Served) -> None:
     assert set(versions(load.answers)) == {"3", "4"}
 
 
+def test_rollouts_begin_and_end_under_load(served: Served) -> None:
+    """Ten rollouts of a model, and other models that come and go: no request fails."""
+    load = served.load()
+    other = Served(served.gateway, f"{served.model}-b")
+
+    def happening() -> None:
+        for _ in range(10):
+            served.apply(None)
+            other.apply(None)
+            served.apply(5000)
+            other.close()
+
+    load.during(happening)
+    assert load.failures == []
+    assert set(versions(load.answers)) == {"3", "4"}
+
+
 def test_versions_come_and_go_under_load(mortal: Served) -> None:
     """A new version is added, takes all traffic, and the old ones go: no request fails."""
     load = mortal.load()

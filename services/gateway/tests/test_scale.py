@@ -1,6 +1,6 @@
 """A thousand models cost little: nothing while nothing changes, and a change costs its own part."""
 
-from collections.abc import Sequence
+import json
 from pathlib import Path
 
 import pytest
@@ -164,15 +164,15 @@ def test_only_what_has_changed_is_written_down_again(tmp_path: Path) -> None:
     files, rendered = XdsFiles(Home(tmp_path)), list[str]()
 
     def part(name: str, value: int) -> Part:
-        def render() -> Sequence[JSON]:
+        def render() -> JSON:
             rendered.append(name)
-            return [{"name": name, "value": value}, {"name": name}]
+            return {name: value, f"{name}-too": value}
 
         return Part(name=name, inputs=(value,), render=render)
 
     def write(*values: int) -> str:
         parts = [part(f"part-{index}", value) for index, value in enumerate(values)]
-        return files.write_routes(parts, lambda items: {"routes": [*items, {"last": True}]})
+        return files.write_routes(parts, lambda entries: {"routes": entries, "last": True})
 
     first = write(1, 2, 3)
     assert write(1, 2, 3) == first
@@ -183,5 +183,7 @@ def test_only_what_has_changed_is_written_down_again(tmp_path: Path) -> None:
     Home(tmp_path).routes.unlink()
     assert write(1, 2, 3) == first
     assert Home(tmp_path).routes.read_bytes() == content
-    assert content.count(b'"last":true') == 1
+    (resource,) = json.loads(content)["resources"]
+    assert resource["routes"]["part-1-too"] == 2
+    assert (len(resource["routes"]), resource["last"]) == (6, True)
     assert write() != first

@@ -85,7 +85,7 @@ class XdsFiles:
     def __init__(self, home: Home) -> None:
         home.prepare()
         self._home = home
-        self._clusters = _LongFile(home.clusters)
+        self._clusters = _LongFile(home.clusters, _CLUSTER)
         self._routes = _LongFile(home.routes)
         self._names: Sequence[str] = _names_in(home.clusters)
 
@@ -95,7 +95,7 @@ class XdsFiles:
 
     def write_clusters(self, parts: Sequence[Part]) -> str:
         """Replace the clusters, unless they are the same; return their version."""
-        version = self._clusters.write(parts, _CLUSTER, lambda items: items)
+        version = self._clusters.write(parts, lambda clusters: clusters)
         self._names = [part.name for part in parts]
         return version
 
@@ -103,9 +103,9 @@ class XdsFiles:
         """Replace the listener, unless it is the same; return its version."""
         return _push(self._home.listeners, _LISTENER, listener)
 
-    def write_routes(self, parts: Sequence[Part], wrap: Callable[[Sequence[object]], JSON]) -> str:
+    def write_routes(self, parts: Sequence[Part], wrap: Callable[[object], JSON]) -> str:
         """Replace the routes, unless they are the same; return their version."""
-        return self._routes.write(parts, "", lambda items: [{"@type": _ROUTES, **wrap(items)}])
+        return self._routes.write(parts, lambda routes: [{"@type": _ROUTES, **wrap(routes)}])
 
     def write_certificate(self, certificate: JSON) -> None:
         """Replace where the certificate is, unless it is the same."""
@@ -126,53 +126,55 @@ class _LongFile:
 
     Args:
         path: The file.
+        kind: The type of each part, where it is one item of a list; else it is entries of an object.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: str = "") -> None:
         self._path = path
+        self._kind = kind
         self._parts: dict[str, _Written] = {}
         self._version = ""
         self._stamp: tuple[int, int, int] | None = None
 
-    def write(
-        self, parts: Sequence[Part], kind: str, wrap: Callable[[Sequence[object]], object]
-    ) -> str:
+    def write(self, parts: Sequence[Part], wrap: Callable[[object], object]) -> str:
         """Replace the file, unless it is the same; return its version.
 
         Args:
             parts: What it holds.
-            kind: The type of each item; empty for items without one.
-            wrap: Makes the resources around all items.
+            wrap: Makes the resources around all parts.
         """
         known = self._parts
-        self._parts = {part.name: _written(part, known.get(part.name), kind) for part in parts}
+        self._parts = {part.name: self._written(part, known.get(part.name)) for part in parts}
         digests = [written.digest for written in self._parts.values()]
-        version = _digest(b"".join([_dumps(wrap([])), *digests])).hex()
+        version = _digest(b"".join([_dumps(wrap(None)), *digests])).hex()
         if version != self._version or _stamp(str(self._path)) != self._stamp:
-            items = [orjson.Fragment(b",".join(one.items for one in self._parts.values()))]
-            resources = wrap(items if self._parts else [])
-            document = _dumps({"version_info": version, "resources": resources})
+            document = _dumps({"version_info": version, "resources": wrap(self._joined())})
             if not _holds(self._path, document):
                 write_atomically(self._path, document)
             self._version, self._stamp = version, _stamp(str(self._path))
         return version
 
+    def _written(self, part: Part, before: "_Written | None") -> "_Written":
+        if before is not None and before.inputs == part.inputs:
+            return before
+        made = part.render()
+        content = _dumps([{"@type": self._kind, **made}] if self._kind else made)[1:-1]
+        return _Written(inputs=part.inputs, content=content, digest=_digest(content))
+
+    def _joined(self) -> object:
+        if not self._parts:
+            return [] if self._kind else {}
+        content = b",".join(written.content for written in self._parts.values())
+        return orjson.Fragment(b"[%b]" % content if self._kind else b"{%b}" % content)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Written:
-    """One part, as it stands in the file: its items, with commas between them."""
+    """One part, as it stands in the file: without the brackets around it."""
 
     inputs: tuple[object, ...]
-    items: bytes
+    content: bytes
     digest: bytes
-
-
-def _written(part: Part, before: _Written | None, kind: str) -> _Written:
-    if before is not None and before.inputs == part.inputs:
-        return before
-    typed = {"@type": kind} if kind else {}
-    items = b",".join(_dumps({**typed, **item}) for item in part.render())
-    return _Written(inputs=part.inputs, items=items, digest=_digest(items))
 
 
 def _names_in(path: Path) -> Sequence[str]:

@@ -12,7 +12,7 @@ them together.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -35,7 +35,6 @@ from fairlead_gateway.domain.plan import TOTAL_WEIGHT, Arm, TrafficPlan, Unit, p
 from fairlead_gateway.domain.render import (
     JSON,
     ListenerSettings,
-    VersionEndpoints,
     cluster_name,
     fallbacks_of,
     needed_versions,
@@ -52,6 +51,7 @@ _log = logging.getLogger(__name__)
 
 _POLL = 0.05  # Seconds between two looks at a source where nothing happens.
 _SOON = 0.005  # ... while Envoy is about to follow.
+_BATCH = 100  # Models checked together: bounds the memory of the Envoy that checks them.
 _RESYNC = 2.0  # ... between two full comparisons although nothing has changed.
 
 Plans = Mapping[str, TrafficPlan]
@@ -213,21 +213,30 @@ class Applier:
 
         Models share nothing that one could break for another, so each new one is checked alone.
         """
-        new = {model: plan for model, plan in plans.items() if not self._is_valid(plan)}
-        reason = self._check(new, snapshot) if new else None
-        if reason is None:
+        new = sorted(model for model, plan in plans.items() if not self._is_valid(plan))
+        if not new:
             self._valid = plans
             return plans
-        accepted = {model: plan for model, plan in plans.items() if model not in new}
-        for model, plan in sorted(new.items()):
-            why = reason if len(new) == 1 else self._check({model: plan}, snapshot)
-            if why is None:
-                accepted[model] = plan
-            else:
-                self._refuse(model, plan, why)
-                accepted |= self._last_good(model)
+        accepted = {model: plan for model, plan in plans.items() if self._is_valid(plan)}
+        for start in range(0, len(new), _BATCH):
+            batch = {model: plans[model] for model in new[start : start + _BATCH]}
+            accepted |= self._vet(batch, snapshot)
         self._valid = accepted
         return accepted
+
+    def _vet(self, new: dict[str, TrafficPlan], snapshot: Snapshot) -> dict[str, TrafficPlan]:
+        """Return the plans Envoy would take, and the last good one where it would not."""
+        reason = self._check(new, snapshot)
+        if reason is None:
+            return new
+        if len(new) == 1:
+            ((model, plan),) = new.items()
+            self._refuse(model, plan, reason)
+            return self._last_good(model)
+        vetted: dict[str, TrafficPlan] = {}
+        for model, plan in new.items():
+            vetted |= self._vet({model: plan}, snapshot)
+        return vetted
 
     def _is_valid(self, plan: TrafficPlan) -> bool:
         """Tell whether Envoy would take a plan because it takes one of the same structure."""
@@ -239,8 +248,10 @@ class Applier:
     def _check(self, plans: Plans, snapshot: Snapshot) -> str | None:
         units = units_of(plans.values())
         keys = needed_versions(plans.values(), ())
-        clusters = [item for part in _clusters(keys, plans, snapshot) for item in part.render()]
-        routes = [item for plan in plans.values() for item in render_model_routes(plan)]
+        clusters = [part.render() for part in _clusters(keys, plans, snapshot)]
+        routes: JSON = {}
+        for plan in plans.values():
+            routes |= render_model_routes(plan)
         # The certificate is Envoy's alone to read; the agent may not see it.
         plain = replace(self._settings.listener, certificate="")
         listener = render_listener(plain, units, {"route_config": render_routes(units, routes)})
@@ -359,13 +370,9 @@ def _clusters(keys: Iterable[VersionKey], plans: Plans, snapshot: Snapshot) -> l
     for key in sorted(keys):
         name = cluster_name(*key)
         priorities = priorities_of(key, snapshot.endpoints, fallbacks.get(key))
-        render = partial(_cluster, name, priorities)
+        render = partial(render_cluster, name, priorities)
         parts.append(Part(name=name, inputs=priorities, render=render))
     return parts
-
-
-def _cluster(name: str, priorities: Sequence[VersionEndpoints]) -> Sequence[JSON]:
-    return [render_cluster(name, priorities)]
 
 
 def _listens(status: EnvoyStatus | None) -> bool:

@@ -79,17 +79,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Some items of a long list, made only when what they depend on has changed.
+    """Some of many entries of a file, made only when what they depend on has changed.
 
     Attributes:
         name: Which part; the same over time.
-        inputs: What the items depend on.
-        render: Makes the items.
+        inputs: What the entries depend on.
+        render: Makes the entries.
     """
 
     name: str
     inputs: tuple[object, ...]
-    render: Callable[[], Sequence[JSON]]
+    render: Callable[[], JSON]
 
 
 class Configuration(Protocol):
@@ -108,12 +108,12 @@ class Configuration(Protocol):
     def write_listener(self, listener: JSON) -> str:
         """Replace the listener, unless it is the same; return its version."""
 
-    def write_routes(self, parts: Sequence[Part], wrap: Callable[[Sequence[object]], JSON]) -> str:
+    def write_routes(self, parts: Sequence[Part], wrap: Callable[[object], JSON]) -> str:
         """Replace the routes, unless they are the same; return their version.
 
         Args:
             parts: Each model's routes, under its name.
-            wrap: Makes the configuration around them all.
+            wrap: Makes the configuration around all entries.
         """
 
 

@@ -49,6 +49,8 @@ _TEXT = (
     r"|\xf4[\x80-\x8f][\x80-\xbf]{2})+"
 )
 
+_POST = {"name": ":method", "string_match": {"exact": "POST"}}
+
 _COPIED = {UnitKind.HEADER: "REQ", UnitKind.QUERY: "QUERY_PARAM"}
 """The units the listener copies to a header of their own, and Envoy's operator that reads them."""
 
@@ -227,20 +229,38 @@ def _outlier_detection() -> JSON:
 # --- routes ---------------------------------------------------------------------------------------
 
 
-def render_routes(units: Collection[Unit], routes: Sequence[Any]) -> JSON:
+def render_routes(units: Collection[Unit], models: object) -> JSON:
     """Render the one route configuration.
+
+    A request's model is found by the longest prefix of its path, as trying the routes of all models
+    one after the other would cost milliseconds with a thousand of them.
 
     Args:
         units: The units the listener copies into internal headers.
-        routes: The routes of all models.
+        models: The routes of all models by the prefix of their paths; empty if there are none.
     """
+    host: JSON = {"name": ROUTES, "domains": ["*"]}
+    if models:
+        host["matcher"] = {
+            "matcher_tree": {
+                "input": {
+                    "name": "path",
+                    "typed_config": {
+                        "@type": f"{_TYPE}type.matcher.v3.HttpRequestHeaderMatchInput",
+                        "header_name": ":path",
+                    },
+                },
+                "prefix_match_map": {"map": models},
+            },
+            "on_no_match": _unknown(),
+        }
+    else:
+        host["routes"] = [_unknown_route()]
     return {
         "name": ROUTES,
         "ignore_port_in_host_matching": True,
         "request_headers_to_remove": sorted(internal_header(unit) for unit in units),
-        "virtual_hosts": [
-            {"name": ROUTES, "domains": ["*"], "routes": [*routes, _unknown_route()]},
-        ],
+        "virtual_hosts": [host],
     }
 
 
@@ -299,45 +319,94 @@ def cookie_pattern(name: str) -> str:
     return f'^(?:[^;]*;)*?\\s*{name}\\s*=\\s*"?([^";]*[^"; ])"?\\s*(?:;.*)?$'
 
 
-def render_model_routes(plan: TrafficPlan) -> list[JSON]:
-    """Render one model's routes: bad ids, predictions with a unit, without one, all else."""
+def render_model_routes(plan: TrafficPlan) -> JSON:
+    """Render one model's routes, by the prefix of their paths."""
     name = plan.model
-    predict = f"/models/{name}/invocations|/v2/models/{name}/.+"
-    anything = f"/models/{name}/(invocations|openapi\\.json|docs)|/v2/models/{name}(/.*)?"
-    post = {"name": ":method", "string_match": {"exact": "POST"}}
+    invocations = _Paths(
+        predictions={"path": f"/models/{name}/invocations"},
+        all={"safe_regex": _pattern(f"/models/{name}/(invocations|openapi\\.json|docs)")},
+        rewrite={"regex_rewrite": {"pattern": _pattern(f"^/models/{name}/"), "substitution": "/"}},
+    )
+    inference = _Paths(
+        predictions={"safe_regex": _pattern(f"/v2/models/{name}/.+")},
+        all={"path_separated_prefix": f"/v2/models/{name}"},
+        rewrite={},
+    )
+    return {
+        f"/models/{name}/": _routes(_routes_of(plan, invocations)),
+        f"/v2/models/{name}": _routes(_routes_of(plan, inference)),
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Paths:
+    """Where a model is asked, by one protocol.
+
+    Attributes:
+        predictions: What matches a prediction, once the method does.
+        all: What matches everything that is known.
+        rewrite: How the path becomes the serving process's own.
+    """
+
+    predictions: JSON
+    all: JSON
+    rewrite: JSON
+
+
+def _routes(routes: Sequence[JSON]) -> JSON:
+    typed = {"@type": f"{_TYPE}config.route.v3.RouteList", "routes": routes}
+    return {"action": {"name": "routes", "typed_config": typed}}
+
+
+def _routes_of(plan: TrafficPlan, paths: _Paths) -> list[JSON]:
+    """Render bad ids, predictions with a unit and without one, all else.
+
+    Without a rollout there is nothing to split and nothing to report: all goes to stable.
+    """
+    counted = [] if plan.rollout is None else [_split_route(plan, paths), _unitless(plan, paths)]
+    return [_bad_id_route(plan, paths), *counted, _stable_route(plan, paths.all, paths)]
+
+
+def _split_route(plan: TrafficPlan, paths: _Paths) -> JSON:
     source = _source(plan)
     has_unit = [
         {"name": source.header, "string_match": _regex(pattern)}
         for pattern in dict.fromkeys([source.present, _TEXT])
     ]
-    return [
-        _bad_id_route(plan, anything),
-        {
-            "match": {"safe_regex": _pattern(predict), "headers": [post, *has_unit]},
-            **_common(plan, counted=True),
-            "route": {**_action(plan), **_split(plan)},
-        },
-        {
-            "match": {"safe_regex": _pattern(predict), "headers": [post]},
-            **_common(plan, counted=True, arm=plan.stable),
-            "route": {**_action(plan), "cluster": cluster_name(name, plan.stable.version)},
-        },
-        {
-            "match": {"safe_regex": _pattern(anything)},
-            **_common(plan, counted=False, arm=plan.stable),
-            "route": {**_action(plan), "cluster": cluster_name(name, plan.stable.version)},
-        },
-    ]
+    return {
+        "match": {**paths.predictions, "headers": [_POST, *has_unit]},
+        **_common(plan, counted=True),
+        "route": {**_action(plan), **paths.rewrite, **_split(plan)},
+    }
 
 
-def _bad_id_route(plan: TrafficPlan, paths: str) -> JSON:
+def _unitless(plan: TrafficPlan, paths: _Paths) -> JSON:
+    match = {**paths.predictions, "headers": [_POST]}
+    return _stable_route(plan, match, paths, counted=True)
+
+
+def _stable_route(plan: TrafficPlan, match: JSON, paths: _Paths, *, counted: bool = False) -> JSON:
+    cluster = cluster_name(plan.model, plan.stable.version)
+    return {
+        "match": match,
+        **_common(plan, counted=counted, arm=plan.stable),
+        "route": {**_action(plan), **paths.rewrite, "cluster": cluster},
+    }
+
+
+def _bad_id_route(plan: TrafficPlan, paths: _Paths) -> JSON:
     bad = {"name": "x-inference-id", "string_match": _regex(INFERENCE_ID), "invert_match": True}
     return {
-        "match": {"safe_regex": _pattern(paths), "headers": [bad]},
+        "match": {**paths.all, "headers": [bad]},
         "metadata": {"filter_metadata": {"fairlead": {"model": plan.model}}},
         "response_headers_to_add": [_set("x-inference-id", "%UNIQUE_ID%"), *_rollout_id(plan)],
         "direct_response": {"status": 400},
     }
+
+
+def _unknown() -> JSON:
+    typed = {"@type": f"{_TYPE}config.route.v3.Route", **_unknown_route()}
+    return {"action": {"name": "unknown", "typed_config": typed}}
 
 
 def _unknown_route() -> JSON:
@@ -403,10 +472,6 @@ def _action(plan: TrafficPlan) -> JSON:
     return {
         "timeout": f"{max(plan.timeout, 0.001):.3f}s",
         "idle_timeout": "0s",  # The timeout above is the one that counts.
-        "regex_rewrite": {
-            "pattern": _pattern(f"^/models/{plan.model}/"),
-            "substitution": "/",
-        },
         "retry_policy": _retry_policy(plan),
         "request_mirror_policies": [
             {
