@@ -1,7 +1,8 @@
 """A namespace full of ServedModels whose first version already serves.
 
-Pods are never scheduled: a scheduler of their name does not exist. So that versions count as
-serving all the same, the bench writes what a kubelet would say into the pods' status.
+It is what a controller finds that takes over from another: objects and status are there. Pods are
+never scheduled: a scheduler of their name does not exist. So that versions count as serving all
+the same, the bench writes what a kubelet would say into the pods' status.
 """
 
 import socket
@@ -19,8 +20,11 @@ from kubernetes.client.exceptions import ApiException
 
 from fairlead_rollout.adapters.crd import build_crd
 from fairlead_rollout.adapters.k8s.api import KubeApi
+from fairlead_rollout.adapters.k8s.cluster import KubernetesCluster
+from fairlead_rollout.adapters.k8s.store import served_model as read_served_model
 from fairlead_rollout.adapters.schema import read_spec
-from fairlead_rollout.domain.errors import FairleadError
+from fairlead_rollout.domain.errors import ConflictError, FairleadError, UnavailableError
+from fairlead_rollout.domain.platform import ServingSettings
 from fairlead_rollout.domain.status import Condition, Status, to_document
 from fairlead_rollout.domain.summary import summary_of
 from fairlead_rollout.domain.traffic import build_plan, plan_digest
@@ -31,6 +35,9 @@ NO_SCHEDULER = "fairlead-bench"
 SERVICE = "agents"
 LEASE = "controller"
 THREADS = 8
+TIMEOUT = (10.0, 60.0)  # seconds; a bench is in no hurry
+PODS = 1_800.0  # seconds until Kubernetes has made the pods of all
+ATTEMPTS = 20
 NOT_FOUND, CONFLICT = 404, 409
 
 
@@ -80,27 +87,38 @@ class Estate:
     @property
     def api(self) -> KubeApi:
         """Return the API server as documents."""
-        return KubeApi(self.connection)
+        return KubeApi(self.connection, TIMEOUT)
 
-    def build(self, count: int, agent_port: int) -> None:
+    def build(self, count: int, agent_port: int, serving: ServingSettings) -> None:
         """Make the namespace, the CRD where there is none, the agents' address, the models."""
         self._install_crd()
         client.CoreV1Api(self.connection).create_namespace(
             {"metadata": {"name": self.namespace, "labels": {"fairlead.dev/bench": "true"}}}
         )
         self._name_agents(agent_port)
-        _each(self._make, range(count))
+        versions = KubernetesCluster(self.api, serving)
+        _each(lambda number: self._make(number, versions), range(count))
+        wait_for(lambda: self.wake_pods() == count, PODS, f"{count} pods to be made", every=10)
+        wait_for(self._all_available, PODS, "Kubernetes to see the pods ready", every=10)
 
     def digests(self) -> dict[str, str]:
         """Return the digest of every model's plan, as an agent would read it."""
         made = self.api.list("ServedModel", self.namespace, {})
         return {d["metadata"]["name"]: plan_digest(d["status"]["traffic"]) for d in made}
 
-    def _make(self, number: int) -> None:
-        made = self.api.create(served_model(self.namespace, number))
+    def _make(self, number: int, versions: KubernetesCluster) -> None:
+        document = served_model(self.namespace, number)
+        _insist(lambda: self.api.create(document))
+        name = document["metadata"]["name"]
+        made = _insist(lambda: self.api.get("ServedModel", self.namespace, name))
+        _insist(lambda: versions.ensure(read_served_model(made), "1", 1))
         status = status_of(made)
-        document = {**to_document(status), "summary": to_document(summary_of(status))}
-        self.api.replace({**made, "status": document}, "status")
+        written = {**to_document(status), "summary": to_document(summary_of(status))}
+        _insist(lambda: self.api.replace({**made, "status": written}, "status"))
+
+    def _all_available(self) -> bool:
+        found = self.api.list("Deployment", self.namespace, {})
+        return all(d.get("status", {}).get("readyReplicas") == 1 for d in found)
 
     def _install_crd(self) -> None:
         extensions = client.ApiextensionsV1Api(self.connection)
@@ -140,7 +158,7 @@ class Estate:
         )
 
     def wake_pods(self) -> int:
-        """Turn every pod ready that is not; return how many there are."""
+        """Turn every pod ready that is not; return how many are so at last."""
         pods = self.api.list("Pod", self.namespace, {"fairlead.dev/version": "1"})
         _each(self._wake, [pod for pod in pods if pod["status"].get("phase") != "Running"])
         return len(pods)
@@ -157,13 +175,7 @@ class Estate:
         }
         ready = {"type": "Ready", "status": "True", "lastTransitionTime": now}
         status = {"phase": "Running", "conditions": [ready], "containerStatuses": [server]}
-        client.CoreV1Api(self.connection).patch_namespaced_pod_status(
-            pod["metadata"]["name"], self.namespace, {"status": status}
-        )
-
-    def statuses(self) -> list[Document]:
-        """Return the status of every ServedModel."""
-        return [d.get("status", {}) for d in self.api.list("ServedModel", self.namespace, {})]
+        self.api.replace({**pod, "apiVersion": "v1", "kind": "Pod", "status": status}, "status")
 
     def candidate(self, number: int) -> str | None:
         """Return the version of a ServedModel that is on trial."""
@@ -217,10 +229,29 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str, every: flo
         SystemExit: It is not so in time.
     """
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not _is_so(condition):
         if time.monotonic() > deadline:
             raise SystemExit(f"waited {seconds:g} s for {what}")
         time.sleep(every)
+
+
+def _insist(call: Callable[[], Any]) -> Any:
+    """Call until a busy API server answers; what is there already was made by an earlier try."""
+    for _ in range(ATTEMPTS):
+        try:
+            return call()
+        except ConflictError:
+            return None
+        except UnavailableError:
+            time.sleep(1)
+    raise SystemExit(f"the API server did not answer {ATTEMPTS} times in a row")
+
+
+def _is_so(condition: Callable[[], Any]) -> bool:
+    try:
+        return bool(condition())
+    except (ConflictError, UnavailableError):  # a busy API server is asked again
+        return False
 
 
 def _each(work: Callable[[Any], Any], items: Iterable[Any]) -> None:

@@ -110,6 +110,11 @@ def experiments(method: str, path: str) -> Any:
     return {"rollouts": []} if path == "/v1/rollouts" else {}
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: who asked was killed, as the bench does with a controller."""
+
+
 def serve(answer: Answer, host: str = "127.0.0.1") -> int:
     """Serve in a thread of its own; return the port."""
 
@@ -132,6 +137,6 @@ def serve(answer: Answer, host: str = "127.0.0.1") -> int:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the base's name
             """Say nothing: there are thousands of requests."""
 
-    server = ThreadingHTTPServer((host, 0), Handler)
+    server = _Server((host, 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return int(server.server_address[1])
