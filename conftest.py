@@ -15,7 +15,7 @@ settings.register_profile("fairlead", deadline=None)
 settings.load_profile("fairlead")
 
 # Longest first: the last group to start should be a short one.
-TOGETHER = ("tests/local/", "services/training/tests/", "services/serving/tests/")
+TOGETHER = ("tests/local/", "tests/load/", "services/training/tests/", "services/serving/tests/")
 
 
 class ByFolder(LoadScopeScheduling):

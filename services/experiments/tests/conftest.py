@@ -190,6 +190,7 @@ def record() -> Callable[..., dict[str, Any]]:
             "model": "flight-delay",
             "stable": "3",
             "candidate": "4",
+            "registeredModel": "Flight Delay (EU)",
             "startedAt": "2026-01-01T00:00:00Z",
             "decidedAt": None,
             "state": "running",

@@ -637,3 +637,24 @@ def _set_uid(world: World, uid: str) -> None:
     document = read_json(path)
     document["metadata"]["uid"] = uid
     write_json(path, document)
+
+
+def test_records_of_another_registered_model_are_not_believed(
+    make_world: Callable[..., World], build_manifest: Callable[..., Any]
+) -> None:
+    """Version 2 of another registered model was aborted: ours is not thought settled by it."""
+    world = make_world(build_manifest())
+    record = {
+        "model": "flight-delay",
+        "registeredModel": "somebody else's",
+        "stable": "7",
+        "candidate": "2",
+        "startedAt": "2025-12-31T00:00:00Z",
+        "decidedAt": "2025-12-31T01:00:00Z",
+        "state": "aborted",
+        "reason": "worse",
+        "steps": [],
+    }
+    world.records_["theirs"] = record
+    world.run_until(lambda: world.status.stable is not None)
+    assert (world.status.stable, world.status.attempts, world.status.settled) == ("1", 0, None)

@@ -9,6 +9,7 @@ from fairlead_rollout.domain import conditions
 from fairlead_rollout.domain.actions import Action, EmitEvent, EnsureWorkload, RemoveWorkload
 from fairlead_rollout.domain.decide import SOON, decide
 from fairlead_rollout.domain.errors import NotFoundError, NotLookedYetError, UnavailableError
+from fairlead_rollout.domain.rebuild import records_of
 from fairlead_rollout.domain.snapshot import Analysis, Snapshot
 from fairlead_rollout.domain.spec import ServedModelSpec
 from fairlead_rollout.domain.status import ConditionType, Status, Writeback
@@ -78,6 +79,7 @@ def gather(served: ServedModel, spec: ServedModelSpec, ports: Ports) -> Snapshot
         records = ports.experiments.records(served.name)
         if records is None:
             return Obstacle(conditions.experiments_away(ports.experiments.problem))
+        records = records_of(records, spec)
     try:
         registry = ports.registry.view(spec)
     except NotLookedYetError:

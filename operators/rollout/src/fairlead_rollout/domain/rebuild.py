@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from fairlead_rollout.domain.snapshot import Snapshot
+from fairlead_rollout.domain.spec import ServedModelSpec
 from fairlead_rollout.domain.status import Rollout, RolloutState, Status, parse_time, with_history
 from fairlead_rollout.domain.writebacks import record_of
 
@@ -23,6 +24,17 @@ def rebuild_status(snapshot: Snapshot) -> Status:
     if status.stable is None:
         return replace(status, stable=_serving_version(snapshot))
     return _resume(status, snapshot)
+
+
+def records_of(
+    records: tuple[Mapping[str, Any], ...], spec: ServedModelSpec
+) -> tuple[Mapping[str, Any], ...]:
+    """Return the records of rollouts of the spec's registered model.
+
+    An earlier ServedModel of the same name may have served another one; its versions' numbers mean
+    other versions.
+    """
+    return tuple(r for r in records if r.get("registeredModel") in {None, spec.model})
 
 
 def _replay(status: Status, rollout: Rollout) -> Status:

@@ -15,6 +15,7 @@ def record_of(name: str, spec: ServedModelSpec, rollout: Rollout) -> Writeback:
     """Build the experiments service's record of a rollout."""
     content = {
         "model": name,
+        "registeredModel": spec.model,
         "stable": rollout.baseline,
         "candidate": rollout.candidate,
         "startedAt": format_time(rollout.started_at),

@@ -169,7 +169,11 @@ def _serve(answer: Callable[[str], tuple[int, bytes]]) -> ThreadingHTTPServer:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the base's name
             del format, args  # a probe every few seconds is no news
 
-    server = ThreadingHTTPServer(("0.0.0.0", PORT), Handler)  # noqa: S104 -- the pod's address
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            del request, client_address  # a probe that gave up waiting is no news
+
+    server = Server(("0.0.0.0", PORT), Handler)  # noqa: S104 -- the pod's address
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 

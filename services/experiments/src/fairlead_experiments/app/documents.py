@@ -25,6 +25,7 @@ def build_rollout(rollout: Rollout) -> dict[str, object]:
     return {
         "id": rollout.id,
         "model": rollout.model,
+        "registeredModel": rollout.registered_model,
         "stable": rollout.stable,
         "candidate": rollout.candidate,
         "startedAt": timestamp(rollout.started_at),

@@ -46,7 +46,7 @@ _TIME = re.compile(
 )
 _MISSING = object()
 _STEPS, _CODES, _ATTEMPTS, _SLOWEST = 999, range(100, 600), 1000, 1e9
-_UNIT, _VERSION, _REASON = 256, 64, 5000
+_UNIT, _VERSION, _REASON, _REGISTERED_MODEL = 256, 64, 5000, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +160,7 @@ def _rollout(rollout_id: str, document: Item) -> Rollout:
         objective=_objective(_part(fields, "objective")),
         errors=_errors(_part(guarded, "errors", "guardrails.")),
         latency=_latency(_part(guarded, "latency", "guardrails.")),
+        registered_model=_optional_text(fields, "registeredModel", _REGISTERED_MODEL),
     )
 
 

@@ -109,6 +109,7 @@ class Rollout:
     objective: Objective | None
     errors: ErrorGuardrail | None
     latency: LatencyGuardrail | None
+    registered_model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

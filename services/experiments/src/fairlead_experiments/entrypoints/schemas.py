@@ -153,6 +153,7 @@ class GuardrailsBody(BaseModel):
 
 _RECORD: dict[str, Any] = {
     "model": "flight-delay",
+    "registeredModel": "Flight Delay (EU)",
     "stable": "3",
     "candidate": "4",
     "startedAt": "2026-01-01T00:00:00Z",
@@ -175,6 +176,7 @@ class RolloutRecord(BaseModel):
 
     model_config = _example(**_RECORD)
     model: str = Field(max_length=63)
+    registeredModel: str | None = Field(default=None, max_length=256)
     stable: str = Field(max_length=64)
     candidate: str = Field(max_length=64)
     startedAt: str = Field(json_schema_extra={"format": "date-time"})
