@@ -179,3 +179,13 @@ def test_a_candidate_is_scaled_before_it_gets_the_traffic(scaled: World) -> None
     assert (scaled.weight, scaled.status.stable) == (1_000, "1")
     scaled.workloads = seen
     scaled.run_until(lambda: scaled.status.stable == "2")
+
+
+def test_a_rollback_finds_the_kept_version_as_large_as_it_was(
+    keeping: Callable[..., World],
+) -> None:
+    """The kept version is not scaled down to a trial's size, to be scaled up again after it."""
+    world = keeping({"versions": 1, "for": "1h"}, promoted=2)
+    world.production = "1"
+    world.run_until(lambda: world.weight == 1_000)
+    assert {w.version: w.wanted for w in world.running} == {"1": 2, "2": 2}

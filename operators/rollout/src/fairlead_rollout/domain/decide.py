@@ -561,7 +561,10 @@ def _wanted_workloads(snapshot: Snapshot, status: Status) -> dict[str, int]:
     rollout = status.rollout
     if rollout is not None and rollout.is_active:
         full = _full_replicas(snapshot, status)
-        wanted[rollout.candidate] = full if rollout.promoting else _trial_replicas(snapshot.spec)
+        there = snapshot.workload(rollout.candidate)
+        kept = min(full, there.wanted) if there else 0  # of a version that was stable lately
+        trial = max(_trial_replicas(snapshot.spec), kept)
+        wanted[rollout.candidate] = full if rollout.promoting else trial
     wanted[status.stable] = snapshot.spec.replicas
     return wanted
 
