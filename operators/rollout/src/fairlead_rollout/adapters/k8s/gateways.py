@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 ASK_EVERY = timedelta(milliseconds=250)
 ASK_WHEN_IDLE = timedelta(seconds=2)
+PEACE = 5  # times as long as a look took
 SERVICE_NAME = "kubernetes.io/service-name"
 Models = Mapping[str, Mapping[str, Any]]
 
@@ -50,13 +52,16 @@ class GatewayReplicas:
     def run(self, stop: threading.Event) -> None:
         """Look until told to stop; more often while somebody waits for an answer."""
         while not stop.is_set():
+            started = time.monotonic()
             try:
                 self.look()
             except FairleadError as error:
                 log.warning("the gateway's replicas cannot be listed: %s", error)
             except Exception:  # the next look may be better; without one nothing moves any more
                 log.exception("the gateway's replicas cannot be looked at")
-            stop.wait(ASK_EVERY.total_seconds())
+            # With a thousand models an answer costs an agent 0.2 s: it is left in peace for longer.
+            took = time.monotonic() - started
+            stop.wait(max(ASK_EVERY.total_seconds(), PEACE * took))
             if not self._look.asked.wait((ASK_WHEN_IDLE - ASK_EVERY).total_seconds()):
                 continue
             self._look.asked.clear()
