@@ -191,3 +191,21 @@ def test_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("")
     with pytest.raises(CannotFetchError, match="cannot be written to the cache"):
         _fetch(NOBODY, tmp_path / "cache", ModelVersion("flights", "1"))
+
+
+def test_an_artifact_store_that_is_away_is_told_from_the_registry(tmp_path: Path) -> None:
+    """Where MLflow answers and its artifact store does not, the sentence says so, and soon."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if "mlflow-artifacts" in request.url.path:
+            raise httpx.ReadTimeout("no byte came", request=request)
+        if request.url.path.endswith("get-download-uri"):
+            return httpx.Response(200, json={"artifact_uri": "mlflow-artifacts:/0/a/model"})
+        return httpx.Response(200, json={"model_version": {"tags": []}})
+
+    with Registry("http://mlflow.test:5000", tmp_path) as registry:
+        assert (registry._client.timeout.read or 0) <= 15
+        transport = httpx.MockTransport(answer)
+        registry._client = httpx.Client(base_url="http://mlflow.test:5000", transport=transport)
+        with pytest.raises(CannotFetchError, match=r"mlflow\.test:5000.*artifact store.*Timeout"):
+            registry.fetch(ModelVersion("flights", "2"))

@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 _API = "/api/2.0/mlflow"
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 _MARKER = "fairlead-complete.json"
+_TIMEOUT = httpx.Timeout(15.0, connect=5.0)  # without a byte; what is away is told within 30 s
 _NEVER = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
 
 
@@ -41,7 +42,7 @@ class Registry:
         self._client = httpx.Client(
             base_url=self._uri,
             auth=_credentials(),
-            timeout=httpx.Timeout(30.0, connect=5.0),
+            timeout=_TIMEOUT,
             follow_redirects=True,
         )
 
@@ -164,13 +165,13 @@ class Registry:
                     for chunk in response.iter_bytes():
                         file.write(chunk)
         except httpx.HTTPError as error:
-            raise CannotFetchError(self._away(error)) from error
+            raise CannotFetchError(self._away(_ARTIFACTS, error)) from error
 
     def _get(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
         try:
             response = self._client.get(path, params=dict(query))
         except httpx.HTTPError as error:
-            raise CannotFetchError(self._away(error)) from error
+            raise CannotFetchError(self._away(path, error)) from error
         if not response.is_success:
             raise _failure(response)
         try:
@@ -179,8 +180,13 @@ class Registry:
             raise CannotFetchError("The registry's answer is not JSON.") from error
         return answer
 
-    def _away(self, error: httpx.HTTPError) -> str:
+    def _away(self, path: str, error: httpx.HTTPError) -> str:
         host = urlsplit(self._uri).netloc.rpartition("@")[2]
+        if path == _ARTIFACTS and not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            return (
+                f"The registry at {host} answers, but gets nothing from its artifact store: "
+                f"{type(error).__name__}."
+            )
         return f"The registry at {host} cannot be reached: {type(error).__name__}."
 
 
