@@ -45,11 +45,6 @@ FAILED = pytest.StashKey[bool]()
 TIMEOUT = 900  # seconds of one test, the installation included
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
-    config.addinivalue_line("markers", "cluster: needs a Kubernetes cluster; `make e2e` runs it.")
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark our tests, put them in order, note which namespaces they need; skip them unless asked."""
