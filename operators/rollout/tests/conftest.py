@@ -19,7 +19,7 @@ from fairlead_rollout.adapters.home import Home
 from fairlead_rollout.app.ports import Ports, ServedModel
 from fairlead_rollout.app.reconcile import reconcile
 from fairlead_rollout.domain.actions import EmitEvent
-from fairlead_rollout.domain.errors import NotFoundError, UnavailableError
+from fairlead_rollout.domain.errors import NotFoundError, RefusedError, UnavailableError
 from fairlead_rollout.domain.names import workload_name
 from fairlead_rollout.domain.snapshot import (
     Analysis,
@@ -86,6 +86,7 @@ class World:
     tags: dict[str, dict[str, str]] = field(default_factory=dict)
     reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     routed: Mapping[str, Any] | None = None
+    refused: dict[str, str] = field(default_factory=dict)
     is_held: bool = False
     deleted_at: datetime | None = None
     writes: int = 0
@@ -246,6 +247,8 @@ class World:
     def ensure(self, served: ServedModel, version: str, replicas: int) -> None:
         """See Cluster."""
         assert served.spec is not None
+        if version in self.refused:
+            raise RefusedError(self.refused[version])
         workload = workload_name(served.name, served.spec.model, version)
         before = read_json(self.home.workloads / workload / "spec.json")
         if before is None or before["replicas"] != replicas:

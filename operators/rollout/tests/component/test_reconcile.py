@@ -658,3 +658,18 @@ def test_records_of_another_registered_model_are_not_believed(
     world.records_["theirs"] = record
     world.run_until(lambda: world.status.stable is not None)
     assert (world.status.stable, world.status.attempts, world.status.settled) == ("1", 0, None)
+
+
+def test_a_refused_object_is_told_and_stops_nothing_else(on_trial: World) -> None:
+    """The API server will not have the candidate's pods: Stalled says why, an abort still works."""
+    on_trial.refused["2"] = 'Deployment "x" is invalid: volumeMounts[2].name: Not found: "nowhere"'
+    on_trial.run(3)
+    stalled = on_trial.status.condition(ConditionType.STALLED)
+    assert stalled is not None
+    assert "volumeMounts[2].name" in stalled.message
+    assert reasons(on_trial).count("InvalidSpec") == 1
+    on_trial.ask(Verb.ABORT)
+    on_trial.run_until(lambda: on_trial.rollout.state is RolloutState.ABORTED)
+    assert on_trial.weight == 0
+    on_trial.run(3)
+    assert on_trial.status.condition(ConditionType.STALLED) is None

@@ -8,7 +8,13 @@ from fairlead_rollout.app.ports import Ports, ServedModel
 from fairlead_rollout.domain import conditions
 from fairlead_rollout.domain.actions import Action, EmitEvent, EnsureWorkload, RemoveWorkload
 from fairlead_rollout.domain.decide import SOON, decide
-from fairlead_rollout.domain.errors import NotFoundError, NotLookedYetError, UnavailableError
+from fairlead_rollout.domain.errors import (
+    NotFoundError,
+    NotLookedYetError,
+    RefusedError,
+    UnavailableError,
+)
+from fairlead_rollout.domain.reasons import Reason
 from fairlead_rollout.domain.rebuild import records_of
 from fairlead_rollout.domain.snapshot import Analysis, Snapshot
 from fairlead_rollout.domain.spec import ServedModelSpec
@@ -45,14 +51,18 @@ def reconcile(key: str, ports: Ports) -> timedelta | None:
     if isinstance(snapshot, Obstacle):
         return _wait(served, snapshot, ports)
     decision = decide(snapshot, ports.clock.now())
-    for action in decision.actions:
-        apply(action, served, ports)
+    refusal = _apply_all(decision.actions, served, ports)
     told = _tell(snapshot, ports) if decision.status.traffic == _traffic(snapshot) else ()
     left = tuple(item for item in decision.status.writeback if item not in told)
     status = replace(decision.status, writeback=left)
+    if refusal is not None:
+        seen = (ConditionType.STALLED, "True", Reason.INVALID_SPEC, refusal)
+        status = conditions.stalled(status, snapshot.status or Status(), seen, ports.clock.now())
     if status != snapshot.status:
         ports.store.write_status(key, status)
     _hold(served, status, ports)
+    if refusal is not None:
+        return AFTER_MENDING
     return min(decision.requeue_after, WRITEBACK_EVERY) if left else decision.requeue_after
 
 
@@ -132,6 +142,25 @@ def _rollout_to_analyse(status: Status | None, records: tuple[object, ...] | Non
         if rollout is not None and rollout.is_active and rollout.step is not None
         else None
     )
+
+
+def _apply_all(actions: tuple[Action, ...], served: ServedModel, ports: Ports) -> str | None:
+    """Carry out the actions, each by itself: one that is refused keeps no other from its turn.
+
+    Returns:
+        Why one was refused, or None.
+    """
+    refusal = None
+    for action in actions:
+        try:
+            apply(action, served, ports)
+        except RefusedError as error:
+            refusal = str(error)
+    if refusal is not None:
+        event = f"{served.uid}/{served.generation}/refused/{refusal}"
+        news = EmitEvent(id=event, type="Warning", reason=Reason.INVALID_SPEC, message=refusal)
+        ports.store.emit(served.key, news, ports.clock.now())
+    return refusal
 
 
 def apply(action: Action, served: ServedModel, ports: Ports) -> None:

@@ -50,6 +50,12 @@ def noted(status: Status, seen: Seen, generation: int, now: datetime) -> Status:
     return replace(status, conditions=conditions, observed_generation=generation)
 
 
+def stalled(status: Status, before: Status, seen: Seen, now: datetime) -> Status:
+    """Return a decided status with the trouble that carrying it out met."""
+    others = tuple(c for c in status.conditions if c.type != ConditionType.STALLED)
+    return replace(status, conditions=(*others, _carried_over(before, seen, now)))
+
+
 def registry_away(problem: str | None) -> Seen:
     """Word the outage of MLflow."""
     message = f"{problem or 'MLflow does not answer'}; traffic stays as it is"

@@ -5,6 +5,7 @@ FairleadError
 ├── InvalidSettingsError  a person must change the installation's settings
 ├── NotFoundError         there is no such thing
 ├── ConflictError         somebody else has changed it meanwhile
+├── RefusedError          another system will not have it as it is; a person must act
 ├── NotLookedYetError     another system is about to be asked
 └── UnavailableError      another system does not answer; trying again may help
 """
@@ -28,6 +29,10 @@ class NotFoundError(FairleadError):
 
 class ConflictError(FairleadError):
     """Somebody else has changed it meanwhile; look again."""
+
+
+class RefusedError(FairleadError):
+    """Another system will not have it as it is; the message says what a person must mend."""
 
 
 class NotLookedYetError(FairleadError):

@@ -18,6 +18,7 @@ from fairlead_rollout.domain.errors import (
     ConflictError,
     FairleadError,
     NotFoundError,
+    RefusedError,
     UnavailableError,
 )
 
@@ -191,7 +192,11 @@ def _translated(error: ApiException, what: str) -> FairleadError:
 
 def _refused(status: int, body: Any, what: str) -> FairleadError:
     message = f"{what}: {status} {_message(body)}".rstrip()
-    kinds: Mapping[int, type[FairleadError]] = {404: NotFoundError, 409: ConflictError}
+    kinds: Mapping[int, type[FairleadError]] = {
+        **dict.fromkeys((400, 403, 422), RefusedError),
+        404: NotFoundError,
+        409: ConflictError,
+    }
     if status == _TOO_MANY or status >= _SERVER_ERROR or not status:
         return UnavailableError(message)
     return kinds.get(status, FairleadError)(message)
