@@ -7,7 +7,6 @@ after all these namespaces.
 import re
 import shutil
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fairlead_e2e.dump import dump
 from fairlead_e2e.kube import Kube
 from fairlead_e2e.platform import Platform, owns_crd, remove_namespaces
-from fairlead_e2e.served import Served
+from fairlead_e2e.served import Served, unique
 from fairlead_e2e.settings import ROOT, SWITCH, Settings, is_wanted, read_settings
 from fairlead_e2e.waiting import Stopwatch
 
@@ -167,8 +166,7 @@ def serve(
 
     def make(spec: dict[str, Any] | None = None, versions: int = 2, **behaviour: Any) -> Served:
         name = _name(request.node)
-        model = f"E2E (ü) {name} {uuid.uuid4().hex[:6]}"  # its versions begin at 1
-        served = Served(platform=platform, namespace=team, name=name, model=model)
+        served = Served(platform=platform, namespace=team, name=name, model=unique(name))
         made.append(served)
         served.remove()  # what a run before has left for a look
         for number in range(1, versions + 1):

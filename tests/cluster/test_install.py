@@ -5,7 +5,7 @@ from collections.abc import Callable
 from fairlead_e2e.helm import check, install, uninstall
 from fairlead_e2e.kube import Document
 from fairlead_e2e.platform import Platform
-from fairlead_e2e.served import Served
+from fairlead_e2e.served import Served, unique
 from fairlead_e2e.waiting import Stopwatch
 
 FIVE_MINUTES = 300.0
@@ -20,10 +20,10 @@ def test_install_to_first_prediction(
     """Given an empty cluster and the images, the first prediction comes within five minutes."""
     _, clock = installed
     # Given a version in Production
-    served = Served(platform=platform, namespace=team, name="first", model="First model")
+    served = Served(platform=platform, namespace=team, name="first", model=unique("First model"))
     served.promote(served.register(1))
     # When a data scientist installs the chart of the model
-    install("first", "model", team, _values(platform))
+    install("first", "model", team, _values(platform, served.model))
     served.await_serving("1")
     with served.load() as load:
         seconds = clock.seconds
@@ -39,10 +39,10 @@ def test_install_to_first_prediction(
     uninstall("first", team)
 
 
-def _values(platform: Platform) -> Document:
+def _values(platform: Platform, model: str) -> Document:
     """Return what a data scientist writes, in an air-gapped cluster with its own names."""
     return {
-        "model": "First model",
+        "model": model,
         "test": {
             "gatewayUrl": platform.gateway_url,
             "payload": {"dataframe_split": {"columns": ["x"], "data": [[1.0]]}},

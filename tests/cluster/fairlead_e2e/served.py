@@ -221,3 +221,8 @@ class Served:
             f"{self.namespace}/{self.name} and its pods are gone",
             self.told,
         )
+
+
+def unique(name: str) -> str:
+    """Return a registered model's name that no run before has used: its versions begin at 1."""
+    return f"E2E (ü) {name} {uuid.uuid4().hex[:6]}"
