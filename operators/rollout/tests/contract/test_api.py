@@ -19,6 +19,7 @@ from fairlead_rollout.domain.errors import (
     ConflictError,
     FairleadError,
     NotFoundError,
+    RefusedError,
     UnavailableError,
 )
 
@@ -119,10 +120,10 @@ def document() -> Document:
     ("status", "error"),
     [
         (401, FairleadError),
-        (403, FairleadError),
+        (403, RefusedError),
         (404, NotFoundError),
         (409, ConflictError),
-        (422, FairleadError),
+        (422, RefusedError),
         (429, UnavailableError),
         (500, UnavailableError),
         (503, UnavailableError),
