@@ -82,6 +82,9 @@ postgresql+psycopg2://mlflow@{{ include "mlflow.postgresql.host" . }}:5432/mlflo
 - name: AWS_DEFAULT_REGION
   value: {{ . | quote }}
 {{- end }}
+# Five attempts would keep a caller waiting for the whole outage; serving pods ask again themselves.
+- name: AWS_MAX_ATTEMPTS
+  value: "2"
 {{- with include "mlflow.s3Secret" . }}
 - name: AWS_ACCESS_KEY_ID
   valueFrom:

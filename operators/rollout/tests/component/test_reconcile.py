@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fairlead_rollout.domain.snapshot import Verb, Verdict
+from fairlead_rollout.domain.snapshot import FETCH_FAILED, Verb, Verdict
 from fairlead_rollout.domain.status import ConditionType, RolloutState, Status
 
 World = Any
@@ -525,6 +525,31 @@ def test_an_outage_and_every_pause_are_events(on_trial: World) -> None:
     on_trial.run(5)
     assert reasons(on_trial).count("Paused") == 2
     assert reasons(on_trial).count("RegistryUnreachable") == 1
+
+
+def test_why_a_version_does_not_start_is_told_once_for_each_cause(serving: World) -> None:
+    """A version that waits for what is away says so in an event, not in its condition alone."""
+    serving.production = "2"
+    serving.broken["2"] = (FETCH_FAILED, "the artifact store does not answer")
+    serving.run(5, every=1)
+    serving.broken["2"] = (FETCH_FAILED, "MLflow does not answer")
+    serving.run(5, every=1)
+    told = [e for e in serving.store_.events("flight-delay") if e["reason"] == "StartingCandidate"]
+    assert [(e["type"], e["message"]) for e in told] == [
+        ("Normal", "version 2 is starting"),
+        ("Warning", "version 2 is starting: the artifact store does not answer"),
+        ("Warning", "version 2 is starting: MLflow does not answer"),
+    ]
+
+
+def test_a_step_that_holds_writes_nothing(on_trial: World) -> None:
+    """Time that passes is no news: a thousand rollouts must not write a thousand times a second."""
+    on_trial.run_until(lambda: on_trial.rollout.step_started_at is not None)
+    on_trial.run(3, every=1)
+    before = on_trial.writes
+    on_trial.run(5, every=1)
+    assert on_trial.status.condition(ConditionType.PROGRESSING).reason == "StepHolding"
+    assert on_trial.writes == before
 
 
 def test_one_broken_model_does_not_stop_the_others(serving: World) -> None:

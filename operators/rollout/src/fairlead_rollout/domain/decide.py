@@ -43,6 +43,9 @@ IDLE = timedelta(seconds=2)  # as often as the registry is polled
 RETIRE_AFTER = timedelta(seconds=5)  # at least; requests under way have ended by then
 ROLLOUTS = uuid5(NAMESPACE_URL, "https://fairlead.dev/rollouts")
 
+STARTING = frozenset({Reason.STARTING_FIRST_VERSION, Reason.STARTING_CANDIDATE})
+TOLD_BY = frozenset({ConditionType.READY, ConditionType.PROGRESSING})  # the pass's own message
+
 Check = Callable[[Context], Ruling | None]
 
 
@@ -624,7 +627,7 @@ def _until_removal(status: Status, context: Context) -> timedelta:
 
 
 def _events(status: Status, context: Context, ruling: Ruling) -> tuple[Action, ...]:
-    """Tell people of a change of reason or of step, once."""
+    """Tell people of a change of reason, of step or of why a version does not start, once."""
     before = context.snapshot.status
     outages = tuple(_outages(before or Status(), status, context))
     if outages:
@@ -633,9 +636,17 @@ def _events(status: Status, context: Context, ruling: Ruling) -> tuple[Action, .
         return ()
     rollout = status.rollout.id if status.rollout else context.snapshot.uid
     step = status.rollout.step if status.rollout else None
-    stalled = ruling.reason in conditions.STALLING or ruling.reason in conditions.AGAINST
     event = f"{rollout}/{step}/{status.attempts}/{status.handled_request}/{ruling.reason}"
-    return (_event(event, ruling.reason, ruling.message, is_warning=stalled),)
+    if ruling.reason in STARTING:
+        event += f"/{ruling.message}"  # one for each cause
+    return (_event(event, ruling.reason, ruling.message, is_warning=_is_bad(ruling, context)),)
+
+
+def _is_bad(ruling: Ruling, context: Context) -> bool:
+    if ruling.reason not in STARTING:
+        return ruling.reason in conditions.STALLING | conditions.AGAINST
+    workload = context.snapshot.workload(ruling.status.production)
+    return workload is not None and workload.failure is not None
 
 
 def _outages(before: Status, status: Status, context: Context) -> Iterable[Action]:
@@ -662,6 +673,7 @@ def _headline(status: Status) -> tuple[object, ...]:
     return (
         status.stable,
         rollout and (rollout.id, rollout.state, rollout.step, rollout.reason),
+        {c.message for c in status.conditions if c.reason in STARTING and c.type in TOLD_BY},
         *(status.condition(trouble) is not None for trouble in troubles),
     )
 
@@ -698,4 +710,5 @@ def _held(context: Context, rollout: Rollout) -> str:
     weight = _percent(context.spec.rollout.steps[rollout.step or 0].weight)
     if remaining is None:
         return f"{weight} until the objective has decided"
-    return f"{weight} for another {format_duration(remaining)}"
+    # Not how long: a message that changes with every pass would be a write with every pass.
+    return f"{weight} until {context.now + remaining:%Y-%m-%d %H:%M:%S} UTC at least"
