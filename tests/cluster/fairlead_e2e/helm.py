@@ -45,5 +45,5 @@ def uninstall(release: str, namespace: str) -> None:
 
 
 def check(release: str, namespace: str) -> str:
-    """Run a release's own tests."""
-    return helm("test", release, "--namespace", namespace, "--logs", "--timeout", "3m")
+    """Run a release's own tests, which print their logs and leave no pod."""
+    return helm("test", release, "--namespace", namespace, "--timeout", "3m")
