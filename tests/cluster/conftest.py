@@ -35,6 +35,7 @@ ORDER = (
     "test_scaling",
     "test_upgrade",
     "test_teams",
+    "test_mlflow",
     "test_nodes",
 )
 OURS = {"fairlead.dev/e2e": "true"}
