@@ -61,8 +61,3 @@ def iris(gateway: Gateway) -> Gateway:
     gateway.upstream("4")
     gateway.apply(plan())
     return gateway
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Name the marker of tests that need a cluster."""
-    config.addinivalue_line("markers", "cluster: needs the cluster the kubeconfig leads to.")

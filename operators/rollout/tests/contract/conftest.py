@@ -23,11 +23,6 @@ Document = dict[str, Any]
 Place = tuple[str, str, str]  # kind, namespace, name
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Name the marker where this folder's tests run alone."""
-    config.addinivalue_line("markers", "cluster: needs a real cluster, and FAIRLEAD_E2E=1.")
-
-
 class FakeKube:
     """The API server as `KubeApi` shows it, in memory."""
 
