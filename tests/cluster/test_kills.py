@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
-from fairlead_e2e.faults import await_restarted, kill
+from fairlead_e2e.faults import await_replaced, await_restarted, kill
 from fairlead_e2e.kube import Document
 from fairlead_e2e.load import Load, Report
 from fairlead_e2e.platform import CONTROLLER, GATEWAY, Platform
@@ -82,9 +83,11 @@ def test_gateways_deleted_in_turn(serve: Serve, platform: Platform) -> None:
     served = serve(HELD)
     with served.load() as load:
         rollout = hold_at_half(served)
-        for pod in platform.pods(GATEWAY):
+        ready = partial(platform.ready_pods, GATEWAY)
+        before = ready()
+        for pod in before:
             platform.kube.delete("Pod", platform.name, pod["metadata"]["name"])
-            platform.kube.await_rolled_out("Deployment", platform.name, "fairlead-gateway")
+            await_replaced(ready, before, pod)
             load.await_sent(60)
         finish(served, load, rollout)
     served.assert_unnoticed(load.report)
@@ -113,8 +116,9 @@ def test_model_pod_gone(serve: Serve, platform: Platform, version: str) -> None:
         rollout = hold_at_half(served)
         # When a pod is deleted with grace
         before = served.ready_pods(version)
-        platform.kube.delete("Pod", served.namespace, _oldest(before)["metadata"]["name"])
-        _await_replaced(served, version, before)
+        first = _oldest(before)
+        platform.kube.delete("Pod", served.namespace, first["metadata"]["name"])
+        await_replaced(partial(served.ready_pods, version), before, first)
         load.await_sent(60)
         # ... and another one's process is killed
         second = _oldest(served.ready_pods(version))
@@ -127,13 +131,3 @@ def test_model_pod_gone(serve: Serve, platform: Platform, version: str) -> None:
 
 def _oldest(pods: list[Document]) -> Document:
     return min(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
-
-
-def _await_replaced(served: Served, version: str, before: list[Document]) -> None:
-    gone = _oldest(before)["metadata"]["uid"]
-
-    def replaced() -> bool:
-        ready = [pod["metadata"]["uid"] for pod in served.ready_pods(version)]
-        return gone not in ready and len(ready) == len(before)
-
-    wait_until(replaced, 90, f"the oldest pod of version {version} is replaced")

@@ -1,7 +1,7 @@
 """Breaking things."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from fairlead_e2e import pods
@@ -65,6 +65,22 @@ def await_restarted(kube: Kube, pod: Document, container: str, within: float = 9
         return restarts(found, container) > before and is_ready(found)
 
     wait_until(restarted, within, f"{metadata['name']} runs again")
+
+
+def await_replaced(
+    ready: Callable[[], list[Document]], before: list[Document], gone: Document
+) -> None:
+    """Wait until there are as many ready pods as before, and one of those is not among them.
+
+    A Deployment's own status tells of a deleted pod only after a while.
+    """
+    uid = gone["metadata"]["uid"]
+
+    def replaced() -> bool:
+        found = [pod["metadata"]["uid"] for pod in ready()]
+        return uid not in found and len(found) == len(before)
+
+    wait_until(replaced, 90, f"{gone['metadata']['name']} is replaced")
 
 
 @contextmanager
