@@ -1,8 +1,11 @@
 """No request fails while replicas die, plans change, and versions come and go."""
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
-from gateway_client import versions
-from gateway_lab import Served, answered, wait_for
+from gateway_client import Connection, versions
+from gateway_lab import Gateway, Served, answered, plan, wait_for
 
 
 def test_one_of_two_stable_replicas_is_killed(mortal: Served) -> None:
@@ -137,3 +140,32 @@ def test_a_new_unit_under_load(served: Served, unit: dict[str, str]) -> None:
 
     load.during(happening)
     assert load.failures == []
+
+
+def test_a_new_unit_breaks_no_long_request(gateway: Gateway) -> None:
+    """A request that takes longer than any drain goes on, whatever unit another model brings."""
+    gateway.upstream("3")
+    gateway.apply(plan(weight=None, timeout=30.0))
+    gateway.upstream("3", "other")
+    with ThreadPoolExecutor() as pool:
+        long = pool.submit(gateway.post, headers={"x-test-delay": "8"}, timeout=30)
+        wait_for(lambda: int(gateway.stat("http.gateway.downstream_rq_active")) > 0)
+        gateway.apply(plan("other", None, unit={"header": "x-other"}))
+        assert long.result().status_code == 200
+
+
+def test_kept_connections_are_closed_for_a_new_unit(served: Served) -> None:
+    """An answer on a connection from before says that it closes: the next one knows the unit."""
+    kept = Connection(lambda: served.gateway.port)
+
+    async def ask_before_and_after() -> list[str]:
+        before = await kept.ask(served.path, {})
+        await asyncio.to_thread(served.apply, 10_000, unit={"header": "x-newer"})
+        after = await kept.ask(served.path, {"x-newer": "a"})
+        anew = await kept.ask(served.path, {"x-newer": "a"})
+        kept.close()
+        assert "connection" not in before.headers
+        assert after.headers["connection"] == "close"
+        return [answer.headers["x-rollout-arm"] for answer in (before, anew)]
+
+    assert asyncio.run(ask_before_and_after()) == ["stable", "candidate"]

@@ -173,7 +173,10 @@ def envoy_arguments(bootstrap: Path, *, concurrency: int, log_level: str) -> lis
         *("--config-path", str(bootstrap)),
         *("--concurrency", str(concurrency)),
         *("--log-level", log_level),
-        *("--drain-time-s", "5"),
+        # A new unit changes the listener. Connections from before are asked to close at their next
+        # answer, and only cut after the longest time a plan may let a request take.
+        *("--drain-strategy", "immediate"),
+        *("--drain-time-s", "3600"),
         # A kill loses at most this much of the access log.
         *("--file-flush-interval-msec", "200"),
         "--reject-unknown-dynamic-fields",
