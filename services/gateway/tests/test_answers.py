@@ -1,6 +1,7 @@
 """What the gateway answers by itself, and the headers it sets."""
 
 import json
+import socket
 
 import httpx
 import pytest
@@ -110,6 +111,17 @@ def test_timeout(served: Served) -> None:
     assert answer.code == 504
     assert error(answer)["error_code"] == "TIMEOUT"
     assert answer.headers["x-rollout-arm"] == "stable"
+
+
+def test_a_body_that_stops_arriving(served: Served) -> None:
+    """A client that falls silent within its body gets a 408, and holds nothing for ever."""
+    served.apply(1000, timeout=0.5)
+    with socket.create_connection(("127.0.0.1", served.gateway.port), timeout=30) as client:
+        head = f"POST {served.path} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n"
+        client.sendall(f"{head}{{".encode())
+        answer = client.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"did not arrive in time" in answer
 
 
 def test_a_model_without_endpoints(served: Served) -> None:

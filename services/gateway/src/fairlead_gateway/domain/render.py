@@ -55,6 +55,9 @@ _COPIED = {UnitKind.HEADER: "REQ", UnitKind.QUERY: "QUERY_PARAM"}
 """The units the listener copies to a header of their own, and Envoy's operator that reads them."""
 
 _ALL_TRAFFIC = 100_000  # Percent: one healthy endpoint of up to 1,000 keeps its priority in charge.
+_SILENCE = (
+    10  # Seconds beyond its timeout in which nothing of a request may come: its client is gone.
+)
 _UPSTREAM_IDLE = "30s"  # Below the serving process's own 75 s, so that it never closes first.
 _TYPE = "type.googleapis.com/envoy."
 
@@ -469,9 +472,11 @@ def _rollout_id(plan: TrafficPlan) -> list[JSON]:
 
 
 def _action(plan: TrafficPlan) -> JSON:
+    timeout = max(plan.timeout, 0.001)
     return {
-        "timeout": f"{max(plan.timeout, 0.001):.3f}s",
-        "idle_timeout": "0s",  # The timeout above is the one that counts.
+        "timeout": f"{timeout:.3f}s",
+        # The timeout counts from the request's end. Until then, and longer, it is silence that ends it.
+        "idle_timeout": f"{timeout + _SILENCE:.3f}s",
         "retry_policy": _retry_policy(plan),
         "request_mirror_policies": [
             {
