@@ -10,6 +10,7 @@ from gateway_client import Load
 from gateway_lab import Gateway, answered, plan, running, wait_for
 
 from fairlead_gateway.app.drain import DrainSettings, drain
+from fairlead_gateway.app.ports import Requests
 
 
 @pytest.fixture
@@ -103,10 +104,15 @@ def test_a_drain_closes_kept_connections(iris: Gateway) -> None:
 class Scripted:
     """An Envoy with so many requests under way, and a clock that moves when it is waited for."""
 
-    def __init__(self, *active: int | None, reachable_after: int = 0) -> None:
-        """Remember what to say; the last is said again and again."""
+    def __init__(self, *active: int | None, reachable_after: int = 0, quick: int = 0) -> None:
+        """Remember what to say; the last is said again and again.
+
+        So many times a request has come and gone between two looks.
+        """
         self.active = list(active)
         self.refusals = reachable_after
+        self.quick = quick
+        self.answered = 0
         self.started = 0
         self.time = 0.0
 
@@ -116,9 +122,12 @@ class Scripted:
         self.refusals -= 1
         return self.refusals < 0
 
-    def active_requests(self) -> int | None:
+    def requests(self) -> Requests | None:
         """Say the next."""
-        return self.active.pop(0) if len(self.active) > 1 else self.active[0]
+        active = self.active.pop(0) if len(self.active) > 1 else self.active[0]
+        if self.answered < self.quick:
+            self.answered += 1
+        return None if active is None else Requests(active=active, answered=self.answered)
 
     def monotonic(self) -> float:
         """Tell the time."""
@@ -139,15 +148,20 @@ class Scripted:
         (Scripted(0), True, 3.0, 3.1),
         (Scripted(*[2] * 100, 0), True, 5.4, 5.7),
         (Scripted(*[0, 1] * 100, 0), True, 10.4, 10.7),
+        (Scripted(0, quick=100), True, 5.4, 5.7),
+        (Scripted(0, quick=1000), False, 25.0, 25.1),
         (Scripted(1), False, 25.0, 25.1),
         (Scripted(None), False, 25.0, 25.1),
         (Scripted(*[None] * 80, 0), True, 4.4, 4.7),
         (Scripted(0, reachable_after=80), True, 4.4, 4.7),
     ],
-    ids=["idle", "busy", "off and on", "stuck", "gone", "deaf for a while", "late"],
+    ids=[
+        *("idle", "busy", "off and on", "busy between the looks", "busy for ever"),
+        *("stuck", "gone", "deaf for a while", "late"),
+    ],
 )
 def test_when_a_drain_ends(envoy: Scripted, done: bool, least: float, most: float) -> None:
-    """It ends with half a second of quiet, not before three seconds, and after 25 at last."""
+    """It ends with half a second without any request, not before three seconds, and after 25."""
     found = drain(envoy, envoy, envoy.pause, DrainSettings())
     assert found.done is done
     assert least <= found.seconds <= most

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from fairlead_gateway.app.ports import EnvoyStatus
+from fairlead_gateway.app.ports import EnvoyStatus, Requests
 from fairlead_gateway.domain.render import JSON, LISTENER, ROUTES
 
 _log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ _PREFIXES = {
     "clusters": "cluster_manager.cds",
     "routes": f"http.{LISTENER}.rds.{ROUTES}",
 }
-_ACTIVE = rf"http\.{LISTENER}\.downstream_rq_active"
+_REQUESTS = rf"^http\.{LISTENER}\.downstream_rq_(active|completed)$"
 _FILTER = (
     r"^(listener_manager\.lds|cluster_manager\.cds|http\.\w+\.rds\.\w+)"
     r"\.(version_text|update_rejected|update_failure)$|^cluster_manager\.warming_clusters$"
@@ -61,7 +61,7 @@ class EnvoyAdmin:
 
     def _status(self) -> EnvoyStatus:
         answer = self._client.get("/stats", params={"filter": _FILTER})
-        stats = dict(line.split(": ", 1) for line in answer.text.splitlines() if ": " in line)
+        stats = _read_stats(answer.text)
         return EnvoyStatus(
             versions={
                 kind: stats.get(f"{prefix}.version_text", "").strip('"')
@@ -100,19 +100,31 @@ class EnvoyAdmin:
         unready = self._post("/healthcheck/fail")
         return unready and self._post("/drain_listeners?graceful&skip_exit")
 
-    def active_requests(self) -> int | None:
-        """Return how many requests are under way, or None while it cannot be reached."""
+    def requests(self) -> Requests | None:
+        """Return what its clients have asked, or None while it cannot be reached.
+
+        Envoy completes no request it answers itself as to its readiness.
+        """
         try:
-            answer = self._client.get("/stats", params={"filter": f"^{_ACTIVE}$"})
+            answer = self._client.get("/stats", params={"filter": _REQUESTS})
         except httpx.HTTPError:
             return None
-        return int(answer.text.rpartition(": ")[2] or 0)
+        stats = _read_stats(answer.text)
+        prefix = f"http.{LISTENER}.downstream_rq"
+        return Requests(
+            active=int(stats.get(f"{prefix}_active", 0)),
+            answered=int(stats.get(f"{prefix}_completed", 0)),
+        )
 
     def _post(self, path: str) -> bool:
         try:
             return self._client.post(path).is_success
         except httpx.HTTPError:
             return False
+
+
+def _read_stats(text: str) -> Mapping[str, str]:
+    return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
 
 
 def _is_own_and_healthy(host: JSON) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fairlead_gateway.app.ports import Clock, Draining
+from fairlead_gateway.app.ports import Clock, Draining, Requests
 
 _LOOK = 0.05  # Seconds between two looks.
 
@@ -15,7 +15,7 @@ class DrainSettings:
     Attributes:
         at_least: Seconds new connections may still arrive, as those who send them here learn late.
         at_most: Seconds after which requests still under way are left to their fate.
-        quiet: Seconds without any request before it counts as done.
+        quiet: Seconds in which no request is under way or arrives, before it counts as done.
     """
 
     at_least: float = 3.0
@@ -53,13 +53,17 @@ def drain(
     """
     begin = quiet_since = clock.monotonic()
     is_draining = False
+    before: Requests | None = None
     while True:
         is_draining = is_draining or envoy.start_draining()
-        active = envoy.active_requests() if is_draining else None
+        seen = envoy.requests() if is_draining else None
         now = clock.monotonic()
-        if active != 0:
+        # A quick request comes and goes between two looks: the Service has not forgotten us yet.
+        if seen is None or seen.active or seen != before:
             quiet_since = now
+        before = seen
         done = now - quiet_since >= settings.quiet and now - begin >= settings.at_least
         if done or now - begin >= settings.at_most:
+            active = None if seen is None else seen.active
             return Drained(done=done, active=active, seconds=now - begin)
         pause(_LOOK)

@@ -130,6 +130,19 @@ class Envoy(Protocol):
         """Make it open its log anew; False if it cannot be reached."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requests:
+    """What an Envoy's clients have asked; who asks for its readiness is none.
+
+    Attributes:
+        active: How many requests are under way.
+        answered: How many have been answered since it was started.
+    """
+
+    active: int
+    answered: int
+
+
 class Draining(Protocol):
     """A running Envoy that is to go."""
 
@@ -139,8 +152,8 @@ class Draining(Protocol):
         False if it cannot be reached.
         """
 
-    def active_requests(self) -> int | None:
-        """Return how many requests are under way, or None while it cannot be reached."""
+    def requests(self) -> Requests | None:
+        """Return what its clients have asked, or None while it cannot be reached."""
 
 
 class Validator(Protocol):
