@@ -9,13 +9,13 @@ from datetime import timedelta
 
 from fairlead_rollout.app.ports import Due, Ports
 from fairlead_rollout.app.reconcile import reconcile
-from fairlead_rollout.domain.decide import IDLE
 from fairlead_rollout.domain.errors import ConflictError, UnavailableError
 
 log = logging.getLogger(__name__)
 
 AFTER_ERROR = timedelta(seconds=2)
 TICK = timedelta(milliseconds=100)
+AT_THE_LATEST = timedelta(seconds=2)  # as often as the registry is polled
 
 
 class Controller:
@@ -30,7 +30,7 @@ class Controller:
         ports: Ports,
         due: Due,
         *,
-        idle: timedelta = IDLE,
+        idle: timedelta = AT_THE_LATEST,
         may_act: Callable[[], bool] = lambda: True,
         passed: Callable[[str, float, bool], None] = lambda *_: None,
     ):
@@ -39,7 +39,7 @@ class Controller:
         Args:
             ports: The outside.
             due: Which ServedModels there are, and which are to be looked at without waiting.
-            idle: When to look again where nothing is expected to happen.
+            idle: When to look again at the latest, also where nothing is expected to happen.
             may_act: Asked before every pass: another replica may have taken over.
             passed: Told after every pass: the key, the seconds it took, whether it failed.
         """
@@ -99,6 +99,4 @@ class Controller:
         except Exception:  # one model's trouble must not stop the others
             log.exception("%s: cannot be reconciled; trying again", key)
             return AFTER_ERROR, True
-        if wait is None or wait >= IDLE:
-            return self._idle, False
-        return wait, False
+        return self._idle if wait is None else min(wait, self._idle), False

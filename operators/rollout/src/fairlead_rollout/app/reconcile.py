@@ -7,7 +7,7 @@ from datetime import timedelta
 from fairlead_rollout.app.ports import Ports, ServedModel
 from fairlead_rollout.domain import conditions
 from fairlead_rollout.domain.actions import Action, EmitEvent, EnsureWorkload, RemoveWorkload
-from fairlead_rollout.domain.decide import SOON, decide
+from fairlead_rollout.domain.decide import IDLE, SELDOM, SOON, decide
 from fairlead_rollout.domain.errors import (
     NotFoundError,
     NotLookedYetError,
@@ -61,9 +61,14 @@ def reconcile(key: str, ports: Ports) -> timedelta | None:
     if status != snapshot.status:
         ports.store.write_status(key, status)
     _hold(served, status, ports)
-    if refusal is not None:
-        return AFTER_MENDING
-    return min(decision.requeue_after, WRITEBACK_EVERY) if left else decision.requeue_after
+    wait = decision.requeue_after if refusal is None else _after_refusal(status)
+    return min(wait, WRITEBACK_EVERY) if left else wait
+
+
+def _after_refusal(status: Status) -> timedelta:
+    """Return when to try again: nobody tells of a quota raised, and a trial must be guarded on."""
+    is_on_trial = status.rollout is not None and status.rollout.is_active
+    return AFTER_MENDING if is_on_trial else SELDOM
 
 
 def _hold(served: ServedModel, status: Status, ports: Ports) -> None:
@@ -218,7 +223,7 @@ def _stall(served: ServedModel, ports: Ports) -> timedelta:
     if served.deleted_at is not None:
         _hold(served, Status(), ports)
     _note(served, (ConditionType.STALLED, "True", served.reason, served.problem), ports)
-    return AFTER_MENDING
+    return IDLE
 
 
 def _note(served: ServedModel, seen: conditions.Seen, ports: Ports) -> None:

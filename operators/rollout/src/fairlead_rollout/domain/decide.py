@@ -39,7 +39,8 @@ from fairlead_rollout.domain.writebacks import (
 AT_ONCE = timedelta(0)
 SOON = timedelta(milliseconds=250)  # something is about to happen in another process
 ANALYSIS_EVERY = timedelta(seconds=1)
-IDLE = timedelta(seconds=2)  # as often as the registry is polled
+IDLE = timedelta.max  # nothing is expected: whatever happens wakes us
+SELDOM = timedelta(seconds=30)  # something is expected that has not come for long
 RETIRE_AFTER = timedelta(seconds=5)  # at least; requests under way have ended by then
 ROLLOUTS = uuid5(NAMESPACE_URL, "https://fairlead.dev/rollouts")
 
@@ -172,8 +173,16 @@ def _serving(context: Context, requeue_after: timedelta) -> Ruling:
     if status.settled is not None:
         message += f"; version {status.settled} was aborted and stays out until it is promoted again or retried"
     is_settled = applied is not None and applied.has(status.traffic)
-    wait = requeue_after if is_settled else min(requeue_after, SOON)
+    wait = requeue_after if is_settled else min(requeue_after, _until_gateway(context))
     return context.rule(Reason.SERVING, message, wait)
+
+
+def _until_gateway(context: Context) -> timedelta:
+    """Return when to look at the gateway again: the longer it has been behind, the later."""
+    waiting = context.status.condition(ConditionType.TRAFFIC_APPLIED)
+    if waiting is None or waiting.status == "True":
+        return SOON
+    return max(SOON, min((context.now - waiting.last_transition_time) / 10, SELDOM))
 
 
 def _start(context: Context) -> Ruling:
