@@ -200,6 +200,19 @@ def test_killed_at_any_write_a_deletion_still_tells_everybody(
     raise AssertionError("a deletion writes without end")
 
 
+def test_what_is_cleaned_up_already_is_not_made_again(on_trial: World) -> None:
+    """A deletion in the foreground takes the processes first: each one made anew would hold it up."""
+    on_trial.run_until(lambda: not on_trial.status.writeback)
+    on_trial.experiments_up = False
+    delete(on_trial)
+    served = on_trial.store_.read("flight-delay")
+    for version in ("1", "2"):
+        on_trial.cluster_.remove(served, version)
+    on_trial.run(5, every=1.0)
+    assert not on_trial.is_gone
+    assert on_trial.running == ()
+
+
 def test_the_minute_counts_from_the_deletion(on_trial: World) -> None:
     """A controller that was away for long does not start another minute."""
     on_trial.registry_up = False

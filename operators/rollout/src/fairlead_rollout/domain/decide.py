@@ -611,7 +611,10 @@ def _retire(status: Status, context: Context) -> Status:
 
 
 def _workloads(status: Status, context: Context) -> tuple[Action, ...]:
-    wanted = _wanted_workloads(context.snapshot, status)
+    # What is deleted goes as it is: its processes may be on their way out already, and each one
+    # made anew would keep a deletion in the foreground from ever ending.
+    is_deleted = context.snapshot.is_deleted
+    wanted = {} if is_deleted else _wanted_workloads(context.snapshot, status)
     ensure = (EnsureWorkload(version=v, replicas=n) for v, n in wanted.items())
     remove = (
         RemoveWorkload(version=entry.version)
