@@ -36,13 +36,15 @@ log = logging.getLogger(__name__)
 PORT = 8080
 RESYNC = timedelta(minutes=5)  # everything that matters wakes us; this is for what was missed
 LOST_THE_LEAD = 1
+ENDING = 2.0  # seconds that what is under way may take, before the lead is given back
 
 
 def run_operator(settings_file: Path) -> int:
     """Reconcile the ServedModels of a cluster until SIGTERM.
 
     Returns:
-        0 after a signal; 1 when the Lease was lost: the process must not act any more.
+        0 after a signal; 1 when the Lease or a part of the process was lost: it must not act any
+        more.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for noisy in ("httpx", "kopf", "asyncio"):
@@ -70,6 +72,7 @@ class Operator:
     def __init__(self, settings: PlatformSettings):
         self._settings = settings
         self._stop = threading.Event()
+        self._has_failed = False
         self._clock = SystemClock()
         self._metrics = ControllerMetrics()
         self._watch = Watch()
@@ -102,25 +105,37 @@ class Operator:
             server.shutdown()
 
     def _lead(self) -> int:
-        asked_to_stop = self._stop
         ended = threading.Event()
-        synced = threading.Event()
-        namespaces = self._settings.namespaces
+        parts: tuple[Callable[[], None], ...] = (
+            lambda: self._registry.run(ended, self._watch.wake),
+            lambda: self._gateways.run(ended),
+            lambda: run_watch(self._watch, self._settings.namespaces, ended),
+            lambda: self._control(ended),
+        )
         threads = [
-            threading.Thread(target=self._registry.run, args=(ended, self._watch.wake)),
-            threading.Thread(target=self._gateways.run, args=(ended,)),
-            threading.Thread(target=run_watch, args=(self._watch, namespaces, ended, synced)),
-            threading.Thread(target=self._control, args=(ended,)),
+            threading.Thread(target=self._run_part, args=(part, ended), daemon=True)
+            for part in parts
         ]
         for thread in threads:
-            thread.daemon = True
             thread.start()
-        self._lease.hold(asked_to_stop)
-        lost = not asked_to_stop.is_set()
+        self._lease.hold(self._stop)
+        lost = self._has_failed or not self._stop.is_set()
         ended.set()
+        until = time.monotonic() + ENDING
         for thread in threads:
-            thread.join(timeout=2)
+            thread.join(timeout=max(0.0, until - time.monotonic()))
         return LOST_THE_LEAD if lost else 0
+
+    def _run_part(self, part: Callable[[], None], ended: threading.Event) -> None:
+        """Run a part; without it the process would lead and do nothing, so it stops leading."""
+        try:
+            part()
+        except Exception:
+            log.exception("a part of the controller has failed")
+        if not ended.is_set():
+            log.error("a part of the controller has ended; another replica is to lead")
+            self._has_failed = True
+            self._stop.set()
 
     def _control(self, stop: threading.Event) -> None:
         store = KubernetesStore(self._api, self._watch.rival, self._metrics)
@@ -132,9 +147,9 @@ class Operator:
             experiments=self._experiments,
             clock=self._clock,
         )
-        is_held = lambda: self._lease.is_held  # noqa: E731 -- asked before every pass
+        may_act = lambda: self._lease.is_held and not stop.is_set()  # noqa: E731 -- asked before every pass
         Controller(
-            ports, self._watch, idle=RESYNC, may_act=is_held, passed=self._metrics.passed
+            ports, self._watch, idle=RESYNC, may_act=may_act, passed=self._metrics.passed
         ).run(stop)
 
     def _answer(self, path: str) -> tuple[int, bytes]:

@@ -5,6 +5,7 @@ which ServedModels there are, and of which registered model, so that the right o
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ import kopf
 
 from fairlead_rollout.adapters.crd import GROUP, PLURAL, VERSION
 from fairlead_rollout.domain.manifests import MANAGED_BY, MODEL_LABEL
+
+log = logging.getLogger(__name__)
+
+AGAIN_AFTER = 5.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -84,10 +89,29 @@ class Watch:
             self._changed.add(f"{namespace}/{labels.get(MODEL_LABEL, '')}")
 
 
-def run_watch(
-    watch: Watch, namespaces: tuple[str, ...], stop: threading.Event, ready: threading.Event
-) -> None:
-    """Watch until told to stop; for a thread of its own."""
+def run_watch(watch: Watch, namespaces: tuple[str, ...], stop: threading.Event) -> None:
+    """Watch until told to stop; for a thread of its own.
+
+    kopf gives up for good when a kind is not there, or may not be watched for a minute.
+    """
+    registry = _registry(watch)
+    while not stop.is_set():
+        try:
+            asyncio.run(
+                kopf.operator(
+                    registry=registry,
+                    settings=_settings(),
+                    namespaces=namespaces,
+                    standalone=True,
+                    stop_flag=stop,
+                )
+            )
+        except Exception:  # whatever it was: what changes meanwhile is seen by the next listing
+            log.exception("the watch has ended; it is begun again")
+        stop.wait(AGAIN_AFTER)
+
+
+def _registry(watch: Watch) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -102,16 +126,7 @@ def run_watch(
     async def on_pod(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
         watch.see_pod(namespace or "", labels)
 
-    asyncio.run(
-        kopf.operator(
-            registry=registry,
-            settings=_settings(),
-            namespaces=namespaces,
-            standalone=True,
-            stop_flag=stop,
-            ready_flag=ready,
-        )
-    )
+    return registry
 
 
 def _settings() -> kopf.OperatorSettings:

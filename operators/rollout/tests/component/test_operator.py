@@ -1,0 +1,108 @@
+"""The process that leads: it never goes on without one of its parts."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kopf
+import pytest
+from kubernetes.client import ApiClient, Configuration
+
+from fairlead_rollout.adapters.k8s import watch as watching
+from fairlead_rollout.adapters.k8s.watch import Watch, run_watch
+from fairlead_rollout.entrypoints import operator as module
+from fairlead_rollout.entrypoints.operator import Operator, read_settings
+
+SETTINGS = {
+    "namespaces": ["ml"],
+    "identity": {"namespace": "fairlead", "lease": "fairlead-controller"},
+    "mlflow": {"url": "http://mlflow.invalid:5000"},
+    "experiments": {"url": "http://experiments.invalid:8080"},
+    "gateway": {"namespace": "fairlead", "service": "fairlead-gateway-agents"},
+    "serving": {
+        "image": "fairlead/serving:test",
+        "imagePullPolicy": "IfNotPresent",
+        "imagePullSecrets": [],
+        "mlflowUrl": "http://mlflow.invalid:5000",
+        "credentialsSecret": "",
+        "resources": {},
+        "networkPolicy": {"enabled": False, "ingressFrom": [], "egress": []},
+    },
+}
+LIMIT = 10  # seconds
+
+
+class Lease:
+    """A Lease that is ours for as long as nobody tells us to stop."""
+
+    is_held = True
+
+    def hold(self, stop: threading.Event) -> None:
+        """See Lease."""
+        assert stop.wait(LIMIT), "nobody told the leader to stop"
+
+
+def until_told(*arguments: Any) -> None:
+    """Stand for a part that works until it is told to stop."""
+    stop = next(argument for argument in arguments if isinstance(argument, threading.Event))
+    assert stop.wait(LIMIT)
+
+
+@pytest.fixture
+def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Operator:
+    """Return an operator whose parts do nothing."""
+    path = tmp_path / "controller.json"
+    path.write_text(json.dumps(SETTINGS), "utf-8")
+    monkeypatch.setattr(module, "connect", lambda: ApiClient(Configuration()))
+    made = Operator(read_settings(path))
+    monkeypatch.setattr(made, "_lease", Lease())
+    monkeypatch.setattr(made._registry, "run", until_told)
+    monkeypatch.setattr(made._gateways, "run", until_told)
+    monkeypatch.setattr(made, "_control", until_told)
+    monkeypatch.setattr(module, "run_watch", until_told)
+    return made
+
+
+def broken(*_: Any) -> None:
+    """Stand for a part that fails."""
+    raise RuntimeError("something nobody thought of")
+
+
+@pytest.mark.parametrize("part", ["_registry", "_gateways", "_control", "run_watch"])
+@pytest.mark.parametrize("end", [broken, lambda *_: None], ids=["fails", "ends"])
+def test_a_leader_that_has_lost_a_part_lets_another_lead(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, part: str, end: Callable[..., None]
+) -> None:
+    """One that renews its Lease and is never woken again would be worse than none."""
+    if part == "run_watch":
+        monkeypatch.setattr(module, part, end)
+    elif part == "_control":
+        monkeypatch.setattr(operator, part, end)
+    else:
+        monkeypatch.setattr(getattr(operator, part), "run", end)
+    assert operator._lead() == 1
+
+
+def test_a_leader_that_is_told_to_stop_ends_in_order(operator: Operator) -> None:
+    """After a signal the exit code says that nothing is wrong."""
+    operator._stop.set()
+    assert operator._lead() == 0
+
+
+def test_a_watch_that_ends_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The definition of a ServedModel may be away for a moment, or the rights to watch it."""
+    stop, starts = threading.Event(), []
+
+    async def watch(**_: Any) -> None:
+        starts.append(1)
+        if len(starts) == 1:
+            raise RuntimeError("404 the server could not find the requested resource")
+        if len(starts) == 3:
+            stop.set()
+
+    monkeypatch.setattr(kopf, "operator", watch)
+    monkeypatch.setattr(watching, "AGAIN_AFTER", 0.0)
+    run_watch(Watch(), ("ml",), stop)
+    assert len(starts) == 3
