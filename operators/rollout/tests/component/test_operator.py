@@ -12,6 +12,7 @@ from kubernetes.client import ApiClient, Configuration
 
 from fairlead_rollout.adapters.k8s import watch as watching
 from fairlead_rollout.adapters.k8s.watch import Watch, run_watch
+from fairlead_rollout.domain.errors import UnavailableError
 from fairlead_rollout.entrypoints import operator as module
 from fairlead_rollout.entrypoints.operator import Operator, read_settings
 
@@ -89,6 +90,15 @@ def test_a_leader_that_is_told_to_stop_ends_in_order(operator: Operator) -> None
     """After a signal the exit code says that nothing is wrong."""
     operator._stop.set()
     assert operator._lead() == 0
+
+
+def test_a_leader_that_is_none_any_more_writes_nothing(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pass that is under way when the lead is lost ends at its next write."""
+    monkeypatch.setattr(operator._lease, "is_held", False)
+    with pytest.raises(UnavailableError, match="lead"):
+        operator._api.delete("Deployment", "ml", "flight-delay-v3-1a2b3c")
 
 
 def test_a_watch_that_ends_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from kubernetes.client import ApiClient, Configuration
+from kubernetes.config import ConfigException
 
 from fairlead_rollout.adapters.k8s.api import KubeApi, connect, path_of
 from fairlead_rollout.domain.errors import (
@@ -209,6 +210,45 @@ def test_a_refusal_without_a_status_document_still_says_which(api: KubeApi, serv
     with pytest.raises(UnavailableError, match="502") as caught:
         api.get("Pod", "ml", "x")
     assert "html" not in str(caught.value)
+
+
+@pytest.mark.parametrize("body", [b'"upstream error"', b"[]", b"null", b'{"message": null}'])
+def test_a_refusal_in_another_documents_form_is_a_refusal(
+    api: KubeApi, server: Server, body: bytes
+) -> None:
+    """A load balancer's JSON is none of Kubernetes'; it must not end the renewal of a Lease."""
+    server.status, server.body = 503, body
+    with pytest.raises(UnavailableError, match="503"):
+        api.get("Pod", "ml", "x")
+
+
+@pytest.mark.parametrize("error", [ConfigException("the token file is empty"), OSError("gone")])
+def test_a_token_that_cannot_be_read_just_now_is_an_outage(
+    server: Server, error: Exception
+) -> None:
+    """Kubelet changes a pod's token while it runs."""
+
+    def refresh(_: Configuration) -> None:
+        raise error
+
+    made = configuration(server.url)
+    made.refresh_api_key_hook = refresh
+    with pytest.raises(UnavailableError, match="token"):
+        KubeApi(ApiClient(made)).get("Pod", "ml", "x")
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("call", sorted(CALLS.keys() - {"get", "list"}))
+def test_who_may_not_write_writes_nothing(server: Server, call: str) -> None:
+    """A pass that goes on after the lead was lost changes nothing under its successor."""
+    api = KubeApi(ApiClient(configuration(server.url)), may_write=lambda: False)
+    with pytest.raises(UnavailableError, match="lead"):
+        CALLS[call](api)
+    with pytest.raises(UnavailableError, match="lead"):
+        api.delete("Pod", "ml", "x")
+    assert server.asked == []
+    api.list("Pod", "ml", {})
+    assert len(server.asked) == 1
 
 
 def test_the_token_goes_into_the_header_and_nowhere_else(api: KubeApi, server: Server) -> None:

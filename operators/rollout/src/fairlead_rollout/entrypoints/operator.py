@@ -77,7 +77,7 @@ class Operator:
         self._metrics = ControllerMetrics()
         self._watch = Watch()
         cluster = connect()
-        self._api = KubeApi(cluster)
+        self._api = KubeApi(cluster, may_write=lambda: self._lease.is_held)
         self._lease = Lease(
             KubeApi(cluster, LEASE_TIMEOUT),
             namespace=settings.lease_namespace,

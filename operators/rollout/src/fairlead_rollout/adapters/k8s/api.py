@@ -5,7 +5,7 @@ its configuration, authentication and connections are what is worth having.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -47,15 +47,22 @@ _PLURALS = {
 class KubeApi:
     """Sends and gets documents. Safe to use from several threads."""
 
-    def __init__(self, client: ApiClient, timeout: tuple[float, float] = TIMEOUT):
+    def __init__(
+        self,
+        client: ApiClient,
+        timeout: tuple[float, float] = TIMEOUT,
+        may_write: Callable[[], bool] = lambda: True,
+    ):
         """Build an API.
 
         Args:
             client: The connections.
             timeout: Seconds to connect, and to answer.
+            may_write: Asked before every write: another replica may have taken over.
         """
         self._client = client
         self._timeout = timeout
+        self._may_write = may_write
 
     def get(self, kind: str, namespace: str, name: str) -> Document:
         """Return an object.
@@ -120,10 +127,12 @@ class KubeApi:
         body: Document | None = None,
         content_type: str = _JSON,
     ) -> Document:
+        if method != "GET" and not self._may_write():
+            raise UnavailableError(f"{method} {path}: not sent, as this replica does not lead")
         url = f"{self._client.configuration.host}/{path}"
         url += f"?{urlencode(query)}" if query else ""
         headers = {"Accept": _JSON, "Content-Type": content_type}
-        self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        self._authenticate(headers, f"{method} {path}")
         # The client turns a document into JSON itself, but only for a content type of that name.
         sent = json.dumps(body) if content_type == _APPLY else body
         try:
@@ -142,6 +151,12 @@ class KubeApi:
         except ValueError as error:
             raise UnavailableError(f"{method} {path}: the answer is not JSON") from error
         return document
+
+    def _authenticate(self, headers: dict[str, str], what: str) -> None:
+        try:
+            self._client.update_params_for_auth(headers, [], ["BearerToken"], "", "", None)
+        except (config.ConfigException, OSError) as error:  # kubelet is changing the token's file
+            raise UnavailableError(f"{what}: the account's token cannot be read") from error
 
 
 def path_of(kind: str, namespace: str, name: str = "", subresource: str = "") -> str:
@@ -204,7 +219,7 @@ def _refused(status: int, body: Any, what: str) -> FairleadError:
 
 def _message(body: Any) -> str:
     try:
-        text: str = json.loads(body or b"{}").get("message", "")
+        status = json.loads(body or b"{}")
     except ValueError:
         return ""
-    return text
+    return str(status.get("message") or "") if isinstance(status, dict) else ""
