@@ -77,6 +77,29 @@ def test_exposures_survive_everything(shipping: Gateway, experiments: FakeExperi
     assert (shipping.home / "gateway" / "access.log").stat().st_size < 400 * len(sent) / 2
 
 
+def test_a_long_outage_fills_no_volume(experiments: FakeExperiments, tmp_path: Path) -> None:
+    """While nothing is taken the log stays within its room: the oldest exposures go, and count."""
+    experiments.mode = "fail"
+    options = ("--experiments-url", experiments.url, "--log-volume", "400Ki")
+    with running(tmp_path, *options) as gateway:
+        gateway.upstream("3")
+        gateway.upstream("4")
+        gateway.apply(plan(weight=5000))
+        log = gateway.home / "gateway" / "access.log"
+        logs = (log, log.with_name("access.log.1"))
+        largest = 0
+        for turn in range(6):
+            ask(gateway, [f"i-{turn}-{i}" for i in range(500)])
+            wait_for(lambda: sum(path.stat().st_size for path in logs if path.exists()) < 400 << 10)
+            largest = max(largest, *(path.stat().st_size for path in logs if path.exists()))
+        assert largest > 100 << 10, "it was filled"
+        experiments.mode = "ok"
+        dropped = 'fairlead_gateway_exposures_dropped_total{reason="full"}'
+        wait_for(lambda: "i-5-499" in experiments.seen)
+        wait_for(lambda: gateway.metric("fairlead_gateway_log_backlog_bytes") == 0)
+        assert 0 < gateway.metric(dropped) == 3000 - len(experiments.seen)
+
+
 @pytest.mark.parametrize("half", ["close", "stall"])
 def test_half_an_answer_is_none(shipping: Gateway, experiments: FakeExperiments, half: str) -> None:
     """An answer that breaks off after a 200 ships as none: upstream closes, or the time is up."""
@@ -152,7 +175,7 @@ class Harness:
         self.shipper = Shipper(
             log=self.tail, decode=decode_line, experiments=self.experiments, meter=self.meter
         )
-        self.rotation = Rotation(self.path, self.tail, limit)
+        self.rotation = Rotation(self.path, self.tail, limit, most=1 << 30)
 
     def drain(self) -> None:
         """Ship all there is."""
@@ -244,7 +267,7 @@ def test_rotation_loses_nothing(
     harness: Harness, experiments: FakeExperiments, tmp_path: Path
 ) -> None:
     """Lines written to the renamed log are shipped before it is deleted, over a restart, too."""
-    rotation = Rotation(harness.path, harness.tail, limit=100)
+    rotation = Rotation(harness.path, harness.tail, limit=100, most=10_000)
     append(harness.path, line(1))
     harness.drain()
     old = tmp_path / "access.log.1"
@@ -256,11 +279,39 @@ def test_rotation_loses_nothing(
     append(old, line(3))
     append(again.path, line(4))
     again.drain()
-    assert not Rotation(again.path, again.tail, limit=10_000).step()
+    assert not Rotation(again.path, again.tail, limit=10_000, most=20_000).step()
     assert not old.exists()
     again.close()
     assert set(experiments.seen) == {"i1", "i2", "i3", "i4"}
     assert decode_line(b"{}") is not None
+
+
+def test_a_full_log_loses_its_oldest_part(
+    harness: Harness, experiments: FakeExperiments, tmp_path: Path
+) -> None:
+    """Both files have room for half each; the older one goes, but for what is on its way."""
+    experiments.mode = "fail"
+    size = len(line(1)) * 10
+    append(harness.path, *(line(i) for i in range(10, 30)))
+    assert harness.shipper.step() > 0  # Ten are on their way, as many as one read returns.
+    dropped: list[int] = []
+    rotation = Rotation(harness.path, harness.tail, size, 4 * size, dropped.append)
+    assert rotation.step()
+    append(harness.path, *(line(i) for i in range(30, 49)))
+    assert not rotation.step()
+    assert dropped == []
+    append(harness.path, *(line(i) for i in range(49, 51)))
+    assert not rotation.step()
+    assert dropped == [10]
+    assert rotation.step(), "the new log is large, too"
+    experiments.mode = "ok"
+    harness.drain()
+    assert set(experiments.seen) == {f"i{i}" for i in [*range(10, 20), *range(30, 51)]}
+    append(harness.path, line(51))
+    harness.drain()
+    assert not rotation.step()
+    assert not (tmp_path / "access.log.1").exists()
+    assert dropped == [10]
 
 
 @pytest.mark.parametrize(

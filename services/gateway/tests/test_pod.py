@@ -15,6 +15,7 @@ from gateway_lab import Gateway, plan, wait_for
 
 from fairlead_gateway.adapters.envoy import envoy_arguments, find_envoy
 from fairlead_gateway.domain.plan import parse_plan, plan_digest
+from fairlead_gateway.entrypoints.cli import _parser
 
 README = Path(__file__).parents[1] / "README.md"
 COMMAND = ("-c", "from fairlead_gateway.entrypoints.cli import main; main()")
@@ -165,3 +166,24 @@ def test_the_readme_lists_envoys_arguments() -> None:
     first = Path("/run/fairlead/gateway/bootstrap.json")
     arguments = envoy_arguments(first, concurrency=2, log_level="warning")
     assert block[1].replace("\\\n", " ").split() == arguments
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"),
+    [("1Gi", 1 << 30), ("1.5k", 1500), ("1.073741824e+09", 1 << 30), ("64Ki", 1 << 16)],
+)
+def test_a_size_is_read_as_kubernetes_writes_it(text: str, bytes_: int) -> None:
+    """What the chart says of the volume's size is understood, in each spelling."""
+    ports = ["--port", "1", "--envoy-admin-port", "1"]
+    options = _parser().parse_args(["agent", "--home", "x", *ports, "--log-volume", text])
+    assert options.log_volume == bytes_
+
+
+@pytest.mark.parametrize("text", ["", "0", "1gi", "Gi", "1..Gi", "1e999", "-1Gi"])
+def test_a_size_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A size nobody can read ends the command, with the option and the remedy."""
+    ports = ["--port", "1", "--envoy-admin-port", "1"]
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["agent", "--home", "x", *ports, f"--log-volume={text}"])
+    assert "--log-volume" in (said := capsys.readouterr().err)
+    assert "500Mi" in said

@@ -3,7 +3,8 @@
 import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -93,6 +94,18 @@ class LogTail:
         if self._position is not None:
             self._position.save(self._inode, self._offset)
 
+    def skip(self) -> int:
+        """Go on with the new file at once, if there is one; return how many lines were left."""
+        if not self._has_successor():
+            return 0
+        lines = self._rest.count(b"\n")
+        if self._file is not None:
+            lines += sum(
+                chunk.count(b"\n") for chunk in iter(partial(self._file.read, _CHUNK), b"")
+            )
+        self._follow()
+        return lines
+
     def backlog(self) -> int:
         """Return how many bytes are not done with."""
         size = 0 if self._file is None else os.fstat(self._file.fileno()).st_size
@@ -169,21 +182,37 @@ class LogTail:
 class Rotation:
     """Starts a new log once the old one is large and done with.
 
+    A log that is not done with, while nobody takes exposures, may only grow so far: on a volume
+    that is full Envoy could not be told anything new, and a node ends the pods that fill one.
+
     Args:
         path: The log.
         tail: Who ships it.
         limit: How many bytes are large.
+        most: How many bytes both files together may have; then the older one goes.
+        dropped: Told how many lines went with it.
     """
 
-    def __init__(self, path: Path, tail: LogTail, limit: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tail: LogTail,
+        limit: int,
+        most: int,
+        dropped: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._path = path
         self._rotated = path.with_name(f"{path.name}.1")
         self._tail = tail
-        self._limit = limit
+        self._limit = min(limit, most // 2)
+        self._most = most
+        self._dropped = dropped
 
     def step(self) -> bool:
         """Do what is due; return whether Envoy must open its log anew."""
         if self._rotated.exists():
+            if self._is_full() and (left := self._tail.skip()):
+                self._dropped(left)
             if self._tail.is_reading(self._path):
                 self._rotated.unlink()  # Read to its end, and the position has moved on.
             return not self._path.exists()
@@ -191,6 +220,11 @@ class Rotation:
             return False
         self._path.rename(self._rotated)
         return True
+
+    def _is_full(self) -> bool:
+        """Tell whether there is no room for both; the new log must fit once it is the old one."""
+        size = _size(self._path)
+        return size > self._most // 2 or size + _size(self._rotated) > self._most
 
 
 def _inode(path: Path) -> int:

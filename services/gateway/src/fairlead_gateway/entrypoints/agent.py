@@ -48,6 +48,7 @@ class AgentSettings:
         listen_port: The port Envoy listens at; None to take what `fairlead-gateway envoy` noted.
         tls_folder: Where Envoy finds its certificate; None to listen without TLS.
         log_limit: The size in bytes at which the access log is rotated.
+        log_most: The bytes of the log that are kept while they cannot be shipped.
         grace: Seconds an unused cluster is kept.
         drain: How long a drain takes.
         last_words: Seconds for the rest of the log once told to stop; the folder of local mode
@@ -64,6 +65,7 @@ class AgentSettings:
     listen_port: int | None
     tls_folder: Path | None
     log_limit: int
+    log_most: int
     grace: float
     drain: DrainSettings
     last_words: float
@@ -188,7 +190,12 @@ def _shipping(
     tail = LogTail(home.access_log, Position(home.position))
     experiments = HttpExperiments(settings.experiments_url)
     shipper = Shipper(log=tail, decode=decode_line, experiments=experiments, meter=meter)
-    rotation = Rotation(home.access_log, tail, settings.log_limit)
+
+    def drop(lines: int) -> None:
+        _log.error("The log is full; its older part is dropped", extra={"lines": lines})
+        meter.dropped("full", lines)
+
+    rotation = Rotation(home.access_log, tail, settings.log_limit, settings.log_most, drop)
 
     def step() -> float:
         wait = shipper.step()

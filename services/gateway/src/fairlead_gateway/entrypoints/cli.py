@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from fairlead_gateway.domain.bootstrap import render_bootstrap
 
 _LOG_LIMIT = 64 << 20
 _LAST_WORDS = 10.0
+_UNITS = {
+    **{unit: 1000**power for power, unit in enumerate(["", "k", "M", "G", "T", "P"])},
+    **{unit: 1024**power for power, unit in enumerate(["Ki", "Mi", "Gi", "Ti", "Pi"], 1)},
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,6 +64,13 @@ def _add_agent(parser: argparse.ArgumentParser) -> None:
         "--tls-folder", type=Path, help="where Envoy finds tls.crt and tls.key; TLS if given"
     )
     parser.add_argument("--log-limit", type=int, default=_LOG_LIMIT, help="bytes until rotation")
+    parser.add_argument(
+        "--log-volume",
+        type=_size,
+        default="1Gi",
+        help="room for the log and Envoy's files, such as 500Mi; the oldest exposures are dropped "
+        "when the log takes three quarters of it (%(default)s)",
+    )
     parser.add_argument("--grace", type=float, default=5.0, help="seconds to keep unused clusters")
     parser.add_argument(
         "--drain-at-least",
@@ -73,6 +85,17 @@ def _add_agent(parser: argparse.ArgumentParser) -> None:
         help="seconds after which a drain ends with requests under way (%(default)s)",
     )
     parser.set_defaults(run=_run_agent)
+
+
+def _size(text: str) -> int:
+    """Read a size as Kubernetes writes it; argparse names the option."""
+    found = re.fullmatch(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]*)", text)
+    try:
+        if found is not None and (size := int(float(found[1]) * _UNITS[found[2]])) > 0:
+            return size
+    except (KeyError, ValueError, OverflowError):
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is no size; give one such as 500Mi or 1Gi")
 
 
 def _add_bootstrap(parser: argparse.ArgumentParser) -> None:
@@ -109,6 +132,7 @@ def _run_agent(options: argparse.Namespace) -> None:
             listen_port=options.listen_port,
             tls_folder=options.tls_folder and options.tls_folder.absolute(),
             log_limit=options.log_limit,
+            log_most=options.log_volume * 3 // 4,
             grace=options.grace,
             drain=DrainSettings(at_least=options.drain_at_least, at_most=options.drain_at_most),
             last_words=_LAST_WORDS if options.source == "kubernetes" else 0.0,
