@@ -62,10 +62,8 @@ class FakeKube:
     def replace(self, document: Document, subresource: str = "") -> Document:
         """See KubeApi."""
         place, wanted = _place(document), _stored(document)
-        before, given = self._at(place), wanted["metadata"]
-        for key in ("uid", "resourceVersion"):
-            if given.get(key, before["metadata"][key]) != before["metadata"][key]:
-                raise ConflictError(f"{place} has changed")
+        before = self._at(place)
+        self._check(place, wanted["metadata"])
         if subresource == "status":
             return self._keep(place, {**before, "status": wanted.get("status")})
         status = {"status": before["status"]} if "status" in before else {}
@@ -73,8 +71,9 @@ class FakeKube:
 
     def patch(self, kind: str, namespace: str, name: str, change: Document) -> Document:
         """See KubeApi."""
-        place = (kind, namespace, name)
-        merged = _merge_patched(self._at(place), _stored(change))
+        place, wanted = (kind, namespace, name), _stored(change)
+        self._check(place, wanted.get("metadata", {}))
+        merged = _merge_patched(self._at(place), wanted)
         assert isinstance(merged, dict)
         return self._change(place, merged)
 
@@ -99,6 +98,12 @@ class FakeKube:
         metadata = self._objects[place]["metadata"]
         metadata.setdefault("deletionTimestamp", "2026-01-01T00:00:00Z")
         self._keep(place, self._objects[place])
+
+    def _check(self, place: Place, given: Document) -> None:
+        """Refuse a write that is meant for another object, or for an earlier state of it."""
+        there = self._at(place)["metadata"]
+        if any(given.get(key, there[key]) != there[key] for key in ("uid", "resourceVersion")):
+            raise ConflictError(f"{place} has changed")
 
     def _at(self, place: Place) -> Document:
         if place not in self._objects:

@@ -313,6 +313,34 @@ def test_a_held_served_model_stays_until_it_is_released(
     assert store.read(key) is None
 
 
+def test_a_finalizer_that_a_backup_brought_back_is_ours_to_take_away(
+    kube: Kube, store: KubernetesStore, served_document: Document
+) -> None:
+    """Who restores a ServedModel owns the field; it must not be held for ever by that."""
+    served_document["metadata"]["finalizers"] = [FINALIZER, "example.com/backup"]
+    kube.api.create(served_document)
+    key = f"{kube.namespace}/{NAME}"
+    assert read(store, key).is_held
+    store.hold(key, held=False)
+    assert finalizers(kube) == ["example.com/backup"]
+
+
+def test_a_finalizer_that_comes_while_ours_is_taken_away_stays(
+    kube: Kube, store: KubernetesStore, key: str
+) -> None:
+    """What was decided on an older picture is decided again."""
+    read(store, key)
+    store.hold(key, held=True)
+    read(store, key)
+    finalizing = {"metadata": {"finalizers": [FINALIZER, "example.com/backup"]}}
+    kube.api.patch("ServedModel", kube.namespace, NAME, finalizing)
+    with pytest.raises(ConflictError):
+        store.hold(key, held=False)
+    read(store, key)
+    store.hold(key, held=False)
+    assert finalizers(kube) == ["example.com/backup"]
+
+
 def test_holding_and_releasing_go_with_a_status_write(
     kube: Kube, store: KubernetesStore, key: str
 ) -> None:
@@ -350,9 +378,9 @@ def test_one_made_again_under_the_same_name_is_another(
     kube.api.delete("ServedModel", kube.namespace, NAME)
     kube.api.create(served_document)
     before = document(kube)
-    with pytest.raises(FairleadError):
-        store.hold(key, held=True)
-    store.hold(key, held=False)
+    for held in (True, False):
+        with pytest.raises(FairleadError):
+            store.hold(key, held=held)
     with pytest.raises(ConflictError):
         store.write_status(key, Status(stable="3"))
     assert document(kube) == before

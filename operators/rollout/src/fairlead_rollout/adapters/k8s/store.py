@@ -18,7 +18,6 @@ from fairlead_rollout.domain.errors import (
     FairleadError,
     InvalidSpecError,
     NotFoundError,
-    UnavailableError,
 )
 from fairlead_rollout.domain.reasons import Reason
 from fairlead_rollout.domain.snapshot import Request, Verb
@@ -96,17 +95,27 @@ class KubernetesStore:
         self._metrics.saw(key, split_key(key)[1], status)
 
     def hold(self, key: Key, *, held: bool) -> None:
-        """Set or take away our finalizer, and no other one's."""
+        """Set or take away our finalizer, and no other one's.
+
+        Raises:
+            ConflictError: It was changed meanwhile; look again.
+        """
         namespace, name = split_key(key)
-        uid = self._read[key]["metadata"]["uid"]  # never make one that is gone
-        metadata: Document = {"name": name, "namespace": namespace, "uid": uid}
-        if held:
+        known = self._read[key]["metadata"]
+        metadata: Document = {"name": name, "namespace": namespace, "uid": known["uid"]}
+        if held:  # the uid: never make one that is gone
             metadata["finalizers"] = [FINALIZER]
-        try:
             self._api.apply({**HEAD, "metadata": metadata}, manager=f"{MANAGER}-finalizer")
-        except FairleadError as error:
-            if held or isinstance(error, UnavailableError):
-                raise
+            return
+        # Not by applying without it: that leaves what another field manager has written, as who
+        # restores a backup does, and the ServedModel could never go.
+        metadata["resourceVersion"] = known["resourceVersion"]
+        metadata["finalizers"] = [f for f in known.get("finalizers", ()) if f != FINALIZER]
+        try:
+            self._read[key] = self._api.patch(
+                "ServedModel", namespace, name, {"metadata": metadata}
+            )
+        except NotFoundError as error:
             log.info("%s: the finalizer is gone already: %s", key, error)
 
     def emit(self, key: Key, event: EmitEvent, at: datetime) -> None:
