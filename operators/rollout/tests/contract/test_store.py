@@ -204,11 +204,32 @@ def test_a_served_model_that_is_not_there_is_none(kube: Kube, store: KubernetesS
 
 def test_an_older_one_of_the_same_name_stalls_the_newer(kube: Kube, key: str) -> None:
     """The newer one is told whom it is in the way of, and keeps its status."""
-    store = KubernetesStore(kube.api, rival=lambda _: f"other/{NAME}")
+    store = KubernetesStore(_Elsewhere(kube.api), rivals=lambda _: (f"other/{NAME}",))
     served = read(store, key)
     assert served.spec is None
     assert served.reason == "RouteConflict"
     assert f"other/{NAME}" in served.problem
+
+
+def test_one_whose_going_was_not_seen_is_in_nobodys_way(kube: Kube, key: str) -> None:
+    """A watch that was broken off tells of no deletion meanwhile; the name is free all the same."""
+    rivals = (f"gone/{NAME}", f"gone-too/{NAME}")
+    assert read(KubernetesStore(kube.api, rivals=lambda _: rivals), key).spec is not None
+    rivals = (f"gone/{NAME}", f"other/{NAME}")
+    served = read(KubernetesStore(_Elsewhere(kube.api), rivals=lambda _: rivals), key)
+    assert f"other/{NAME}" in served.problem
+
+
+class _Elsewhere:
+    """An API server with a ServedModel in one more namespace."""
+
+    def __init__(self, api: Any):
+        self._api = api
+
+    def get(self, kind: str, namespace: str, name: str) -> Any:
+        if namespace == "other":
+            return {"kind": kind, "metadata": {"namespace": namespace, "name": name}}
+        return self._api.get(kind, namespace, name)
 
 
 # ------------------------------------------------------------------ events

@@ -49,15 +49,15 @@ def test_the_older_of_two_with_one_name_is_served(watch: Watch) -> None:
     """The name is the path at the gateway; the newer one waits."""
     watch.see(served("b", created="2026-01-02T00:00:00Z", uid="a"), is_gone=False)
     watch.see(served("a", created="2026-01-01T00:00:00Z", uid="b"), is_gone=False)
-    assert watch.rival("b/flights") == "a/flights"
-    assert watch.rival("a/flights") is None
+    assert watch.rivals("b/flights") == ("a/flights",)
+    assert watch.rivals("a/flights") == ()
 
 
 def test_of_two_made_in_one_second_the_smaller_uid_is_served(watch: Watch) -> None:
     """The gateway's agents decide by the same rule."""
     watch.see(served("a", uid="2"), is_gone=False)
     watch.see(served("b", uid="1"), is_gone=False)
-    assert watch.rival("a/flights") == "b/flights"
+    assert watch.rivals("a/flights") == ("b/flights",)
 
 
 def test_the_newer_one_is_woken_when_the_older_goes(watch: Watch) -> None:
@@ -67,14 +67,21 @@ def test_the_newer_one_is_woken_when_the_older_goes(watch: Watch) -> None:
     watch.take_changed()
     watch.see(served("a"), is_gone=True)
     assert watch.take_changed() == {"b/flights"}
-    assert watch.rival("b/flights") is None
+    assert watch.rivals("b/flights") == ()
+
+
+def test_all_older_ones_are_rivals_the_oldest_first(watch: Watch) -> None:
+    """When the oldest goes the next one serves."""
+    for day, namespace in enumerate(("b", "c", "a"), start=1):
+        watch.see(served(namespace, created=f"2026-01-0{day}T00:00:00Z"), is_gone=False)
+    assert watch.rivals("a/flights") == ("b/flights", "c/flights")
 
 
 def test_other_names_are_no_rivals(watch: Watch) -> None:
     """A name that is part of another one is another one."""
     watch.see(served("a", "flights"), is_gone=False)
     watch.see(served("b", "flights-eu"), is_gone=False)
-    assert watch.rival("b/flights-eu") is None
+    assert watch.rivals("b/flights-eu") == ()
 
 
 def test_a_moved_pointer_wakes_all_of_its_registered_model(watch: Watch) -> None:

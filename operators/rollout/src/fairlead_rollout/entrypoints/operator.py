@@ -138,7 +138,7 @@ class Operator:
             self._stop.set()
 
     def _control(self, stop: threading.Event) -> None:
-        store = KubernetesStore(self._api, self._watch.rival, self._metrics)
+        store = KubernetesStore(self._api, self._watch.rivals, self._metrics)
         ports = Ports(
             store=store,
             registry=self._registry,

@@ -51,7 +51,7 @@ class KubernetesStore:
     def __init__(
         self,
         api: KubeApi,
-        rival: Callable[[Key], Key | None] = lambda _: None,
+        rivals: Callable[[Key], tuple[Key, ...]] = lambda _: (),
         metrics: ControllerMetrics | None = None,
         namespace: str = "",
     ):
@@ -59,13 +59,13 @@ class KubernetesStore:
 
         Args:
             api: The API server.
-            rival: Tells the older ServedModel of another namespace that has the same name.
+            rivals: Tells the older ServedModels of other namespaces that have the same name.
             metrics: Where the statuses are shown.
             namespace: Where a person looks.
         """
         self._namespace = namespace
         self._api = api
-        self._rival = rival
+        self._rivals = rivals
         self._metrics = metrics or ControllerMetrics()
         self._read: dict[Key, Document] = {}
 
@@ -81,8 +81,15 @@ class KubernetesStore:
         self._read[key] = document
         served = served_model(document)
         self._metrics.saw(key, name, served.status or Status())
-        rival = self._rival(key)
+        rival = next((r for r in self._rivals(key) if self._is_there(r)), None)
         return served if rival is None else _in_conflict(served, rival)
+
+    def _is_there(self, key: Key) -> bool:
+        try:
+            self._api.get("ServedModel", *split_key(key))
+        except NotFoundError:
+            return False
+        return True
 
     def write_status(self, key: Key, status: Status) -> None:
         """Replace the status of the ServedModel that was read.

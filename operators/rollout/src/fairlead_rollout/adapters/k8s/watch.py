@@ -57,13 +57,16 @@ class Watch:
                 k.key for k in self._known.values() if k.registered_model in registered_models
             }
 
-    def rival(self, key: str) -> str | None:
-        """Return the older ServedModel of the same name in another namespace, if there is one."""
+    def rivals(self, key: str) -> tuple[str, ...]:
+        """Return the older ServedModels of the same name in other namespaces, the oldest first.
+
+        One that went while the watch was broken off is among them.
+        """
         name = key.partition("/")[2]
         with self._lock:
             same = sorted(k for k in self._known.values() if k.key.partition("/")[2] == name)
-        first = same[0].key if same else key
-        return None if first == key else first
+        keys = [known.key for known in same]
+        return tuple(keys[: keys.index(key)]) if key in keys else tuple(keys)
 
     def see(self, body: Mapping[str, Any], *, is_gone: bool) -> None:
         """Take in a ServedModel that appeared, changed or went."""
