@@ -142,6 +142,23 @@ def test_a_start_without_a_server_is_not_complete(
     assert sorted(set(named)) == sorted(named), "one line for each list, not one for each attempt"
 
 
+def test_each_outage_is_logged(
+    cluster: FakeCluster, source: KubernetesSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outage like the one before is said again, once it was over in between."""
+
+    def said() -> int:
+        return sum(record.msg == "Kubernetes" for record in caplog.records)
+
+    for outage in (1, 2):
+        cluster.api.refusal = (503, "not now")
+        cluster.api.end_watches()
+        wait_for(lambda: len(source.read().workload_problems) == 2)
+        cluster.api.refusal = None
+        wait_for(lambda: not source.read().workload_problems and cluster.api.watches == 2)
+        assert said() == 2 * outage
+
+
 def test_a_list_that_is_forbidden_is_named(cluster: FakeCluster, source: KubernetesSource) -> None:
     """What the API server says of a refusal is told."""
     cluster.api.refusal = (403, "servedmodels is forbidden")

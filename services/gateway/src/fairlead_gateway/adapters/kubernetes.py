@@ -196,6 +196,7 @@ class _Follower:
         self._connect = connect
         self._stop = stop
         self._failures = 0
+        self._reported = ""
         self._response: urllib3.BaseHTTPResponse | None = None
         self._thread = threading.Thread(target=self._run, name=what.name, daemon=True)
 
@@ -213,7 +214,6 @@ class _Follower:
             self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        reported = ""
         while not self._stop.is_set():
             try:
                 with self._connect() as api:
@@ -223,9 +223,9 @@ class _Follower:
                     return
                 reason = _reason(error)
                 self._view.trouble(self._list.name, reason)
-                if reason != reported:
+                if reason != self._reported:
                     _log.warning("Kubernetes", extra={"list": self._list.name, "reason": reason})
-                reported = reason
+                self._reported = reason
                 self._stop.wait(self._pause())
 
     def _pause(self) -> float:
@@ -264,6 +264,7 @@ class _Follower:
             "timeoutSeconds": str(seconds),
         }
         response = self._open(api, query, seconds + _READ_TIMEOUT)
+        self._reported = ""  # What comes next is another outage.
         before = version
         try:
             for line in _lines(response):
