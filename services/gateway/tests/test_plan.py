@@ -93,6 +93,8 @@ def test_what_the_schema_refuses_is_refused(path: str, value: Any) -> None:
         ({"rollout": None, "step": None}, "fallback"),
         ({"rollout": "mine"}, "rollout"),
         ({"step": None}, "step"),
+        ({"step": 10**20}, "step"),
+        ({"step": 1e20}, "step"),
         ({"shadow": [{"version": "5", "share": 1}] * 2}, "shadow"),
     ],
 )

@@ -11,6 +11,8 @@ TOTAL_WEIGHT = 10_000
 """Weights are shares of this total; it never changes, or units would change sides."""
 
 _LONGEST_TIMEOUT = 3600
+_LARGEST_INTEGER = 2**53
+"""What every reader of JSON can tell from its neighbours."""
 
 _MODEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _VERSION = re.compile(r"[0-9]+")
@@ -349,9 +351,11 @@ def _optional_text(value: object, field: str) -> str | None:
 
 def _integer(value: object, field: str) -> int:
     if isinstance(value, float) and value.is_integer():
-        return int(value)  # JSON has one kind of number; the schema takes 1.0 for an integer, too.
+        value = int(value)  # JSON has one kind of number; the schema takes 1.0 for an integer, too.
     if not isinstance(value, int) or isinstance(value, bool):
         raise PlanError(field, "must be an integer")
+    # Beyond, it could not be written down again, and would hold up every other model's plan.
+    _require(abs(value) <= _LARGEST_INTEGER, field, f"must be at most {_LARGEST_INTEGER}")
     return value
 
 
