@@ -153,12 +153,13 @@ def test_nothing_is_left(platform: Platform, second: Platform) -> None:
     remove_served_models(second.kube, team)
     uninstall("fairlead", second.name)
     uninstall("mlflow", second.mlflow_namespace)
-    # Then volumes and passwords are left, as the NOTES say, and nothing else
+    # Then what the how-to names is left, and nothing else
     left = {ns: _objects(second, ns) for ns in (team, second.name, second.mlflow_namespace)}
     names = ("admin", "controller", "gc", "reader", "training", "server", "s3", "postgresql")
     assert left == {
         team: set(),
         second.name: {
+            "Lease/fairlead-controller",
             "Secret/fairlead-postgresql",
             "PersistentVolumeClaim/data-fairlead-postgresql-0",
         },
