@@ -67,6 +67,15 @@ def test_any_name_makes_a_dns_label(name: str) -> None:
     assert made[0] != "-" != made[-1]
 
 
+@pytest.mark.parametrize("model", ["2026-delays", "7", "9" * 40])
+def test_a_workload_whose_model_begins_with_a_digit_begins_with_a_letter(model: str) -> None:
+    """The name of a Service must: Kubernetes refuses any other."""
+    name = workload_name(model, "Delays", "12")
+    assert name[0].isalpha()
+    assert model[:30] in name
+    assert len(name) <= MAX_LABEL
+
+
 @given(st.text(min_size=1, max_size=300), st.integers(min_value=1, max_value=10**9))
 def test_workload_names_are_labels_without_dots(model: str, version: int) -> None:
     """A workload's name fits a DNS label and keeps the version readable."""
@@ -134,6 +143,9 @@ def change(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("spec.rollout.objective.minimumEffect", 0, "minimumEffect"),
         ("spec.rollout.objective.minimumEffect", float("inf"), "must be a finite number"),
         ("spec.rollout.guardrails", {"latency": {}}, "is missing slowerThan"),
+        ("spec.server.template", {"metadata": "x"}, "template.metadata: must be of type object"),
+        ("spec.server.template", {"spec": ["x"]}, "template.spec: must be of type object"),
+        ("spec.server.template", {"metadata": {"labels": ["x"]}}, "metadata.labels: must be of"),
     ],
 )
 def test_a_bad_served_model_is_refused_by_field(

@@ -1,5 +1,6 @@
 """The Kubernetes objects of one version, as documents."""
 
+import contextlib
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairlead_rollout.adapters.schema import read_spec
+from fairlead_rollout.domain.errors import InvalidSpecError
 from fairlead_rollout.domain.manifests import (
     DIGEST,
     DRAIN_SECONDS,
@@ -298,6 +300,70 @@ def test_a_template_reaches_the_pods(spec: ServedModelSpec) -> None:
     assert pod(made)["metadata"]["annotations"] == {"sidecar/inject": "false"}
 
 
+def test_one_volume_can_be_mounted_at_two_places(spec: ServedModelSpec) -> None:
+    """A mount is told apart by its path: another one of our volume does not move ours."""
+    mounts = [{"name": "tmp", "mountPath": "/var/cache"}, {"name": "big", "mountPath": "/models"}]
+    theirs = {"spec": {"containers": [{"name": "server", "volumeMounts": mounts}]}}
+    made = {
+        m["mountPath"]: m["name"] for m in server(replace(spec, template=theirs))["volumeMounts"]
+    }
+    assert made == {"/models": "big", "/tmp": "tmp", "/var/cache": "tmp"}  # noqa: S108 -- the pod's own
+
+
+def test_a_models_name_is_no_variable(spec: ServedModelSpec) -> None:
+    """Kubernetes puts variables into arguments: `$(NAME)` by its value, `$$` as one `$`."""
+    model = "cost$$ in $(MLFLOW_TRACKING_PASSWORD)"
+    arguments = server(replace(spec, model=model))["args"]
+    assert "models:/cost$$$$ in $$(MLFLOW_TRACKING_PASSWORD)/4" in arguments
+
+
+words = st.none() | st.booleans() | st.integers() | st.sampled_from(["server", "models", ""])
+anything = st.recursive(
+    words,
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["name", "labels", "env", "key"]), inner, max_size=2)
+    ),
+    max_leaves=5,
+)
+containers = st.fixed_dictionaries(
+    {}, optional={"name": anything, "env": anything, "ports": anything}
+)
+templates = st.fixed_dictionaries(
+    {},
+    optional={
+        "metadata": anything
+        | st.fixed_dictionaries({}, optional={"labels": anything, "annotations": anything}),
+        "spec": anything
+        | st.fixed_dictionaries(
+            {}, optional={"containers": anything | st.lists(containers), "volumes": anything}
+        ),
+    },
+)
+
+
+@given(template=templates)
+def test_any_template_is_built_or_refused(
+    build_manifest: Callable[..., Document], template: Document
+) -> None:
+    """The CRD keeps anything there: what is odd must not stop the pass that could abort a rollout."""
+    document = build_manifest(server={"template": template})
+    with contextlib.suppress(InvalidSpecError):
+        made = objects(read_spec(document))
+        labels = made["Deployment"]["spec"]["template"]["metadata"]["labels"]
+        assert selectors(made)["Service"].items() <= labels.items()
+
+
+def test_what_a_template_leaves_empty_is_not_said(
+    spec: ServedModelSpec, build_manifest: Callable[..., Document]
+) -> None:
+    """`labels:` without a value is what a chart writes for an empty map."""
+    empty = {"metadata": {"labels": None, "annotations": None}, "spec": None}
+    assert objects(read_spec(build_manifest(server={"template": empty}))) == objects(
+        read_spec(build_manifest(server={}))
+    )
+
+
 def test_a_second_container_stands_beside_the_server(spec: ServedModelSpec) -> None:
     """A sidecar is added, not merged into ours."""
     sidecar = {"name": "metrics", "image": "exporter:1"}
@@ -368,6 +434,10 @@ def test_the_autoscaler_keeps_between_the_fewest_and_the_most(spec: ServedModelS
         ({"limits": {"memory": "1Gi"}, "requests": {"cpu": "3"}}, 3),
         ({"limits": None, "requests": {"cpu": "3"}}, 3),
         ({"limits": {"cpu": "2k"}}, 1),
+        ({"limits": {"cpu": "1.2.3"}}, 1),
+        ({"limits": {"cpu": "."}}, 1),
+        ({"limits": {"cpu": "2."}}, 2),
+        ({"limits": {"cpu": ".5"}}, 1),
     ],
 )
 def test_a_server_computes_with_the_processors_it_may_use(

@@ -25,7 +25,7 @@ VERSION_LABEL = "fairlead.dev/version"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 DIGEST = "fairlead.dev/digest"
 REGISTERED_MODEL = "fairlead.dev/registered-model"
-_KEYS = ("name", "mountPath", "containerPort", "key")  # by which items of a list are told apart
+_KEYS = ("mountPath", "name", "containerPort", "key")  # by which items of a list are told apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +217,7 @@ class _Maker:
             "name": CONTAINER,
             "image": self.spec.image or self.settings.image,
             "imagePullPolicy": self.settings.image_pull_policy,
-            "args": [*self._arguments(), "--threads", str(threads(resources))],
+            "args": [_literal(a) for a in (*self._arguments(), "--threads", threads(resources))],
             "env": self._environment(),
             "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
             "resources": dict(resources),
@@ -266,6 +266,11 @@ class _Maker:
         ]
 
 
+def _literal(argument: object) -> str:
+    """Keep Kubernetes from putting a variable in the place of its name."""
+    return str(argument).replace("$", "$$")
+
+
 def _probe(path: str, *, period: int, failures: int) -> Document:
     return {
         "httpGet": {"path": path, "port": "http"},
@@ -283,7 +288,7 @@ def threads(resources: Mapping[str, Any]) -> int:
     """
     for part in ("limits", "requests"):
         cpu = (resources.get(part) or {}).get("cpu")
-        if cpu is not None and re.fullmatch(r"[0-9.]+m?", str(cpu)):
+        if cpu is not None and re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)m?", str(cpu)):
             text = str(cpu)
             cores = float(text[:-1]) / 1000 if text.endswith("m") else float(text)
             return max(1, math.ceil(cores))
@@ -310,9 +315,13 @@ def merge(base: Any, over: Any) -> Any:
 def _merge_key(base: list[Any], over: list[Any]) -> str | None:
     items = [*base, *over]
     return next(
-        (k for k in _KEYS if all(isinstance(i, Mapping) and k in i for i in items)),
+        (k for k in _KEYS if all(isinstance(i, Mapping) and _is_plain(i.get(k)) for i in items)),
         None,
     )
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int)
 
 
 def _merge_items(base: list[Any], over: list[Any], key: str) -> list[Any]:

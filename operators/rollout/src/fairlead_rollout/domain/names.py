@@ -24,6 +24,14 @@ def short_hash(*parts: str) -> str:
 
 
 def workload_name(model: str, registered_model: str, version: str) -> str:
-    """Name the workload of one version: slug, version and a short hash, without dots."""
+    """Name the workload of one version: slug, version and a short hash, without dots.
+
+    It begins with a letter, as the name of a Service must.
+
+    >>> workload_name("2026-delays", "Delays", "12")
+    'm-2026-delays-v12-645cfb'
+    """
     tail = f"-v{version}-{short_hash(model, registered_model, version)}"
-    return slug(model)[: MAX_LABEL - len(tail)].strip("-") + tail
+    name = slug(model)
+    head = name if name[0].isalpha() else f"m-{name}"
+    return head[: MAX_LABEL - len(tail)].strip("-") + tail

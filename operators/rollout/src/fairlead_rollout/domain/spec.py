@@ -6,7 +6,7 @@ schema cannot say is checked here.
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -187,8 +187,28 @@ def parse_spec(spec: Mapping[str, Any]) -> ServedModelSpec:
         image=server.get("image"),
         resources=server.get("resources"),
         autoscaling=_parse_autoscaling(server),
-        template=server.get("template", {}),
+        template=_parse_template(server.get("template", {})),
     )
+
+
+def _parse_template(template: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Check the parts of a pod template that are built upon; Kubernetes checks all others."""
+    field = "spec.server.template"
+    parts = _with_objects(field, template, ("metadata", "spec"))
+    if "metadata" in parts:
+        names = ("labels", "annotations")
+        parts["metadata"] = _with_objects(f"{field}.metadata", parts["metadata"], names)
+    return parts
+
+
+def _with_objects(field: str, document: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return a document in which these parts are objects; one that is null says nothing."""
+    kept = {k: v for k, v in document.items() if v is not None or k not in names}
+    for name in names:
+        if not isinstance(kept.get(name, {}), Mapping):
+            found = type(kept[name]).__name__
+            raise InvalidSpecError(f"{field}.{name}: must be of type object, is {found}")
+    return kept
 
 
 def _parse_keep(keep: Mapping[str, Any]) -> Keep:
