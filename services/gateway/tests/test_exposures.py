@@ -1,6 +1,7 @@
 """Exposures reach the experiments service, each counted once, whatever is killed."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from fairlead_gateway.adapters.experiments import HttpExperiments
 from fairlead_gateway.adapters.log import LogTail, Position, Rotation, decode_line
 from fairlead_gateway.adapters.metrics import PrometheusMeter
 from fairlead_gateway.app.apply import Report
+from fairlead_gateway.app.ports import Snapshot
 from fairlead_gateway.app.ship import Shipper
+from fairlead_gateway.domain.endpoints import Endpoint
 
 PATH = "/models/iris/invocations"
 RESET = "upstream_reset_after_response_started"
@@ -334,6 +337,49 @@ def test_code_of_a_line(
     append(harness.path, line(1, **changes))
     harness.drain()
     assert experiments.seen["i1"]["code"] == code
+
+
+class Hours:
+    """A clock that is moved by hand."""
+
+    time = 0.0
+
+    def now(self) -> float:
+        """Tell the time."""
+        return self.time
+
+    def monotonic(self) -> float:
+        """Tell the time."""
+        return self.time
+
+
+def test_versions_that_are_gone_are_not_counted_for_ever() -> None:
+    """Series of a version go some minutes after it; those of one that is there stay."""
+    clock = Hours()
+    meter = PrometheusMeter(clock)
+    endpoint = Endpoint(address="10.0.0.1", port=8080, ready=True)
+    for version in ("3", "4"):
+        found = decode_line(line(1, version=version, cluster=f"iris-v{version}"))
+        assert found is not None
+        meter.request(found)
+
+    def counted(*versions: str) -> set[str]:
+        there = {("iris", version): (endpoint,) for version in versions}
+        report = Report(snapshot=Snapshot(plans={}, endpoints=there))
+        text = meter.expose(report).decode()
+        return set(re.findall(r'requests_total\{.*version="(.)"', text)) | set(
+            re.findall(r'seconds_count\{.*version="(.)"', text)
+        )
+
+    assert counted("3", "4") == {"3", "4"}
+    clock.time += 5000
+    assert counted("4") == {"3", "4"}, "until now it was there"
+    clock.time += 500
+    assert counted("4") == {"3", "4"}, "for every scraper to see its end"
+    clock.time += 500
+    counted("4")
+    assert counted("4") == {"4"}
+    assert counted("3", "4") == {"4"}
 
 
 def test_facts_of_a_line(harness: Harness, experiments: FakeExperiments) -> None:

@@ -1,18 +1,34 @@
 """Metrics in Prometheus' format."""
 
+import threading
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from fairlead_gateway.adapters.clock import SystemClock
 from fairlead_gateway.app.apply import Report
+from fairlead_gateway.app.ports import Clock, Snapshot
 from fairlead_gateway.domain.exposure import LogLine
 from fairlead_gateway.domain.plan import plan_digest
+from fairlead_gateway.domain.render import needed_versions
 
+_KEPT = (
+    600.0  # Seconds the series of a version that is gone stay, for every scraper to see their end.
+)
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class PrometheusMeter:
-    """Counts what the agent sees."""
+    """Counts what the agent sees, of versions that are there.
 
-    def __init__(self) -> None:
+    Args:
+        clock: The time.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._gone_since: dict[tuple[str, str], float] = {}
+        self._requested: dict[tuple[str, str], set[tuple[str, str]]] = {}
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "fairlead_gateway_requests_total",
@@ -45,8 +61,10 @@ class PrometheusMeter:
     def request(self, line: LogLine) -> None:
         """Count one request to a served model."""
         model, arm = line.model or "none", line.arm or "none"
-        version = line.answered_by or "none"
-        self._requests.labels(model, version, arm, f"{line.status // 100}xx").inc()
+        version, code_class = line.answered_by or "none", f"{line.status // 100}xx"
+        with self._lock:
+            self._requested.setdefault((model, version), set()).add((arm, code_class))
+        self._requests.labels(model, version, arm, code_class).inc()
         self._durations.labels(model, version, arm).observe((line.duration or 0.0) / 1000)
         self._retries.labels(model, arm).inc(line.retries)
         self._fallbacks.labels(model, arm).inc(line.is_fallback)
@@ -69,12 +87,38 @@ class PrometheusMeter:
         Args:
             report: Where the applier stands.
         """
-        self._rejected.inc(report.rejected - self._rejected_before)
-        self._rejected_before = report.rejected
-        self._applied.clear()
-        for model, applied in report.applied.items():
-            self._applied.labels(model, plan_digest(applied.plan)).set(1)
-        return generate_latest(self._registry)
+        with self._lock:  # Several may scrape at once.
+            self._rejected.inc(report.rejected - self._rejected_before)
+            self._rejected_before = report.rejected
+            self._applied.clear()
+            for model, applied in report.applied.items():
+                self._applied.labels(model, plan_digest(applied.plan)).set(1)
+            text = generate_latest(self._registry)
+            if report.snapshot is not None and report.snapshot.complete:
+                self._forget_others(report.snapshot)
+        return text
+
+    def _forget_others(self, snapshot: Snapshot) -> None:
+        """Drop the series of versions that have been gone for a while.
+
+        A model that is trained every day would else make the agent grow for as long as it runs.
+        """
+        needed = needed_versions(snapshot.plans.values(), snapshot.endpoints)
+        needed |= {(model, "none") for model, _ in needed}
+        now = self._clock.monotonic()
+        for key in list(self._requested):
+            if key in needed:
+                self._gone_since.pop(key, None)
+            elif now - self._gone_since.setdefault(key, now) > _KEPT:
+                self._forget(*key)
+
+    def _forget(self, model: str, version: str) -> None:
+        del self._gone_since[model, version]
+        requested = self._requested.pop((model, version))
+        for arm, code_class in requested:
+            self._requests.remove(model, version, arm, code_class)
+        for arm in {arm for arm, _ in requested}:
+            self._durations.remove(model, version, arm)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"fairlead_gateway_{name}", text, labels, registry=self._registry)
