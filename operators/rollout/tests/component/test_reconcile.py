@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from fairlead_rollout.app.reconcile import reconcile
+from fairlead_rollout.domain.errors import UnavailableError
 from fairlead_rollout.domain.snapshot import FETCH_FAILED, Verb, Verdict
 from fairlead_rollout.domain.status import ConditionType, RolloutState, Status
 
@@ -683,6 +685,26 @@ def test_records_of_another_registered_model_are_not_believed(
     world.records_["theirs"] = record
     world.run_until(lambda: world.status.stable is not None)
     assert (world.status.stable, world.status.attempts, world.status.settled) == ("1", 0, None)
+
+
+def test_an_object_that_cannot_be_written_just_now_stops_no_verdict(
+    on_trial: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An admission webhook that is down answers for the API server; an abort cannot wait for it."""
+
+    def ensure(*_: object) -> None:
+        raise UnavailableError("PATCH deployments: 500 failed calling webhook")
+
+    monkeypatch.setattr(on_trial, "ensure", ensure)
+    on_trial.verdict = Verdict.WORSE
+    for _ in range(5):
+        on_trial.settle()
+        with pytest.raises(UnavailableError, match="webhook"):
+            reconcile("flight-delay", on_trial.ports)
+        on_trial.time += timedelta(seconds=1)
+    assert on_trial.rollout.state is RolloutState.ABORTED
+    assert on_trial.weight == 0
+    assert on_trial.tags["2"]["rollout.status"] == "aborted"
 
 
 def test_a_refused_object_is_told_and_stops_nothing_else(on_trial: World) -> None:

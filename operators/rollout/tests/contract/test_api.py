@@ -212,6 +212,14 @@ def test_a_refusal_without_a_status_document_still_says_which(api: KubeApi, serv
     assert "html" not in str(caught.value)
 
 
+def test_a_field_that_kubernetes_does_not_know_is_a_refusal(api: KubeApi, server: Server) -> None:
+    """Server-side apply answers 500 to a misspelt field of a pod template; waiting mends it not."""
+    why = "failed to create typed patch object (ml/x; /v1, Kind=Pod): .spec.nodeSelecter: field not declared in schema"
+    server.refuses(500, why)
+    with pytest.raises(RefusedError, match="nodeSelecter: field not declared"):
+        api.apply(document())
+
+
 @pytest.mark.parametrize("body", [b'"upstream error"', b"[]", b"null", b'{"message": null}'])
 def test_a_refusal_in_another_documents_form_is_a_refusal(
     api: KubeApi, server: Server, body: bytes

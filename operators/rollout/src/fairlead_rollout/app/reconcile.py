@@ -41,6 +41,9 @@ def reconcile(key: str, ports: Ports) -> timedelta | None:
 
     Returns:
         When to look again; None when the ServedModel is gone.
+
+    Raises:
+        UnavailableError: Not all could be carried out; what was decided is written all the same.
     """
     served = ports.store.read(key)
     if served is None:
@@ -51,7 +54,7 @@ def reconcile(key: str, ports: Ports) -> timedelta | None:
     if isinstance(snapshot, Obstacle):
         return _wait(served, snapshot, ports)
     decision = decide(snapshot, ports.clock.now())
-    refusal = _apply_all(decision.actions, served, ports)
+    refusal, outage = _apply_all(decision.actions, served, ports)
     told = _tell(snapshot, ports) if decision.status.traffic == _traffic(snapshot) else ()
     left = tuple(item for item in decision.status.writeback if item not in told)
     status = replace(decision.status, writeback=left)
@@ -61,6 +64,8 @@ def reconcile(key: str, ports: Ports) -> timedelta | None:
     if status != snapshot.status:
         ports.store.write_status(key, status)
     _hold(served, status, ports)
+    if outage is not None:
+        raise outage
     wait = decision.requeue_after if refusal is None else _after_refusal(status)
     return min(wait, WRITEBACK_EVERY) if left else wait
 
@@ -149,23 +154,27 @@ def _rollout_to_analyse(status: Status | None, records: tuple[object, ...] | Non
     )
 
 
-def _apply_all(actions: tuple[Action, ...], served: ServedModel, ports: Ports) -> str | None:
-    """Carry out the actions, each by itself: one that is refused keeps no other from its turn.
+def _apply_all(
+    actions: tuple[Action, ...], served: ServedModel, ports: Ports
+) -> tuple[str | None, UnavailableError | None]:
+    """Carry out the actions, each by itself: one that fails keeps no other from its turn.
 
     Returns:
-        Why one was refused, or None.
+        Why one was refused, or None; what could not be done just now, or None.
     """
-    refusal = None
+    refusal, outage = None, None
     for action in actions:
         try:
             apply(action, served, ports)
         except RefusedError as error:
             refusal = str(error)
+        except UnavailableError as error:
+            outage = error
     if refusal is not None:
         event = f"{served.uid}/{served.generation}/refused/{refusal}"
         news = EmitEvent(id=event, type="Warning", reason=Reason.INVALID_SPEC, message=refusal)
         ports.store.emit(served.key, news, ports.clock.now())
-    return refusal
+    return refusal, outage
 
 
 def apply(action: Action, served: ServedModel, ports: Ports) -> None:

@@ -30,6 +30,7 @@ _JSON = "application/json"
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 _TOO_MANY, _SERVER_ERROR = 429, 500
+_UNKNOWN_FIELD = "failed to create typed patch object"  # a 500 that waiting does not mend
 _PLURALS = {
     "Deployment": ("apis/apps/v1", "deployments"),
     "Event": ("apis/events.k8s.io/v1", "events"),
@@ -206,7 +207,10 @@ def _translated(error: ApiException, what: str) -> FairleadError:
 
 
 def _refused(status: int, body: Any, what: str) -> FairleadError:
-    message = f"{what}: {status} {_message(body)}".rstrip()
+    why = _message(body)
+    message = f"{what}: {status} {why}".rstrip()
+    if why.startswith(_UNKNOWN_FIELD):
+        return RefusedError(message)
     kinds: Mapping[int, type[FairleadError]] = {
         **dict.fromkeys((400, 403, 422), RefusedError),
         404: NotFoundError,
