@@ -217,6 +217,18 @@ class _Dying:
         self._api.delete(*place)
 
 
+def test_what_was_seen_of_one_model_is_not_kept_for_all_time(
+    cluster: KubernetesCluster, served: ServedModel
+) -> None:
+    """Models come and go for months; a Deployment is needed for the pass that has read it."""
+    cluster.ensure(served, "1", 1)
+    cluster.workloads(served)
+    assert len(cluster._seen) == 1
+    namespace, _, _ = served.key.partition("/")
+    cluster.workloads(replace(served, key=f"{namespace}/another"))
+    assert cluster._seen == {}
+
+
 def test_another_served_model_of_the_same_name_is_not_adopted(
     cluster: KubernetesCluster, served: ServedModel
 ) -> None:

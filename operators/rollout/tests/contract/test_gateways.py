@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fairlead_rollout.adapters.k8s.gateways import Answer, GatewayReplicas, combine
+from fairlead_rollout.adapters.k8s.gateways import STALE_AFTER, Answer, GatewayReplicas, combine
 
 Document = dict[str, Any]
 Kube = Any
@@ -173,6 +173,39 @@ def test_a_replica_in_two_slices_is_asked_once(
 def test_before_the_first_look_nothing_is_known(replicas: GatewayReplicas) -> None:
     """Not to have asked is not the same as to have no gateway."""
     assert replicas.applied("m") is None
+
+
+def test_what_was_seen_long_ago_is_not_known_any_more(slices: Slices, agent: Agent) -> None:
+    """After an abort the plan is the one from before the trial: an old answer would fit it."""
+    now = [0.0]
+    replicas = GatewayReplicas(
+        slices,  # type: ignore[arg-type]
+        namespace="fairlead",
+        service="agents",
+        monotonic=lambda: now[0],
+    )
+    agent.says({"m": model("d", v1=1)})
+    slices.found = [endpoints(agent.port)]
+    replicas.look()
+    now[0] = STALE_AFTER.total_seconds()
+    assert replicas.applied("m") is not None
+    now[0] += 1
+    assert replicas.applied("m") is None
+    replicas.look()
+    assert replicas.applied("m") is not None
+    replicas._http.close()
+
+
+def test_a_look_that_fails_on_an_address_does_not_stop_at_it(
+    replicas: GatewayReplicas, slices: Slices, agent: Agent
+) -> None:
+    """Colons are part of an address in IPv6; whoever cannot be asked is silent."""
+    agent.says({"m": model("d", v1=1)})
+    elsewhere = endpoints(agent.port, pod="six")
+    elsewhere["endpoints"][0]["addresses"] = ["::1"]
+    slices.found = [elsewhere, endpoints(agent.port)]
+    replicas.look()
+    assert replicas.states({"m": "d"}) == {"applied": 1, "behind": 0, "silent": 1}
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ class KubernetesCluster:
     def __init__(self, api: KubeApi, settings: ServingSettings):
         self._api = api
         self._settings = settings
-        self._seen: dict[tuple[str, str], Document] = {}  # Deployments of the last look
+        self._seen: dict[tuple[str, str], Document] = {}  # of the model that was looked at last
         self._applied_at: dict[tuple[str, str], float] = {}  # only saves writes
 
     def workloads(self, served: ServedModel) -> tuple[Workload, ...]:
@@ -53,9 +53,7 @@ class KubernetesCluster:
         deployments = self._api.list("Deployment", namespace, labels)
         pods = self._api.list("Pod", namespace, labels)
         ours = [d for d in deployments if _is_owned(d, served.uid)]
-        for key in [k for k in self._seen if k[0] == served.key]:
-            del self._seen[key]
-        self._seen.update({(served.key, _version(d)): d for d in ours})
+        self._seen = {(served.key, _version(d)): d for d in ours}
         return tuple(_observe(deployment, pods) for deployment in ours)
 
     def ensure(self, served: ServedModel, version: str, replicas: int) -> None:

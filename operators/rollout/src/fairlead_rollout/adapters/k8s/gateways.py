@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 ASK_EVERY = timedelta(milliseconds=250)
 ASK_WHEN_IDLE = timedelta(seconds=2)
 PEACE = 5  # times as long as a look took
+STALE_AFTER = timedelta(seconds=60)  # without a look that succeeded, nothing is known
 SERVICE_NAME = "kubernetes.io/service-name"
 Models = Mapping[str, Mapping[str, Any]]
 
@@ -35,15 +36,23 @@ class Answer:
 @dataclass(kw_only=True)
 class _Look:
     answers: tuple[Answer, ...] = ()
-    is_known: bool = False
+    at: float | None = None
     asked: threading.Event = field(default_factory=threading.Event)
 
 
 class GatewayReplicas:
     """Looks at every replica that gets traffic, in a thread of its own."""
 
-    def __init__(self, api: KubeApi, *, namespace: str, service: str):
+    def __init__(
+        self,
+        api: KubeApi,
+        *,
+        namespace: str,
+        service: str,
+        monotonic: Callable[[], float] = time.monotonic,
+    ):
         self._api = api
+        self._monotonic = monotonic
         self._namespace = namespace
         self._service = service
         self._http = httpx.Client(timeout=TIMEOUT, trust_env=False)
@@ -68,19 +77,23 @@ class GatewayReplicas:
 
     def look(self) -> None:
         """Ask every replica once."""
-        labels = {SERVICE_NAME: self._service}
+        started, labels = self._monotonic(), {SERVICE_NAME: self._service}
         slices = self._api.list("EndpointSlice", self._namespace, labels)
         found = sorted({place for part in slices for place in _places(part)})
         self._look.answers = tuple(self._ask(replica, url) for replica, url in found)
-        self._look.is_known = True
+        self._look.at = started
 
     def applied(self, name: str) -> Applied | None:
         """Return what the replicas route by, or None when none of them answers."""
         self._look.asked.set()
         answers = self._look.answers
-        if not self._look.is_known or all(answer.models is None for answer in answers):
+        if not self._is_fresh() or all(answer.models is None for answer in answers):
             return None
         return combine(name, answers)
+
+    def _is_fresh(self) -> bool:
+        at = self._look.at
+        return at is not None and self._monotonic() - at <= STALE_AFTER.total_seconds()
 
     def states(self, wanted: Mapping[str, str]) -> Mapping[str, int]:
         """Count the replicas by how they stand.
@@ -135,9 +148,14 @@ def _places(part: Document) -> list[tuple[str, str]]:
     """Return name and address of the replicas in an EndpointSlice that get traffic."""
     ports = [port["port"] for port in part.get("ports") or ()]
     return [
-        ((endpoint.get("targetRef") or {}).get("name", address), f"http://{address}:{ports[0]}")
+        ((endpoint.get("targetRef") or {}).get("name", address), _url(address, ports[0]))
         for endpoint in part.get("endpoints") or ()
         if (endpoint.get("conditions") or {}).get("ready")
         for address in endpoint["addresses"][:1]
         if ports
     ]
+
+
+def _url(address: str, port: int) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{port}"
