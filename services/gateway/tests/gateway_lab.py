@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from gateway_client import Answer, Load, ask_all
 
 from fairlead_gateway.domain.plan import parse_plan, plan_digest
@@ -76,7 +77,7 @@ def plan(model: str = "iris", weight: int | None = 1000, **changes: Any) -> dict
         "shadow": [],
         "fallback": "3" if running else None,
         "timeout": 5.0,
-        "retries": {"attempts": 2, "onReset": True},
+        "retries": {"attempts": 3, "onReset": True},
         "limits": {"maxBodyBytes": 10_485_760},
     }
     return made | changes
@@ -169,6 +170,12 @@ class Gateway:
         self.publish(version, model)
         return name
 
+    def black_hole(self, version: str, model: str, port: int) -> None:
+        """Publish a replica that answers no connection, as on a node that has lost power."""
+        endpoint = {"address": "127.0.0.1", "port": port, "ready": True}
+        self.workloads.setdefault(f"{model}-v{version}", []).append(endpoint)
+        self.publish(version, model)
+
     def borrow(self, version: str, model: str) -> None:
         """Publish a replica that all models share, for tests that do it no harm."""
         if version not in self.pool:
@@ -248,6 +255,25 @@ def is_open(port: int) -> bool:
     """Tell whether somebody listens."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextlib.contextmanager
+def black_hole() -> Iterator[int]:
+    """Give a port on which the kernel drops who would connect: its queue is full, nobody accepts."""
+    with contextlib.ExitStack() as open_sockets:
+        listener = open_sockets.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port: int = listener.getsockname()[1]
+        for _ in range(4):
+            waiting = open_sockets.enter_context(socket.socket())
+            waiting.settimeout(0)
+            waiting.connect_ex(("127.0.0.1", port))
+        with socket.socket() as probe:
+            probe.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                probe.connect(("127.0.0.1", port))
+        yield port
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from gateway_client import Connection, versions
-from gateway_lab import Gateway, Served, answered, plan, wait_for
+from gateway_lab import Gateway, Served, answered, black_hole, plan, wait_for
 
 
 def test_one_of_two_stable_replicas_is_killed(mortal: Served) -> None:
@@ -44,6 +44,22 @@ def test_the_only_candidate_replica_is_killed(mortal: Served) -> None:
     metric = mortal.gateway.metric
     wait_for(lambda: metric(f"fairlead_gateway_fallbacks_total{sample}") == len(stood_in))
     assert metric(f"fairlead_gateway_retries_total{sample}") > 0
+
+
+def test_a_node_is_lost_with_the_candidate_and_a_stable_replica(mortal: Served) -> None:
+    """Two of three replicas swallow what is sent to them: the third answers every request."""
+    gateway, model = mortal.gateway, mortal.model
+    gateway.remove("4", model)
+    with black_hole() as one, black_hole() as other:
+        gateway.black_hole("4", model, one)
+        gateway.black_hole("3", model, other)
+        mortal.apply(5000)
+        total = {version: {"healthy": n, "total": n} for version, n in (("3", 2), ("4", 1))}
+        wait_for(lambda: gateway.applied()[model]["versions"] == total)
+        load = mortal.load()
+        load.during(lambda: answered(load, 1000))
+    assert load.failures == []
+    assert {line["version"] for line in mortal.log(1000)} == {"3"}
 
 
 def test_a_hundred_weights_under_load(served: Served) -> None:

@@ -16,7 +16,7 @@ PLAN: dict[str, Any] = {
     "shadow": [],
     "fallback": None,
     "timeout": 5.0,
-    "retries": {"attempts": 2, "onReset": True},
+    "retries": {"attempts": 3, "onReset": True},
     "limits": {"maxBodyBytes": 10_485_760},
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 from fairlead_rollout.domain.spec import TOTAL_WEIGHT, ServedModelSpec
 
 Plan = dict[str, Any]
-RETRY_ATTEMPTS = 2  # one other replica, then the fallback version
+RETRY_ATTEMPTS = 3  # by turns the version and its fallback, so that one of each may be lost
 
 
 def build_plan(  # noqa: PLR0913 -- one argument for each thing the plan names
