@@ -54,10 +54,10 @@ _POST = {"name": ":method", "string_match": {"exact": "POST"}}
 _COPIED = {UnitKind.HEADER: "REQ", UnitKind.QUERY: "QUERY_PARAM"}
 """The units the listener copies to a header of their own, and Envoy's operator that reads them."""
 
+_IPPROTO_TCP, _TCP_USER_TIMEOUT = 6, 18  # Linux; Python has no name for the second everywhere.
+_UNACKNOWLEDGED = 5_000  # Milliseconds that what was sent may go unacknowledged.
 _ALL_TRAFFIC = 100_000  # Percent: one healthy endpoint of up to 1,000 keeps its priority in charge.
-_SILENCE = (
-    10  # Seconds beyond its timeout in which nothing of a request may come: its client is gone.
-)
+_SILENCE = 10  # Seconds beyond its timeout in which nothing of a request comes: its client is gone.
 _UPSTREAM_IDLE = "30s"  # Below the serving process's own 75 s, so that it never closes first.
 _TYPE = "type.googleapis.com/envoy."
 
@@ -193,6 +193,7 @@ def _cluster_behaviour() -> JSON:
                 }
             ]
         },
+        **_dead_peer_detection(),
         "outlier_detection": _outlier_detection(),
         # With every endpoint ejected and nothing to stand in, trying them all beats a 503.
         "common_lb_config": {"healthy_panic_threshold": {"value": 1}},
@@ -203,6 +204,27 @@ def _cluster_behaviour() -> JSON:
                 "explicit_http_config": {"http_protocol_options": {}},
             }
         },
+    }
+
+
+def _dead_peer_detection() -> JSON:
+    """Drop a connection whose other end has lost power, so that its requests are sent again.
+
+    Such an end sends no reset: without this a request on a kept connection waits for its own
+    timeout. What counts is the other kernel's acknowledgement, so a slow model is left alone, unless
+    it reads nothing of a large body for so long.
+    """
+    lost = {
+        "description": "TCP_USER_TIMEOUT",
+        "level": _IPPROTO_TCP,
+        "name": _TCP_USER_TIMEOUT,
+        "int_value": _UNACKNOWLEDGED,
+        "state": "STATE_PREBIND",
+    }
+    probes = {"keepalive_time": 2, "keepalive_interval": 1, "keepalive_probes": 3}
+    return {
+        "upstream_connection_options": {"tcp_keepalive": probes},
+        "upstream_bind_config": {"socket_options": [lost]},
     }
 
 
