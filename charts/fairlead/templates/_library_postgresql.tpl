@@ -31,7 +31,7 @@ apiVersion: v1
 kind: Secret
 metadata:
   name: {{ $name }}
-  namespace: {{ $context.Release.Namespace }}
+  namespace: {{ $context.Release.Namespace | quote }}
   labels:
     {{- include "fairlead.labels" $self | nindent 4 }}
   annotations:
@@ -44,7 +44,7 @@ apiVersion: v1
 kind: Service
 metadata:
   name: {{ $name }}
-  namespace: {{ $context.Release.Namespace }}
+  namespace: {{ $context.Release.Namespace | quote }}
   labels:
     {{- include "fairlead.labels" $self | nindent 4 }}
 spec:
@@ -59,7 +59,7 @@ apiVersion: apps/v1
 kind: StatefulSet
 metadata:
   name: {{ $name }}
-  namespace: {{ $context.Release.Namespace }}
+  namespace: {{ $context.Release.Namespace | quote }}
   labels:
     {{- include "fairlead.labels" $self | nindent 4 }}
 spec:
@@ -150,7 +150,7 @@ spec:
       spec:
         accessModes: [ReadWriteOnce]
         {{- with $values.storage.storageClassName }}
-        storageClassName: {{ . }}
+        storageClassName: {{ . | quote }}
         {{- end }}
         resources:
           requests:
@@ -161,7 +161,7 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
   name: {{ $name }}
-  namespace: {{ $context.Release.Namespace }}
+  namespace: {{ $context.Release.Namespace | quote }}
   labels:
     {{- include "fairlead.labels" $self | nindent 4 }}
 spec:
