@@ -12,7 +12,9 @@ from kubernetes.client import ApiClient, Configuration
 
 from fairlead_rollout.adapters.k8s import watch as watching
 from fairlead_rollout.adapters.k8s.watch import Watch, run_watch
+from fairlead_rollout.adapters.schema import read_spec
 from fairlead_rollout.domain.errors import UnavailableError
+from fairlead_rollout.domain.status import Writeback
 from fairlead_rollout.entrypoints import operator as module
 from fairlead_rollout.entrypoints.operator import Operator, read_settings
 
@@ -99,6 +101,18 @@ def test_a_leader_that_is_none_any_more_writes_nothing(
     monkeypatch.setattr(operator._lease, "is_held", False)
     with pytest.raises(UnavailableError, match="lead"):
         operator._api.delete("Deployment", "ml", "flight-delay-v3-1a2b3c")
+
+
+def test_a_leader_that_is_none_any_more_tells_other_systems_nothing(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, build_manifest: Callable[..., Any]
+) -> None:
+    """A verdict of the one before must not overwrite that of its successor."""
+    monkeypatch.setattr(operator._lease, "is_held", False)
+    item = Writeback(kind="tags", rollout="r", version="1", content={"rollout.status": "running"})
+    with pytest.raises(UnavailableError, match="set-tag: not sent, as this replica does not lead"):
+        operator._registry.write(read_spec(build_manifest()), item)
+    with pytest.raises(UnavailableError, match="rollouts/r: not sent"):
+        operator._experiments.put_record(item)
 
 
 def test_a_watch_that_ends_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:

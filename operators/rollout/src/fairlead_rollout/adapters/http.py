@@ -1,6 +1,7 @@
 """How the controller talks HTTP: short limits, one kind of error."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -12,9 +13,28 @@ WRITE_TIMEOUT = httpx.Timeout(5.0, connect=1.0)
 _REFUSED = frozenset({401, 403})
 
 
-def client(base_url: str, auth: tuple[str, str] | None = None) -> httpx.Client:
-    """Return a client that reads no proxy settings: everything it talks to is ours."""
-    return httpx.Client(base_url=base_url, timeout=TIMEOUT, trust_env=False, auth=auth)
+def client(
+    base_url: str,
+    auth: tuple[str, str] | None = None,
+    may_write: Callable[[], bool] = lambda: True,
+) -> httpx.Client:
+    """Return a client that reads no proxy settings: everything it talks to is ours.
+
+    Args:
+        base_url: Where it talks to.
+        auth: The account.
+        may_write: Asked before every write: another replica may have taken over.
+    """
+
+    def fence(request: httpx.Request) -> None:
+        if request.method != "GET" and not may_write():
+            what = f"{request.method} {request.url.path}"
+            raise UnavailableError(f"{what}: not sent, as this replica does not lead")
+
+    hooks = {"request": [fence]}
+    return httpx.Client(
+        base_url=base_url, timeout=TIMEOUT, trust_env=False, auth=auth, event_hooks=hooks
+    )
 
 
 def mlflow_account() -> tuple[str, str] | None:

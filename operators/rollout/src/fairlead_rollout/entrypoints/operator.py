@@ -77,7 +77,8 @@ class Operator:
         self._metrics = ControllerMetrics()
         self._watch = Watch()
         cluster = connect()
-        self._api = KubeApi(cluster, may_write=lambda: self._lease.is_held)
+        leads = lambda: self._lease.is_held  # noqa: E731 -- asked before every write
+        self._api = KubeApi(cluster, may_write=leads)
         self._lease = Lease(
             KubeApi(cluster, LEASE_TIMEOUT),
             namespace=settings.lease_namespace,
@@ -85,9 +86,9 @@ class Operator:
             identity=os.environ.get("POD_NAME") or socket.gethostname(),
             monotonic=time.monotonic,
         )
-        account = mlflow_account()
-        self._registry = MlflowRegistry(client(settings.mlflow_url, account), self._clock)
-        self._experiments = ExperimentsClient(client(settings.experiments_url))
+        mlflow = client(settings.mlflow_url, mlflow_account(), leads)
+        self._registry = MlflowRegistry(mlflow, self._clock)
+        self._experiments = ExperimentsClient(client(settings.experiments_url, may_write=leads))
         self._gateways = GatewayReplicas(
             self._api, namespace=settings.gateway_namespace, service=settings.gateway_service
         )
