@@ -28,7 +28,6 @@ from outside import Agent, Registry, experiments, serve
 from rich.console import Console
 from rich.table import Table
 
-from fairlead_rollout.adapters.clock import SystemClock
 from fairlead_rollout.adapters.http import client
 from fairlead_rollout.adapters.k8s.api import connect
 from fairlead_rollout.adapters.mlflow_registry import POLL_EVERY, MlflowRegistry
@@ -196,7 +195,7 @@ class Bench:
     def poll_cost(self) -> Poll:
         """Measure one look at MLflow, in this process and without MLflow's own time."""
         registry = Registry(self.names, 0)
-        looks = MlflowRegistry(client(f"http://127.0.0.1:{serve(registry.answer)}"), SystemClock())
+        looks = MlflowRegistry(client(f"http://127.0.0.1:{serve(registry.answer)}"))
         looks.poll()
         started, times = time.thread_time(), 20
         for _ in range(times):

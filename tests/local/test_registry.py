@@ -3,7 +3,6 @@
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -19,14 +18,6 @@ from fairlead_rollout.domain.spec import ServedModelSpec
 from fairlead_rollout.domain.status import Writeback
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(120)]
-
-
-class Clock:
-    """The real time."""
-
-    def now(self) -> datetime:
-        """Return it."""
-        return datetime.now(UTC)
 
 
 class Mlflow:
@@ -87,7 +78,7 @@ def mlflow(stack: Any) -> Iterator[Mlflow]:
 @pytest.fixture
 def registry(mlflow: Mlflow) -> MlflowRegistry:
     """Return an adapter that has not looked yet."""
-    return MlflowRegistry(mlflow.http, Clock())
+    return MlflowRegistry(mlflow.http)
 
 
 def want(registry: MlflowRegistry, spec: ServedModelSpec) -> None:
@@ -195,7 +186,7 @@ def test_a_version_that_is_gone_loses_no_other_verdict(
 
 def test_a_registry_that_is_away_is_an_error_of_its_own(mlflow: Mlflow) -> None:
     """Nothing listens: unavailable, to be tried again; the view stays unknown."""
-    away = MlflowRegistry(httpx.Client(base_url="http://127.0.0.1:9"), Clock())
+    away = MlflowRegistry(httpx.Client(base_url="http://127.0.0.1:9"))
     spec = mlflow.spec({"stage": "Production"})
     with pytest.raises(UnavailableError):
         away.poll()

@@ -1,21 +1,27 @@
 """The experiments service over HTTP."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any
 
 import httpx
 
 from fairlead_rollout.adapters.http import WRITE_TIMEOUT, call
+from fairlead_rollout.adapters.outage import Outage
 from fairlead_rollout.domain.errors import NotFoundError, UnavailableError
 from fairlead_rollout.domain.snapshot import Analysis, StepCounts, Verdict
 from fairlead_rollout.domain.status import Writeback, parse_time
+
+ASK_AGAIN_AFTER = timedelta(seconds=2)  # of hanging: without numbers no trial is guarded
 
 
 class ExperimentsClient:
     """Reads analyses and keeps rollout records."""
 
-    def __init__(self, http: httpx.Client):
+    def __init__(self, http: httpx.Client, *, monotonic: Callable[[], float] = time.monotonic):
         self._http = http
+        self._outage = Outage(ASK_AGAIN_AFTER, monotonic)
         self.problem: str | None = None
 
     def analysis(self, rollout: str) -> Analysis | None:
@@ -24,7 +30,7 @@ class ExperimentsClient:
         Raises:
             NotFoundError: The service knows nothing of the rollout.
         """
-        response = self._get(f"/v1/rollouts/{rollout}/analysis")
+        response = self._get(rollout, f"/v1/rollouts/{rollout}/analysis")
         if response is None:
             return None
         if response.status_code == httpx.codes.NOT_FOUND:
@@ -33,14 +39,15 @@ class ExperimentsClient:
 
     def records(self, name: str) -> tuple[Mapping[str, Any], ...] | None:
         """Return the rollout records of a served model, newest last, or None while away."""
-        response = self._get("/v1/rollouts", params={"model": name})
+        response = self._get(name, "/v1/rollouts", params={"model": name})
         if response is None or not response.is_success:
             return None
         return tuple(sorted(response.json()["rollouts"], key=lambda r: str(r["startedAt"])))
 
-    def _get(self, path: str, **options: Any) -> httpx.Response | None:
+    def _get(self, subject: str, path: str, **options: Any) -> httpx.Response | None:
         try:
-            response = call(self._http, "GET", path, **options)
+            with self._outage.noticed(subject):
+                response = call(self._http, "GET", path, **options)
         except UnavailableError as error:
             self.problem = str(error)
             return None
@@ -54,7 +61,8 @@ class ExperimentsClient:
             UnavailableError: The service does not answer, or does not take it.
         """
         path = f"/v1/rollouts/{item.rollout}"
-        response = call(self._http, "PUT", path, json=item.content, timeout=WRITE_TIMEOUT)
+        with self._outage.noticed(item.rollout):
+            response = call(self._http, "PUT", path, json=item.content, timeout=WRITE_TIMEOUT)
         if not response.is_success:
             raise UnavailableError(f"PUT {path}: {response.status_code} {response.text[:200]}")
 

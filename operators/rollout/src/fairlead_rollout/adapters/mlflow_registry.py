@@ -8,15 +8,16 @@ second and 100 MB to start.
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
 from fairlead_rollout.adapters.http import WRITE_TIMEOUT, call
-from fairlead_rollout.app.ports import Clock
+from fairlead_rollout.adapters.outage import Outage
 from fairlead_rollout.domain.errors import FairleadError, NotLookedYetError, UnavailableError
 from fairlead_rollout.domain.snapshot import RegistryView
 from fairlead_rollout.domain.spec import Pointer, ServedModelSpec
@@ -28,6 +29,7 @@ API = "/api/2.0/mlflow"
 MANAGED = "fairlead.managed"
 POLL_EVERY = timedelta(seconds=2)
 STALE_AFTER = timedelta(seconds=6)  # three polls missed
+TELL_AGAIN_AFTER = timedelta(seconds=5)  # of hanging: a verdict in MLflow may be late
 PAGE = 1000
 
 
@@ -37,12 +39,13 @@ class MlflowRegistry:
     The poll has a thread of its own, so that a registry that hangs never delays an abort.
     """
 
-    def __init__(self, http: httpx.Client, clock: Clock):
+    def __init__(self, http: httpx.Client, *, monotonic: Callable[[], float] = time.monotonic):
         self._http = http
-        self._clock = clock
+        self._monotonic = monotonic
+        self._outage = Outage(TELL_AGAIN_AFTER, monotonic)
         self._lock = threading.Lock()
         self._models: Mapping[str, Mapping[str, Any]] = {}
-        self._seen_at: datetime | None = None
+        self._seen_at: float | None = None
         self._wanted: frozenset[str] = frozenset()
         self._looked_for: frozenset[str] = frozenset()
         self._attempted: frozenset[str] = frozenset()
@@ -93,7 +96,7 @@ class MlflowRegistry:
             moved = {name for name in names if models.get(name) != self._models.get(name)}
             changed = frozenset(moved | (wanted - self._looked_for))
             self._models, self._looked_for = models, wanted
-            self._seen_at = self._clock.now()
+            self._seen_at = self._monotonic()
         return changed
 
     def view(self, spec: ServedModelSpec) -> RegistryView | None:
@@ -116,7 +119,8 @@ class MlflowRegistry:
         )
 
     def _is_stale(self) -> bool:
-        return self._seen_at is None or self._clock.now() - self._seen_at > STALE_AFTER
+        at = self._seen_at
+        return at is None or self._monotonic() - at > STALE_AFTER.total_seconds()
 
     def write(self, spec: ServedModelSpec, item: Writeback) -> None:
         """Tell MLflow about a rollout.
@@ -126,6 +130,10 @@ class MlflowRegistry:
         Raises:
             UnavailableError: MLflow does not answer; try again later.
         """
+        with self._outage.noticed(f"{item.rollout}/{item.kind}"):
+            self._write(spec, item)
+
+    def _write(self, spec: ServedModelSpec, item: Writeback) -> None:
         match item.kind:
             case "tags":
                 for key, value in item.content.items():

@@ -25,15 +25,15 @@ def run_controller(root: Path) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it prints a line for each request
     home = Home(root.resolve())
     addresses = read_addresses(home)
-    store, clock = FolderStore(home), SystemClock()
-    registry = MlflowRegistry(client(addresses.url("mlflow"), mlflow_account()), clock)
+    store = FolderStore(home)
+    registry = MlflowRegistry(client(addresses.url("mlflow"), mlflow_account()))
     ports = Ports(
         store=store,
         registry=registry,
         cluster=FolderCluster(home),
         gateway=GatewayClient(client(addresses.url("agent"))),
         experiments=ExperimentsClient(client(addresses.url("experiments"))),
-        clock=clock,
+        clock=SystemClock(),
     )
     stop, woken = threading.Event(), threading.Event()
     _stop_on_signals(stop)

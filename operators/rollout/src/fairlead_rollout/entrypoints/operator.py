@@ -73,7 +73,6 @@ class Operator:
         self._settings = settings
         self._stop = threading.Event()
         self._has_failed = False
-        self._clock = SystemClock()
         self._metrics = ControllerMetrics()
         self._watch = Watch()
         cluster = connect()
@@ -87,7 +86,7 @@ class Operator:
             monotonic=time.monotonic,
         )
         mlflow = client(settings.mlflow_url, mlflow_account(), leads)
-        self._registry = MlflowRegistry(mlflow, self._clock)
+        self._registry = MlflowRegistry(mlflow)
         self._experiments = ExperimentsClient(client(settings.experiments_url, may_write=leads))
         self._gateways = GatewayReplicas(
             self._api, namespace=settings.gateway_namespace, service=settings.gateway_service
@@ -146,7 +145,7 @@ class Operator:
             cluster=KubernetesCluster(self._api, self._settings.serving),
             gateway=self._gateways,
             experiments=self._experiments,
-            clock=self._clock,
+            clock=SystemClock(),
         )
         may_act = lambda: self._lease.is_held and not stop.is_set()  # noqa: E731 -- asked before every pass
         Controller(
