@@ -1,5 +1,7 @@
 """The poll of MLflow with many registered models."""
 
+import contextlib
+import itertools
 import json
 import threading
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from fairlead_rollout.adapters.http import TIMEOUT
 from fairlead_rollout.adapters.mlflow_registry import STALE_AFTER, MlflowRegistry
 from fairlead_rollout.adapters.schema import read_spec
 from fairlead_rollout.domain.errors import NotLookedYetError
+from fairlead_rollout.domain.snapshot import RegistryView
 from fairlead_rollout.domain.spec import ServedModelSpec
 
 
@@ -27,18 +30,21 @@ class Clock:
 
 
 class Mlflow:
-    """Registered models by the version in Production."""
+    """Registered models by the version in Production; those without our tag are not found."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
         self.production: dict[str, str] = {}
+        self.untagged: dict[str, str] = {}
         self.takes = 0.0
-        self.searches = 0
+        self.tagging_takes = 0.0
+        self.tagging_fails = False
+        self.asked_for: list[str] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         """Answer a request, or time out as the client asked to."""
         if not request.url.path.endswith("/registered-models/search"):
-            return httpx.Response(200, json={})
-        self.searches += 1
+            return self._tag(json.loads(request.content)["name"])
         if self.takes > request.extensions["timeout"]["read"]:
             raise httpx.ReadTimeout("too slow", request=request)
         models = [
@@ -47,17 +53,26 @@ class Mlflow:
         ]
         return httpx.Response(200, content=json.dumps({"registered_models": models}))
 
-
-@pytest.fixture
-def mlflow() -> Mlflow:
-    """Return an MLflow without models."""
-    return Mlflow()
+    def _tag(self, model: str) -> httpx.Response:
+        self.asked_for.append(model)
+        self.clock.time += self.tagging_takes
+        if self.tagging_fails:
+            return httpx.Response(503)
+        if model in self.untagged:
+            self.production[model] = self.untagged.pop(model)
+        return httpx.Response(200 if model in self.production else 404, json={})
 
 
 @pytest.fixture
 def clock() -> Clock:
     """Return a clock."""
     return Clock()
+
+
+@pytest.fixture
+def mlflow(clock: Clock) -> Mlflow:
+    """Return an MLflow without models."""
+    return Mlflow(clock)
 
 
 @pytest.fixture
@@ -120,3 +135,120 @@ def test_a_poll_that_fails_is_followed_by_another(registry: MlflowRegistry, mlfl
     registry.run(stop, wake)
     assert woken == [frozenset({"a"})]
     assert registry.problem is None
+
+
+# ------------------------------------------------------------------ models MLflow does not know
+
+
+@pytest.fixture
+def want(registry: MlflowRegistry, spec: Any) -> Callable[..., None]:
+    """Return a function that asks for models, as passes do."""
+
+    def ask(*models: str) -> None:
+        for model in models:
+            with contextlib.suppress(NotLookedYetError):
+                registry.view(spec(model))
+
+    return ask
+
+
+def test_a_model_without_our_tag_is_found_by_the_same_poll(
+    registry: MlflowRegistry, mlflow: Mlflow, spec: Any, want: Callable[..., None]
+) -> None:
+    """A new ServedModel serves at once what is there."""
+    mlflow.untagged = {"a": "3"}
+    want("a")
+    assert registry.poll() == {"a"}
+    assert registry.view(spec("a")) == RegistryView(production="3")
+
+
+def test_hundreds_of_unknown_models_do_not_make_the_others_wait(
+    registry: MlflowRegistry,
+    mlflow: Mlflow,
+    clock: Clock,
+    spec: Any,
+    want: Callable[..., None],
+) -> None:
+    """A promotion of what exists is seen at the next poll, and the registry is not called away."""
+    mlflow.production, mlflow.tagging_takes = {"a": "1"}, 0.05
+    unknown = [f"unknown-{number}" for number in range(400)]
+    want("a", *unknown)
+    for version in range(2, 30):
+        before = clock.time
+        mlflow.production["a"] = str(version)
+        assert "a" in registry.poll()
+        assert clock.time - before <= 1.0
+        assert registry.view(spec("a")) == RegistryView(production=str(version))
+        clock.time += 2.0
+    assert len(set(mlflow.asked_for)) >= 250
+
+
+def test_a_model_whose_turn_has_not_come_is_not_called_away(
+    registry: MlflowRegistry, mlflow: Mlflow, spec: Any, want: Callable[..., None]
+) -> None:
+    """Nothing can be said of it yet; its ServedModel waits for the next poll."""
+    mlflow.tagging_takes = 0.4
+    models = ["a", "b", "c"]
+    want(*models)
+    registry._poll_safely()
+    (left,) = set(models) - set(mlflow.asked_for)
+    with pytest.raises(NotLookedYetError):
+        registry.view(spec(left))
+    assert registry._poll_safely() == {left}
+    assert registry.view(spec(left)) == RegistryView(production=None)
+
+
+def test_a_model_that_stays_unknown_is_asked_for_less_and_less_often(
+    registry: MlflowRegistry, mlflow: Mlflow, clock: Clock, want: Callable[..., None]
+) -> None:
+    """One that comes soon is found soon, one that comes late within half a minute."""
+    want("a")
+    times = []
+    for _ in range(150):
+        before = len(mlflow.asked_for)
+        registry.poll()
+        times += [clock.time] * (len(mlflow.asked_for) - before)
+        clock.time += 2.0
+    pauses = [after - before for before, after in itertools.pairwise(times)]
+    assert pauses[0] <= 2.0
+    assert pauses == sorted(pauses)
+    assert 25.0 <= pauses[-1] <= 30.0
+    mlflow.untagged = {"a": "1"}
+    news = set()
+    for _ in range(16):
+        news |= registry.poll()
+        clock.time += 2.0
+    assert news == {"a"}
+
+
+def test_a_model_that_cannot_be_tagged_holds_up_no_other(
+    registry: MlflowRegistry, mlflow: Mlflow, spec: Any, want: Callable[..., None]
+) -> None:
+    """An MLflow that takes no writes shows what it knows; of the rest it is said why not."""
+    mlflow.production, mlflow.tagging_fails = {"a": "1"}, True
+    want("a", "b")
+    assert registry._poll_safely() == {"a"}
+    assert registry.view(spec("a")) == RegistryView(production="1")
+    for _ in range(2):
+        assert registry.view(spec("b")) is None
+        assert registry.problem is not None
+        assert "503 to POST" in registry.problem
+        registry._poll_safely()
+
+
+def test_a_model_nobody_asks_for_any_more_is_not_looked_for(
+    registry: MlflowRegistry, mlflow: Mlflow, clock: Clock, spec: Any, want: Callable[..., None]
+) -> None:
+    """ServedModels come and go for months."""
+    want("a", "b")
+    registry.poll()
+    for _ in range(10):
+        clock.time += 120.0
+        want("a")
+        registry.poll()
+    mlflow.asked_for.clear()
+    clock.time += 60.0
+    registry.poll()
+    assert mlflow.asked_for == ["a"]
+    with pytest.raises(NotLookedYetError):
+        registry.view(spec("b"))

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
@@ -30,7 +31,34 @@ MANAGED = "fairlead.managed"
 POLL_EVERY = timedelta(seconds=2)
 STALE_AFTER = timedelta(seconds=6)  # three polls missed
 TELL_AGAIN_AFTER = timedelta(seconds=5)  # of hanging: a verdict in MLflow may be late
+WANTED_FOR = timedelta(minutes=15)  # since a pass has asked; each makes one every five minutes
+ASKING = timedelta(seconds=0.5)  # that one poll may take for models that are not found
+LONGEST_PAUSE = timedelta(seconds=30)  # until one that is not there is asked for again
 PAGE = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Missing:
+    """A registered model that the search does not find.
+
+    Attributes:
+        due: When to ask for it again.
+        pause: Seconds from the last time until then; 0 when it was never asked for.
+        problem: Why MLflow could not say whether it exists; None when it could.
+    """
+
+    due: float = 0.0
+    pause: float = 0.0
+    problem: str | None = None
+
+    @property
+    def is_known_not_to_be(self) -> bool:
+        return self.pause > 0 and self.problem is None
+
+    def asked(self, now: float, problem: str | None) -> "_Missing":
+        longest = LONGEST_PAUSE.total_seconds()
+        pause = min(max(2 * self.pause, POLL_EVERY.total_seconds()), longest)
+        return _Missing(due=now + pause, pause=pause, problem=problem)
 
 
 class MlflowRegistry:
@@ -46,7 +74,8 @@ class MlflowRegistry:
         self._lock = threading.Lock()
         self._models: Mapping[str, Mapping[str, Any]] = {}
         self._seen_at: float | None = None
-        self._wanted: frozenset[str] = frozenset()
+        self._wanted: dict[str, float] = {}  # since when nobody has asked for it
+        self._missing: dict[str, _Missing] = {}  # for the poll alone
         self._looked_for: frozenset[str] = frozenset()
         self._attempted: frozenset[str] = frozenset()
         self._is_away = False
@@ -62,17 +91,18 @@ class MlflowRegistry:
 
     def _poll_safely(self) -> frozenset[str]:
         """Poll; when MLflow goes away or comes back, that is news for all."""
-        with self._lock:
-            wanted = self._wanted
+        changed, wanted = frozenset[str](), self._still_wanted()
         try:
-            changed, problem = self.poll(), None
+            changed = self.poll()
+            failed = {name: m.problem for name, m in self._missing.items() if m.problem}
+            problem, attempted = next(iter(failed.values()), None), frozenset(failed)
         except FairleadError as error:
-            changed, problem = frozenset[str](), str(error)
+            problem, attempted = str(error), wanted
         except Exception as error:  # whatever it answered: the next poll may be better
             log.exception("MLflow answered something unknown")
-            changed, problem = frozenset[str](), type(error).__name__
+            problem, attempted = type(error).__name__, wanted
         with self._lock:
-            self.problem, self._attempted = problem, wanted
+            self.problem, self._attempted = problem, attempted
             is_away = problem is not None and self._is_stale()
             has_turned, self._is_away = is_away != self._is_away, is_away
         return wanted | changed if has_turned else changed
@@ -86,18 +116,25 @@ class MlflowRegistry:
         Raises:
             UnavailableError: MLflow does not answer.
         """
-        with self._lock:
-            wanted, known = self._wanted, self._models
-        for model in wanted - known.keys():
-            self._manage(model)
-        models = self._pointers_now()
+        wanted = self._still_wanted()
+        models, seen_at = self._pointers_now(), self._monotonic()
+        if self._manage_missing(wanted - models.keys()):
+            models, seen_at = self._pointers_now(), self._monotonic()
+        not_there = {name for name, m in self._missing.items() if m.is_known_not_to_be}
+        looked_for = wanted & (models.keys() | not_there)
         with self._lock:
             names = models.keys() | self._models.keys()
             moved = {name for name in names if models.get(name) != self._models.get(name)}
-            changed = frozenset(moved | (wanted - self._looked_for))
-            self._models, self._looked_for = models, wanted
-            self._seen_at = self._monotonic()
+            changed = frozenset(moved | (looked_for - self._looked_for))
+            self._models, self._looked_for, self._seen_at = models, looked_for, seen_at
         return changed
+
+    def _still_wanted(self) -> frozenset[str]:
+        """Return the registered models that passes ask for; others have lost their ServedModel."""
+        with self._lock:
+            since = self._monotonic() - WANTED_FOR.total_seconds()
+            self._wanted = {model: at for model, at in self._wanted.items() if at >= since}
+            return frozenset(self._wanted)
 
     def view(self, spec: ServedModelSpec) -> RegistryView | None:
         """Return where the pointers stood at the last poll; None when that is too long ago.
@@ -106,7 +143,7 @@ class MlflowRegistry:
             NotLookedYetError: No poll has been made since the model was first asked for.
         """
         with self._lock:
-            self._wanted |= {spec.model}
+            self._wanted[spec.model] = self._monotonic()
             if spec.model not in self._looked_for | self._attempted:
                 raise NotLookedYetError(f"the registry has not been asked for {spec.model!r} yet")
             if self._is_stale() or spec.model not in self._looked_for:
@@ -146,11 +183,34 @@ class MlflowRegistry:
             case "report":
                 self._log_report(spec.model, item.version, item.content)
 
-    def _manage(self, model: str) -> None:
-        """Tag a registered model so that the poll finds it; one that does not exist yet is not."""
+    def _manage_missing(self, missing: frozenset[str]) -> bool:
+        """Tag registered models so that the search finds them.
+
+        Each is a call of its own, and hundreds may not exist: what does not fit into this poll is
+        left for the next, or what does exist would be seen too late.
+
+        Returns:
+            Whether one was tagged.
+        """
+        self._missing = {model: self._missing.get(model, _Missing()) for model in missing}
+        until, tagged = self._monotonic() + ASKING.total_seconds(), False
+        for model in sorted(missing, key=lambda m: (self._missing[m].due, m)):
+            now, problem = self._monotonic(), None
+            if now >= until or self._missing[model].due > now:
+                break
+            try:
+                tagged |= self._manage(model)
+            except UnavailableError as error:
+                problem = str(error)
+            self._missing[model] = self._missing[model].asked(now, problem)
+            if problem is not None:
+                break  # the others would wait as long in vain
+        return tagged
+
+    def _manage(self, model: str) -> bool:
+        """Tag a registered model; return whether it exists."""
         tag = {"name": model, "key": MANAGED, "value": "true"}
-        path = f"{API}/registered-models/set-tag"
-        call(self._http, "POST", path, json=tag, timeout=WRITE_TIMEOUT)
+        return call(self._http, "POST", f"{API}/registered-models/set-tag", json=tag).is_success
 
     def _pointers_now(self) -> dict[str, dict[str, str]]:
         return {model["name"]: _pointers(model) for model in self._search()}
