@@ -202,6 +202,30 @@ def test_a_served_model_that_is_not_there_is_none(kube: Kube, store: KubernetesS
     assert store.read(f"{kube.namespace}/nobody") is None
 
 
+@pytest.mark.parametrize(
+    "path", ["", "rollout", "rollout.objective", "rollout.steps.0", "server", "server.keep"]
+)
+def test_a_field_of_a_newer_definition_stalls_nothing(served_document: Document, path: str) -> None:
+    """While an installation is upgraded or rolled back, defaults come that the controller lacks."""
+    served_document["metadata"] |= {"uid": "1", "generation": 1}
+    expected = read_served_model(served_document)
+    place = served_document["spec"]
+    for part in path.split(".") if path else ():
+        place = place[int(part)] if part.isdigit() else place[part]
+    place["fromTheFuture"] = {"enabled": True}
+    read = read_served_model(served_document)
+    assert (read.problem, read.spec) == ("", expected.spec)
+
+
+def test_a_value_of_a_newer_definition_is_not_passed_over(served_document: Document) -> None:
+    """What a person chose is followed or refused by name, never guessed."""
+    served_document["metadata"] |= {"uid": "1", "generation": 1}
+    served_document["spec"]["registry"] = {"production": {"tag": "prod"}, "onAbort": "keep"}
+    read = read_served_model(served_document)
+    assert read.spec is None
+    assert "spec.registry.production: needs exactly one of stage, alias" in read.problem
+
+
 def test_an_older_one_of_the_same_name_stalls_the_newer(kube: Kube, key: str) -> None:
     """The newer one is told whom it is in the way of, and keeps its status."""
     store = KubernetesStore(_Elsewhere(kube.api), rivals=lambda _: (f"other/{NAME}",))

@@ -66,6 +66,35 @@ def read_spec(manifest: Any) -> ServedModelSpec:
     return parse_spec(complete_manifest(manifest)["spec"])
 
 
+def read_stored_spec(manifest: Any) -> ServedModelSpec:
+    """Read the spec out of a ServedModel that an API server keeps.
+
+    Fields that this schema does not have are ignored: the API server has checked the document
+    against a newer one, whose defaults stand in every ServedModel while an installation is upgraded
+    or rolled back.
+
+    Raises:
+        InvalidSpecError: The document is wrong; the message names the field.
+    """
+    schema = served_model_schema()
+    return read_spec(_known(schema, schema, manifest))
+
+
+def _known(root: Document, schema: Mapping[str, Any], value: Any) -> Any:
+    """Return a value without the fields that its schema does not have."""
+    schema = _resolve(root, schema)
+    if isinstance(value, list):
+        return [_known(root, schema.get("items", {}), item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    parts, is_closed = schema.get("properties", {}), schema.get("additionalProperties") is False
+    return {
+        name: _known(root, parts.get(name, {}), part)
+        for name, part in value.items()
+        if name in parts or not is_closed
+    }
+
+
 def _resolve(root: Document, schema: Mapping[str, Any]) -> Mapping[str, Any]:
     ref = schema.get("$ref")
     if ref is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fairlead_rollout.adapters.k8s.api import MANAGER, Document, KubeApi
 from fairlead_rollout.adapters.metrics import ControllerMetrics
-from fairlead_rollout.adapters.schema import read_spec
+from fairlead_rollout.adapters.schema import read_stored_spec
 from fairlead_rollout.app.ports import ServedModel
 from fairlead_rollout.domain.actions import EmitEvent
 from fairlead_rollout.domain.errors import (
@@ -193,7 +193,7 @@ def _spec(document: Document) -> tuple[ServedModelSpec | None, str]:
     metadata = {"name": document["metadata"]["name"]}
     parts = {key: document[key] for key in ("apiVersion", "kind", "spec")}
     try:
-        return read_spec({**parts, "metadata": metadata}), ""
+        return read_stored_spec({**parts, "metadata": metadata}), ""
     except InvalidSpecError as error:
         return None, str(error)
 
