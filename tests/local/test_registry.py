@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
@@ -10,7 +11,7 @@ import httpx
 import pytest
 
 from fairlead_rollout.adapters.http import client
-from fairlead_rollout.adapters.mlflow_registry import API, MlflowRegistry
+from fairlead_rollout.adapters.mlflow_registry import API, LONGEST_PAUSE, MlflowRegistry
 from fairlead_rollout.adapters.schema import read_spec
 from fairlead_rollout.domain.errors import NotLookedYetError, UnavailableError
 from fairlead_rollout.domain.snapshot import RegistryView
@@ -119,10 +120,10 @@ def test_stages_and_aliases_are_followed(mlflow: Mlflow, registry: MlflowRegistr
     assert not registry.poll()
 
 
-def test_a_model_that_is_registered_later_is_found(
-    mlflow: Mlflow, registry: MlflowRegistry
-) -> None:
+def test_a_model_that_is_registered_later_is_found(mlflow: Mlflow) -> None:
     """The poll's filter does not hide what did not exist at the first look."""
+    now = time.monotonic()
+    registry = MlflowRegistry(mlflow.http, monotonic=lambda: now)
     spec = mlflow.spec({"stage": "Production"})
     real, mlflow.model = mlflow.model, f"later {uuid4()}"
     later = mlflow.spec({"stage": "Production"})
@@ -133,6 +134,7 @@ def test_a_model_that_is_registered_later_is_found(
     mlflow._post("registered-models/create", name=mlflow.model)
     mlflow._post("model-versions/create", name=mlflow.model, source=f"models:/{real}/1")
     mlflow.stage("1", "Production")
+    now += LONGEST_PAUSE.total_seconds()
     registry.poll()
     assert registry.view(later) == RegistryView(production="1")
 
