@@ -100,7 +100,7 @@ def test_a_leader_that_is_none_any_more_writes_nothing(
     """The pass that is under way when the lead is lost ends at its next write."""
     monkeypatch.setattr(operator._lease, "is_held", False)
     with pytest.raises(UnavailableError, match="lead"):
-        operator._api.delete("Deployment", "ml", "flight-delay-v3-1a2b3c")
+        operator._api.delete("Deployment", "ml", "flight-delay-v3-1a2b3c", "uid-1")
 
 
 def test_a_leader_that_is_none_any_more_tells_other_systems_nothing(

@@ -90,11 +90,12 @@ class FakeKube:
             return self.create(wanted)
         return self._change(place, _applied(_without(there, earlier, wanted), wanted))
 
-    def delete(self, kind: str, namespace: str, name: str) -> None:
+    def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
         """See KubeApi."""
         place = (kind, namespace, name)
         if place not in self._objects:
             return
+        self._check(place, {"uid": uid})
         metadata = self._objects[place]["metadata"]
         metadata.setdefault("deletionTimestamp", "2026-01-01T00:00:00Z")
         self._keep(place, self._objects[place])
@@ -136,7 +137,7 @@ class FakeKube:
         for other, document in list(self._objects.items()):
             owners = document["metadata"].get("ownerReferences", ())
             if other in self._objects and any(owner["uid"] == uid for owner in owners):
-                self.delete(*other)
+                self.delete(*other, document["metadata"]["uid"])
 
 
 def _place(document: Document) -> Place:
@@ -212,6 +213,11 @@ class Kube:
         """Return the names of what is there and not being deleted."""
         found = self.api.list(kind, self.namespace, {})
         return {d["metadata"]["name"] for d in found if "deletionTimestamp" not in d["metadata"]}
+
+    def delete(self, kind: str, name: str) -> None:
+        """Delete an object as a person would."""
+        uid = self.api.get(kind, self.namespace, name)["metadata"]["uid"]
+        self.api.delete(kind, self.namespace, name, uid)
 
     def change(self, kind: str, name: str, change: Callable[[Document], None]) -> Document:
         """Change the status of an object as its own controller would, however often that takes."""

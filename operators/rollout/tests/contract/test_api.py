@@ -147,10 +147,10 @@ def test_a_refusal_is_an_error_of_ours(
 def test_what_is_not_there_is_deleted_already(api: KubeApi, server: Server) -> None:
     """A deletion can be repeated."""
     server.refuses(404, "not found")
-    api.delete("Pod", "ml", "x")
+    api.delete("Pod", "ml", "x", "uid-1")
     server.refuses(403, "forbidden")
     with pytest.raises(FairleadError, match="403 forbidden"):
-        api.delete("Pod", "ml", "x")
+        api.delete("Pod", "ml", "x", "uid-1")
 
 
 def test_a_server_that_does_not_listen_is_unavailable() -> None:
@@ -253,7 +253,7 @@ def test_who_may_not_write_writes_nothing(server: Server, call: str) -> None:
     with pytest.raises(UnavailableError, match="lead"):
         CALLS[call](api)
     with pytest.raises(UnavailableError, match="lead"):
-        api.delete("Pod", "ml", "x")
+        api.delete("Pod", "ml", "x", "uid-1")
     assert server.asked == []
     api.list("Pod", "ml", {})
     assert len(server.asked) == 1
@@ -276,6 +276,18 @@ def test_applying_names_the_manager_and_takes_fields_over(api: KubeApi, server: 
     assert path == "/api/v1/namespaces/ml/pods/x?fieldManager=other&force=true"
     assert headers["Content-Type"] == "application/apply-patch+yaml"
     assert json.loads(body) == document()
+
+
+def test_a_deletion_is_meant_for_one_object_alone(api: KubeApi, server: Server) -> None:
+    """One that was made under the same name meanwhile stays."""
+    api.delete("Pod", "ml", "x", "uid-1")
+    ((method, path, _, body),) = server.asked
+    assert (method, path) == ("DELETE", "/api/v1/namespaces/ml/pods/x")
+    assert json.loads(body)["preconditions"] == {"uid": "uid-1"}
+    assert json.loads(body)["propagationPolicy"] == "Background"
+    server.refuses(409, "Precondition failed: UID in precondition: uid-1")
+    with pytest.raises(ConflictError):
+        api.delete("Pod", "ml", "x", "uid-1")
 
 
 @pytest.mark.parametrize("name", ["../secrets", "a/b", "a?b", "ä"])

@@ -9,6 +9,7 @@ import pytest
 from fairlead_rollout.adapters.k8s.cluster import KINDS, KubernetesCluster
 from fairlead_rollout.adapters.k8s.store import served_model as read_served_model
 from fairlead_rollout.app.ports import ServedModel
+from fairlead_rollout.domain.errors import ConflictError, RefusedError, UnavailableError
 from fairlead_rollout.domain.names import workload_name
 from fairlead_rollout.domain.platform import ServingSettings
 from fairlead_rollout.domain.snapshot import Workload
@@ -172,6 +173,117 @@ def test_network_policies_that_are_switched_off_go(
     assert "NetworkPolicy" not in kinds(kube, name_of(served))
 
 
+def foreign(kube: Kube, served: ServedModel, kind: str, **metadata: Any) -> Document:
+    """Make an object of somebody else that has the name of version 1's."""
+    namespace, name = kube.namespace, name_of(served)
+    template = {
+        "metadata": {"labels": {"app": "theirs"}},
+        "spec": {"schedulerName": "nobody", "containers": [{"name": "a", "image": "b"}]},
+    }
+    selector = {"matchLabels": {"app": "theirs"}}
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
+    version, spec = {
+        "HorizontalPodAutoscaler": (
+            "autoscaling/v2",
+            {"scaleTargetRef": target, "minReplicas": 1, "maxReplicas": 3},
+        ),
+        "PodDisruptionBudget": ("policy/v1", {"selector": selector, "maxUnavailable": 1}),
+        "Service": ("v1", {"clusterIP": "None", "selector": {"app": "theirs"}}),
+        "NetworkPolicy": ("networking.k8s.io/v1", {"podSelector": selector}),
+        "Deployment": ("apps/v1", {"replicas": 0, "selector": selector, "template": template}),
+    }[kind]
+    made: Document = kube.api.create(
+        {
+            "apiVersion": version,
+            "kind": kind,
+            "metadata": {"name": name, "namespace": namespace, **metadata},
+            "spec": spec,
+        }
+    )
+    return made
+
+
+def uid_of(kube: Kube, kind: str, name: str) -> str:
+    """Return what tells an object from another one of its name."""
+    uid: str = kube.api.get(kind, kube.namespace, name)["metadata"]["uid"]
+    return uid
+
+
+def test_a_persons_own_autoscaler_stays(
+    kube: Kube, cluster: KubernetesCluster, served: ServedModel
+) -> None:
+    """`kubectl autoscale deployment` names it like the Deployment."""
+    theirs = foreign(kube, served, "HorizontalPodAutoscaler")
+    cluster.ensure(served, "1", 1)
+    cluster.workloads(served)
+    cluster.ensure(with_spec(served, image="registry.invalid/other:1"), "1", 1)
+    cluster.workloads(served)
+    cluster.remove(served, "1")
+    assert kinds(kube, name_of(served)) == {"HorizontalPodAutoscaler"}
+    name = name_of(served)
+    assert uid_of(kube, "HorizontalPodAutoscaler", name) == theirs["metadata"]["uid"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_somebody_else_owns_is_not_written_over(
+    kube: Kube, cluster: KubernetesCluster, served: ServedModel, kind: str
+) -> None:
+    """It is named, so that a person can rename or delete it; nothing is half made."""
+    theirs = foreign(kube, served, kind)
+    with pytest.raises(RefusedError, match=f"{kind} {kube.namespace}/{name_of(served)} .* not"):
+        cluster.ensure(with_spec(served, autoscaling=AUTOSCALING), "1", 1)
+    assert kinds(kube, name_of(served)) == {kind}
+    assert uid_of(kube, kind, name_of(served)) == theirs["metadata"]["uid"]
+    labels = kube.api.get(kind, kube.namespace, name_of(served))["metadata"].get("labels") or {}
+    assert "fairlead.dev/model" not in labels
+
+
+def test_what_is_left_of_one_that_was_deleted_is_waited_for(
+    kube: Kube, cluster: KubernetesCluster, served: ServedModel
+) -> None:
+    """Made again under its name, a ServedModel waits until Kubernetes has cleaned up."""
+    cluster.ensure(served, "1", 1)
+    with pytest.raises(UnavailableError, match="being deleted"):
+        cluster.ensure(replace(served, uid="another"), "1", 1)
+    kept = deployment(kube, served)["metadata"]["ownerReferences"]
+    assert [owner["uid"] for owner in kept] == [served.uid]
+
+
+def test_what_was_left_behind_without_an_owner_is_taken_over(
+    kube: Kube, cluster: KubernetesCluster, served: ServedModel
+) -> None:
+    """`kubectl delete --cascade=orphan`, or a backup restored without owners: our labels tell."""
+    labels = {"app.kubernetes.io/managed-by": "fairlead", "fairlead.dev/model": served.name}
+    foreign(kube, served, "Service", labels=labels)
+    cluster.ensure(served, "1", 1)
+    owners = kube.api.get("Service", kube.namespace, name_of(served))["metadata"]["ownerReferences"]
+    assert [owner["uid"] for owner in owners] == [served.uid]
+
+
+def test_what_was_made_anew_since_it_was_looked_at_is_not_deleted(
+    kube: Kube, cluster: KubernetesCluster, served: ServedModel
+) -> None:
+    """A person may be as fast as we are."""
+    cluster.ensure(served, "1", 1)
+
+    class Swapping:
+        """An API on which somebody makes each object anew before it is deleted."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(kube.api, name)
+
+        def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
+            kube.api.delete(kind, namespace, name, uid)
+            foreign(kube, served, kind)
+            kube.api.delete(kind, namespace, name, uid)
+
+    swapping = KubernetesCluster(Swapping(), SETTINGS)
+    swapping.workloads(served)
+    with pytest.raises(ConflictError):
+        swapping.remove(served, "1")
+    assert "PodDisruptionBudget" in kinds(kube, name_of(served))
+
+
 def test_a_removed_version_leaves_nothing(
     kube: Kube, cluster: KubernetesCluster, served: ServedModel
 ) -> None:
@@ -242,7 +354,7 @@ def test_a_deleted_served_model_takes_its_objects_along(
 ) -> None:
     """The owner references are such that Kubernetes cleans up."""
     cluster.ensure(served, "1", 1)
-    kube.api.delete("ServedModel", kube.namespace, served.name)
+    kube.delete("ServedModel", served.name)
     until(lambda: kinds(kube, name_of(served)) == set(), 60)
 
 

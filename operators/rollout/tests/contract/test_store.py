@@ -349,7 +349,7 @@ def test_a_held_served_model_stays_until_it_is_released(
     """A deletion is seen, and waits for us."""
     read(store, key)
     store.hold(key, held=True)
-    kube.api.delete("ServedModel", kube.namespace, NAME)
+    kube.delete("ServedModel", NAME)
     served = read(store, key)
     assert served.deleted_at is not None
     assert served.is_held
@@ -404,7 +404,7 @@ def test_a_deleted_served_model_is_never_made_again(
 ) -> None:
     """Whatever a pass still writes, a person's deletion stands."""
     read(store, key)
-    kube.api.delete("ServedModel", kube.namespace, NAME)
+    kube.delete("ServedModel", NAME)
     with pytest.raises(FairleadError):
         store.hold(key, held=True)
     store.hold(key, held=False)
@@ -420,7 +420,7 @@ def test_one_made_again_under_the_same_name_is_another(
 ) -> None:
     """A pass over the deleted one does not touch its namesake."""
     read(store, key)
-    kube.api.delete("ServedModel", kube.namespace, NAME)
+    kube.delete("ServedModel", NAME)
     kube.api.create(served_document)
     before = document(kube)
     for held in (True, False):

@@ -112,11 +112,20 @@ class KubeApi:
         path = path_of(kind, namespace, name)
         return self._call("PATCH", path, {"fieldManager": MANAGER}, change, _MERGE)
 
-    def delete(self, kind: str, namespace: str, name: str) -> None:
-        """Delete an object and what belongs to it; one that is not there is deleted already."""
+    def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
+        """Delete an object and what belongs to it; one that is not there is deleted already.
+
+        Raises:
+            ConflictError: There is another object of that name.
+        """
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": uid},
+        }
         try:
-            query = {"propagationPolicy": "Background"}
-            self._call("DELETE", path_of(kind, namespace, name), query)
+            self._call("DELETE", path_of(kind, namespace, name), body=options)
         except NotFoundError:
             return
 

@@ -1,5 +1,6 @@
 """Versions as Deployments."""
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from fairlead_rollout.adapters.k8s.api import Document, KubeApi
 from fairlead_rollout.adapters.k8s.store import split_key
 from fairlead_rollout.app.ports import ServedModel
+from fairlead_rollout.domain.errors import NotFoundError, RefusedError, UnavailableError
 from fairlead_rollout.domain.manifests import (
     CONTAINER,
     DIGEST,
@@ -69,10 +71,13 @@ class KubernetesCluster:
         if served.spec.autoscaling is not None:
             now = _replicas_now(there, replicas, served.spec.autoscaling)
             deployment["spec"]["replicas"] = now
-        for kind in set(KINDS) - {document["kind"] for document in documents}:
-            self._api.delete(kind, namespace, deployment["metadata"]["name"])
+        found = self._found(namespace, deployment["metadata"]["name"])
         for document in documents:
-            self._api.apply(document)
+            _check_is_ours(found.get(document["kind"]), served)
+        for kind in set(found) - {document["kind"] for document in documents}:
+            self._delete(found[kind], served)
+        for document in documents:
+            self._apply(document, found.get(document["kind"]))
         self._applied_at[(served.key, version)] = time.monotonic()
 
     def remove(self, served: ServedModel, version: str) -> None:
@@ -81,9 +86,30 @@ class KubernetesCluster:
         deployment = self._seen.get((served.key, version))
         if deployment is None:
             return
-        for kind in KINDS:
-            self._api.delete(kind, namespace, deployment["metadata"]["name"])
+        for document in self._found(namespace, deployment["metadata"]["name"]).values():
+            self._delete(document, served)
         self._applied_at.pop((served.key, version), None)
+
+    def _found(self, namespace: str, name: str) -> dict[str, Document]:
+        """Return what there is of a version's name, by kind: not all of it need be ours."""
+        found = {}
+        for kind in KINDS:
+            with contextlib.suppress(NotFoundError):
+                found[kind] = {**self._api.get(kind, namespace, name), "kind": kind}
+        return found
+
+    def _apply(self, document: Document, there: Document | None) -> None:
+        """Write an object; the uid keeps us from writing to one that has come in its place."""
+        uid = {"uid": there["metadata"]["uid"]} if there else {}
+        self._api.apply({**document, "metadata": {**document["metadata"], **uid}})
+
+    def _delete(self, there: Document, served: ServedModel) -> None:
+        """Delete an object if it is ours: a person's own may have the same name."""
+        if _is_owned(there, served.uid):
+            metadata = there["metadata"]
+            self._api.delete(
+                there["kind"], metadata["namespace"], metadata["name"], metadata["uid"]
+            )
 
     def _is_as_wanted(
         self, key: str, version: str, there: Document | None, wanted: Document
@@ -103,6 +129,30 @@ def _is_owned(document: Document, uid: str) -> bool:
     """
     owners = document["metadata"].get("ownerReferences") or ()
     return any(owner["uid"] == uid for owner in owners)
+
+
+def _check_is_ours(there: Document | None, served: ServedModel) -> None:
+    """See that nobody else's object is written over.
+
+    One without any owner that has our labels was left behind by a deletion that spared it, or by
+    a backup: it is taken over.
+
+    Raises:
+        RefusedError: It is somebody else's.
+        UnavailableError: It belongs to an earlier ServedModel of this name.
+    """
+    if there is None or _is_owned(there, served.uid):
+        return
+    namespace, name = split_key(served.key)
+    what = f"{there['kind']} {namespace}/{there['metadata']['name']}"
+    owners = there["metadata"].get("ownerReferences") or ()
+    if any((owner["kind"], owner["name"]) == ("ServedModel", name) for owner in owners):
+        raise UnavailableError(f"{what} is being deleted with an earlier ServedModel {name}")
+    labels = there["metadata"].get("labels") or {}
+    if owners or {MANAGED_BY: "fairlead", MODEL_LABEL: name}.items() - labels.items():
+        raise RefusedError(
+            f"{what} is in the way and does not belong to ServedModel {name}: rename or delete it"
+        )
 
 
 def _version(deployment: Document) -> str:
