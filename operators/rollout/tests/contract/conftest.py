@@ -77,7 +77,9 @@ class FakeKube:
         assert isinstance(merged, dict)
         return self._change(place, merged)
 
-    def apply(self, document: Document, manager: str = "fairlead") -> Document:
+    def apply(
+        self, document: Document, manager: str = "fairlead", *, force: bool = True
+    ) -> Document:
         """See KubeApi; of lists only finalizers are merged, by item."""
         place, wanted = _place(document), _stored(document)
         there = self._objects.get(place)
@@ -85,10 +87,16 @@ class FakeKube:
         if uid is not None and (there is None or there["metadata"]["uid"] != uid):
             raise ConflictError(f"{place} has another uid, or is gone")
         earlier = self._applied.get((place, manager), {})
+        if not force and there is not None and _differs(there["spec"], wanted["spec"]):
+            raise ConflictError(f"{place}: another manager has written something else")
         self._applied[(place, manager)] = wanted
         if there is None:
             return self.create(wanted)
-        return self._change(place, _applied(_without(there, earlier, wanted), wanted))
+        others = [d for at, d in self._applied.items() if at[0] == place and at[1] != manager]
+        changed = _applied(_without(there, earlier, wanted, others), wanted)
+        if place[0] == "Deployment":
+            changed["spec"].setdefault("replicas", 1)
+        return self._change(place, changed)
 
     def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
         """See KubeApi."""
@@ -176,18 +184,26 @@ def _applied(there: Any, wanted: Any, name: str = "") -> Any:
     return wanted
 
 
-def _without(there: Any, earlier: Any, wanted: Any) -> Any:
-    """Take away what a manager applied before and does not apply any more."""
+def _differs(there: Document, wanted: Document) -> bool:
+    return any(key in there and there[key] != value for key, value in wanted.items())
+
+
+def _without(there: Any, earlier: Any, wanted: Any, others: list[Any]) -> Any:
+    """Take away what a manager applied before and does not apply any more.
+
+    What others apply too, or have changed since, is not its own any more.
+    """
     kept = {}
     for key, value in there.items():
         if key not in earlier:
             kept[key] = value
         elif isinstance(value, dict) and isinstance(earlier[key], dict):
-            kept[key] = _without(value, earlier[key], wanted.get(key, {}))
+            theirs = [other.get(key, {}) for other in others]
+            kept[key] = _without(value, earlier[key], wanted.get(key, {}), theirs)
         elif key == "finalizers":
             gone = set(earlier[key]) - set(wanted.get(key, ()))
             kept[key] = [item for item in value if item not in gone]
-        elif key in wanted:
+        elif key in wanted or value != earlier[key] or any(key in other for other in others):
             kept[key] = value
     return kept
 

@@ -1,5 +1,6 @@
 """Versions as Deployments: what is written, and what is read off the pods."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -147,6 +148,87 @@ def test_the_autoscalers_number_is_not_undone(
     cluster.workloads(scaled)
     cluster.ensure(with_spec(scaled, image="registry.invalid/other:1"), "1", 2)
     assert deployment(kube, served)["spec"]["replicas"] == 4
+
+
+class Between:
+    """An API on which the autoscaler acts once, after we have looked and before we write."""
+
+    def __init__(self, kube: Kube, name: str, replicas: int):
+        self._kube = kube
+        self._left = [(name, replicas)]
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._kube.api, name)
+
+        def late(*arguments: Any, **options: Any) -> Any:
+            while self._left:
+                place, replicas = self._left.pop()
+                change = {"spec": {"replicas": replicas}}
+                self._kube.api.patch("Deployment", self._kube.namespace, place, change)
+            return method(*arguments, **options)
+
+        return method if name in {"get", "list"} else late
+
+
+@pytest.mark.parametrize("fewest", [2, 3], ids=["changed", "promoted"])
+def test_a_scale_up_while_we_write_is_not_undone(
+    kube: Kube, cluster: KubernetesCluster, served: ServedModel, fewest: int
+) -> None:
+    """Load that has called for pods keeps them: we look again instead."""
+    scaled = with_spec(served, autoscaling=AUTOSCALING)
+    cluster.ensure(scaled, "1", 2)
+    late = KubernetesCluster(Between(kube, name_of(served), 4), SETTINGS)
+    changed = with_spec(scaled, image="registry.invalid/other:1")
+    for _ in range(2):
+        late.workloads(changed)
+        with contextlib.suppress(ConflictError):
+            late.ensure(changed, "1", fewest)
+    found = deployment(kube, served)
+    assert found["spec"]["replicas"] == 4
+    container = found["spec"]["template"]["spec"]["containers"][0]
+    assert container["image"] == "registry.invalid/other:1"
+
+
+def test_a_scaled_version_never_loses_a_pod_to_a_write(
+    kube: Kube, cluster: KubernetesCluster, served: ServedModel
+) -> None:
+    """A number that nobody owns would be 1: it is handed to the autoscaler before we let it go."""
+    numbers = []
+
+    class Watching:
+        """An API that notes the number of pods after each write."""
+
+        def __getattr__(self, name: str) -> Any:
+            method = getattr(kube.api, name)
+
+            def noted(*arguments: Any, **options: Any) -> Any:
+                answer = method(*arguments, **options)
+                if "Deployment" in kinds(kube, name_of(served)):
+                    numbers.append(deployment(kube, served)["spec"]["replicas"])
+                return answer
+
+            return method if name in {"get", "list"} else noted
+
+    cluster.ensure(served, "1", 3)
+    watching = KubernetesCluster(Watching(), SETTINGS)
+    scaled = with_spec(served, autoscaling=AUTOSCALING)
+    for image in ("a", "b", "c"):
+        watching.workloads(scaled)
+        watching.ensure(with_spec(scaled, image=f"registry.invalid/{image}:1"), "1", 3)
+    assert set(numbers) == {3}
+
+
+def test_a_candidate_that_is_promoted_has_its_pods_at_once(
+    kube: Kube, cluster: KubernetesCluster, served: ServedModel
+) -> None:
+    """All traffic does not wait for the autoscaler's next look."""
+    scaled = with_spec(served, autoscaling=AUTOSCALING)
+    for replicas in (1, 4, 2):
+        cluster.workloads(scaled)
+        cluster.ensure(scaled, "1", replicas)
+        assert deployment(kube, served)["spec"]["replicas"] == {1: 1, 4: 4, 2: 4}[replicas]
+    fewest = kube.api.get("HorizontalPodAutoscaler", kube.namespace, name_of(served))["spec"]
+    assert fewest["minReplicas"] == 2
 
 
 def test_without_autoscaling_the_autoscaler_goes_and_the_number_is_the_specs(

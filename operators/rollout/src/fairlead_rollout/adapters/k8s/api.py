@@ -81,11 +81,15 @@ class KubeApi:
         found: list[Document] = self._call("GET", path_of(kind, namespace), query)["items"]
         return found
 
-    def apply(self, document: Document, manager: str = MANAGER) -> Document:
-        """Create an object or change it to what the document says (server-side apply)."""
+    def apply(self, document: Document, manager: str = MANAGER, *, force: bool = True) -> Document:
+        """Create an object or change it to what the document says (server-side apply).
+
+        Raises:
+            ConflictError: Another manager's field says otherwise, and is not to be taken by force.
+        """
         metadata = document["metadata"]
         path = path_of(document["kind"], metadata["namespace"], metadata["name"])
-        query = {"fieldManager": manager, "force": "true"}
+        query = {"fieldManager": manager, "force": str(force).lower()}
         return self._call("PATCH", path, query, document, _APPLY)
 
     def create(self, document: Document) -> Document:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fairlead_rollout.adapters.k8s.api import Document, KubeApi
+from fairlead_rollout.adapters.k8s.api import MANAGER, Document, KubeApi
 from fairlead_rollout.adapters.k8s.store import split_key
 from fairlead_rollout.app.ports import ServedModel
 from fairlead_rollout.domain.errors import NotFoundError, RefusedError, UnavailableError
@@ -20,9 +20,9 @@ from fairlead_rollout.domain.manifests import (
 )
 from fairlead_rollout.domain.platform import ServingSettings
 from fairlead_rollout.domain.snapshot import Failure, Workload
-from fairlead_rollout.domain.spec import Autoscaling
 
 APPLY_AGAIN_AFTER = 600.0  # seconds; what somebody has changed by hand is put right then
+NUMBER_MANAGER = f"{MANAGER}-replicas"
 KINDS = (
     "HorizontalPodAutoscaler",
     "PodDisruptionBudget",
@@ -68,14 +68,14 @@ class KubernetesCluster:
         deployment = documents[-1]
         if self._is_as_wanted(served.key, version, there, deployment):
             return
-        if served.spec.autoscaling is not None:
-            now = _replicas_now(there, replicas, served.spec.autoscaling)
-            deployment["spec"]["replicas"] = now
         found = self._found(namespace, deployment["metadata"]["name"])
         for document in documents:
             _check_is_ours(found.get(document["kind"]), served)
         for kind in set(found) - {document["kind"] for document in documents}:
             self._delete(found[kind], served)
+        if served.spec.autoscaling is not None:
+            fewest = min(replicas, served.spec.autoscaling.max_replicas)
+            self._leave_number(deployment, found.get("Deployment"), fewest)
         for document in documents:
             self._apply(document, found.get(document["kind"]))
         self._applied_at[(served.key, version)] = time.monotonic()
@@ -97,6 +97,34 @@ class KubernetesCluster:
             with contextlib.suppress(NotFoundError):
                 found[kind] = {**self._api.get(kind, namespace, name), "kind": kind}
         return found
+
+    def _leave_number(self, wanted: Document, there: Document | None, fewest: int) -> None:
+        """Take the number of pods out of a Deployment that an autoscaler governs.
+
+        A number that was read a moment ago may undo what load has called for since. One that we
+        alone have applied must not just be left out either: Kubernetes would take it for 1. So it
+        is given to a manager that changes nothing else, which the autoscaler then takes it from.
+
+        Raises:
+            ConflictError: The autoscaler has changed the number since it was read; look again.
+        """
+        if there is None:
+            wanted["spec"]["replicas"] = fewest
+            return
+        del wanted["spec"]["replicas"]
+        metadata, now = there["metadata"], int(there["spec"].get("replicas", 1))
+        namespace, name = metadata["namespace"], metadata["name"]
+        if now < fewest:  # a promotion does not wait for the autoscaler's next look
+            version = {"resourceVersion": metadata["resourceVersion"]}
+            change = {"metadata": version, "spec": {"replicas": fewest}}
+            self._api.patch("Deployment", namespace, name, change)
+        number = {
+            "apiVersion": wanted["apiVersion"],
+            "kind": wanted["kind"],
+            "metadata": {"namespace": namespace, "name": name, "uid": metadata["uid"]},
+            "spec": {"replicas": max(now, fewest)},
+        }
+        self._api.apply(number, manager=NUMBER_MANAGER, force=False)
 
     def _apply(self, document: Document, there: Document | None) -> None:
         """Write an object; the uid keeps us from writing to one that has come in its place."""
@@ -158,12 +186,6 @@ def _check_is_ours(there: Document | None, served: ServedModel) -> None:
 def _version(deployment: Document) -> str:
     version: str = deployment["metadata"]["labels"][VERSION_LABEL]
     return version
-
-
-def _replicas_now(there: Document | None, fewest: int, autoscaling: Autoscaling) -> int:
-    """Return the number the autoscaler has come to: writing the fewest would undo its work."""
-    now = int(there["spec"].get("replicas", fewest)) if there else fewest
-    return max(fewest, min(now, autoscaling.max_replicas))
 
 
 def _observe(deployment: Document, pods: Iterable[Document]) -> Workload:
