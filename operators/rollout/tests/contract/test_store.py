@@ -9,7 +9,13 @@ from fairlead_rollout.adapters.k8s.store import FINALIZER, MAX_NOTE, REQUEST, Ku
 from fairlead_rollout.adapters.k8s.store import served_model as read_served_model
 from fairlead_rollout.app.ports import ServedModel
 from fairlead_rollout.domain.actions import EmitEvent
-from fairlead_rollout.domain.errors import ConflictError, FairleadError, NotFoundError
+from fairlead_rollout.domain.errors import (
+    ConflictError,
+    FairleadError,
+    NotFoundError,
+    RefusedError,
+    UnavailableError,
+)
 from fairlead_rollout.domain.snapshot import Request, Verb
 from fairlead_rollout.domain.status import (
     Condition,
@@ -283,6 +289,45 @@ def test_an_event_is_written_once(kube: Kube, store: KubernetesStore, key: str) 
     assert event["regarding"]["name"] == NAME
 
 
+def test_an_event_that_each_pass_has_is_sent_once(
+    kube: Kube, store: KubernetesStore, key: str
+) -> None:
+    """What stays refused for a week is not told to the API server twice a second."""
+    for _ in range(5):
+        read(store, key)
+        store.emit(key, EVENT, NOW)
+    assert kube.writes == ["create Event"]
+    store.emit(key, EmitEvent(id="a/2", type="Warning", reason="X", message="y"), NOW)
+    assert kube.writes == ["create Event"] * 2
+
+
+def test_an_event_that_got_lost_is_sent_again(
+    kube: Kube, store: KubernetesStore, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outage takes no news away; a refusal is said once in the log."""
+    read(store, key)
+    store._api = _Refusing(kube.api, UnavailableError("away"))
+    store.emit(key, EVENT, NOW)
+    store._api = _Refusing(kube.api)
+    store.emit(key, EVENT, NOW)
+    store.emit(key, EVENT, NOW)
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == [
+        "away",
+        "403 events is forbidden",
+    ]
+
+
+def test_events_of_one_that_is_gone_are_not_remembered(
+    kube: Kube, store: KubernetesStore, key: str
+) -> None:
+    """ServedModels come and go for months."""
+    read(store, key)
+    store.emit(key, EVENT, NOW)
+    kube.delete("ServedModel", NAME)
+    assert store.read(key) is None
+    assert store._told == {}
+
+
 def test_another_event_is_another(kube: Kube, store: KubernetesStore, key: str) -> None:
     """Events are told apart by their id; a long note is cut, as Kubernetes counts bytes."""
     read(store, key)
@@ -307,14 +352,15 @@ def test_an_event_that_is_refused_stops_nothing(
 class _Refusing:
     """An API that takes no new object."""
 
-    def __init__(self, api: Any):
+    def __init__(self, api: Any, error: FairleadError | None = None):
         self._api = api
+        self._error = error or RefusedError("403 events is forbidden")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._api, name)
 
     def create(self, document: Document) -> Document:
-        raise FairleadError("403 events is forbidden")
+        raise self._error
 
 
 # ------------------------------------------------------------------ finalizer

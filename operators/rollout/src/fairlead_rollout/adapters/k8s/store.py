@@ -18,6 +18,7 @@ from fairlead_rollout.domain.errors import (
     FairleadError,
     InvalidSpecError,
     NotFoundError,
+    UnavailableError,
 )
 from fairlead_rollout.domain.reasons import Reason
 from fairlead_rollout.domain.snapshot import Request, Verb
@@ -68,6 +69,7 @@ class KubernetesStore:
         self._rivals = rivals
         self._metrics = metrics or ControllerMetrics()
         self._read: dict[Key, Document] = {}
+        self._told: dict[Key, str] = {}  # the last event's id; only saves writes
 
     def read(self, key: Key) -> ServedModel | None:
         """Return a ServedModel as it is now, or None when it is gone."""
@@ -76,6 +78,7 @@ class KubernetesStore:
             document = self._api.get("ServedModel", namespace, name)
         except NotFoundError:
             self._read.pop(key, None)
+            self._told.pop(key, None)
             self._metrics.forget(key)
             return None
         self._read[key] = document
@@ -127,13 +130,18 @@ class KubernetesStore:
 
     def emit(self, key: Key, event: EmitEvent, at: datetime) -> None:
         """Write an Event; the same id is written once."""
-        document = self._read[key]
-        try:
-            self._api.create(_event(document["metadata"], event, at))
-        except ConflictError:
+        told = f"{self._read[key]['metadata']['uid']}/{event.id}"
+        if self._told.get(key) == told:
             return
+        try:
+            self._api.create(_event(self._read[key]["metadata"], event, at))
+        except ConflictError as error:
+            log.debug("%s: an earlier pass has written it: %s", key, error)
         except FairleadError as error:  # an event is news, not state
             log.warning("%s: the event %s was not written: %s", key, event.reason, error)
+            if isinstance(error, UnavailableError):
+                return
+        self._told[key] = told
 
     def names(self) -> tuple[Key, ...]:
         """Return the keys of the ServedModels in the store's namespace."""
