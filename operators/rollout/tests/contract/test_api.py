@@ -290,6 +290,13 @@ def test_a_deletion_is_meant_for_one_object_alone(api: KubeApi, server: Server) 
         api.delete("Pod", "ml", "x", "uid-1")
 
 
+def test_fields_of_others_are_taken_by_force_only_if_asked(api: KubeApi, server: Server) -> None:
+    """The number of pods is the autoscaler's, if it has changed it."""
+    api.apply(document(), manager="other", force=False)
+    ((_, path, _, _),) = server.asked
+    assert path.endswith("?fieldManager=other&force=false")
+
+
 @pytest.mark.parametrize("name", ["../secrets", "a/b", "a?b", "ä"])
 def test_a_name_cannot_lead_to_another_path(name: str) -> None:
     """Names are quoted, whatever they hold."""
