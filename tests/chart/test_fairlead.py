@@ -927,6 +927,22 @@ def test_monitoring_is_off_unless_asked(render: Render) -> None:
     }
 
 
+def test_a_rollouts_namespace_is_the_served_models(render: Render) -> None:
+    """Alerts and dashboards tell namesakes apart by it; the others' is that of their pod."""
+    values = {**scenario("production"), "fullnameOverride": "demo-fairlead"}
+    honoured = {
+        document["metadata"]["name"]
+        for document in render("fairlead", values)
+        if document["kind"] in {"ServiceMonitor", "PodMonitor"}
+        for endpoint in document["spec"].get(
+            "endpoints", document["spec"].get("podMetricsEndpoints")
+        )
+        if endpoint.get("honorLabels")
+    }
+
+    assert honoured == {"demo-fairlead-controller"}
+
+
 def test_every_metric_is_read_by_a_monitor(
     render: Render, pods: Callable[..., Any], containers: Callable[..., Any]
 ) -> None:

@@ -7,10 +7,12 @@ from datetime import datetime
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
-from fairlead_rollout.domain.status import Rollout, Status
+from fairlead_rollout.domain.reasons import Reason
+from fairlead_rollout.domain.status import ConditionType, Rollout, Status
 from fairlead_rollout.domain.summary import weight_of
 from fairlead_rollout.domain.traffic import plan_digest
 
+_WHOSE = ("namespace", "model")
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -43,13 +45,13 @@ class ControllerMetrics:
         self._errors = Counter(
             "fairlead_controller_reconcile_errors",
             "Passes that could not be finished.",
-            ["model"],
+            ["namespace", "model"],
             registry=self.registry,
         )
         self._verdicts = Counter(
             "fairlead_rollout_verdicts",
             "Rollouts that ended.",
-            ["model", "verdict"],
+            ["namespace", "model", "verdict"],
             registry=self.registry,
         )
         self._up = {
@@ -72,7 +74,8 @@ class ControllerMetrics:
         """Note one pass over a served model."""
         self._duration.observe(seconds)
         if failed:
-            self._errors.labels(key.rpartition("/")[2]).inc()
+            namespace, _, name = key.rpartition("/")
+            self._errors.labels(namespace, name).inc()
 
     def saw(self, key: str, model: str, status: Status) -> None:
         """Note a served model's status; a rollout that has just ended is counted."""
@@ -81,18 +84,18 @@ class ControllerMetrics:
         ended = status.history[-1] if status.history else None
         if before is None or ended is None or _is_in(before[1], ended):
             return
-        self._verdicts.labels(model, ended.state.value).inc()
+        self._verdicts.labels(_namespace(key), model, ended.state.value).inc()
 
     def forget(self, key: str) -> None:
         """Note that a served model is gone."""
         self._statuses.pop(key, None)
 
     def wanted_digests(self) -> Mapping[str, str]:
-        """Return the digest of every model's plan."""
+        """Return the digest of every model's plan; of namesakes one alone is routed."""
         return {
             model: plan_digest(status.traffic)
             for model, status in list(self._statuses.values())
-            if status.traffic is not None
+            if status.traffic is not None and not _is_in_conflict(status)
         }
 
     def expose(self, health: Health) -> bytes:
@@ -108,18 +111,19 @@ class ControllerMetrics:
         """Yield what is read off the statuses; asked for by the registry."""
         info = InfoMetricFamily("fairlead_rollout", "Where the last rollout of a model is.")
         weight = GaugeMetricFamily(
-            "fairlead_rollout_weight_ratio", "The candidate's share of traffic.", labels=["model"]
+            "fairlead_rollout_weight_ratio", "The candidate's share of traffic.", labels=_WHOSE
         )
         since = GaugeMetricFamily(
             "fairlead_rollout_state_since_seconds",
             "When the last rollout came to where it is, in seconds since the epoch.",
-            labels=["model"],
+            labels=_WHOSE,
         )
-        for model, status in list(self._statuses.values()):
-            info.add_metric([], _info(model, status))
-            weight.add_metric([model], weight_of(status) / 10_000)
+        for key, (model, status) in list(self._statuses.items()):
+            whose = (_namespace(key), model)
+            info.add_metric([], {**dict(zip(_WHOSE, whose, strict=True)), **_info(status)})
+            weight.add_metric(whose, weight_of(status) / 10_000)
             if status.rollout is not None:
-                since.add_metric([model], _since(status.rollout).timestamp())
+                since.add_metric(whose, _since(status.rollout).timestamp())
         yield from (info, weight, since)
 
 
@@ -127,10 +131,18 @@ def _is_in(status: Status, rollout: Rollout) -> bool:
     return any(entry.id == rollout.id for entry in status.history)
 
 
-def _info(model: str, status: Status) -> dict[str, str]:
+def _is_in_conflict(status: Status) -> bool:
+    stalled = status.condition(ConditionType.STALLED)
+    return stalled is not None and stalled.reason == Reason.ROUTE_CONFLICT
+
+
+def _namespace(key: str) -> str:
+    return key.rpartition("/")[0]
+
+
+def _info(status: Status) -> dict[str, str]:
     rollout = status.rollout
     return {
-        "model": model,
         "stable": status.stable or "",
         "candidate": rollout.candidate if rollout and rollout.is_active else "",
         "state": rollout.state.value if rollout else "none",
