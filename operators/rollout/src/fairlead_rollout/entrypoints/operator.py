@@ -76,8 +76,7 @@ class Operator:
         self._metrics = ControllerMetrics()
         self._watch = Watch()
         cluster = connect()
-        leads = lambda: self._lease.is_held  # noqa: E731 -- asked before every write
-        self._api = KubeApi(cluster, may_write=leads)
+        self._api = KubeApi(cluster, may_write=self._leads)
         self._lease = Lease(
             KubeApi(cluster, LEASE_TIMEOUT),
             namespace=settings.lease_namespace,
@@ -85,12 +84,16 @@ class Operator:
             identity=os.environ.get("POD_NAME") or socket.gethostname(),
             monotonic=time.monotonic,
         )
-        mlflow = client(settings.mlflow_url, mlflow_account(), leads)
+        mlflow = client(settings.mlflow_url, mlflow_account(), self._leads)
         self._registry = MlflowRegistry(mlflow)
-        self._experiments = ExperimentsClient(client(settings.experiments_url, may_write=leads))
+        self._experiments = ExperimentsClient(client(settings.experiments_url, may_write=self._leads))
         self._gateways = GatewayReplicas(
             self._api, namespace=settings.gateway_namespace, service=settings.gateway_service
         )
+
+    def _leads(self) -> bool:
+        """Say whether this replica may write, wherever it is."""
+        return self._lease.is_held
 
     def run(self) -> int:
         """Wait for the lead, act, give the lead back."""
