@@ -86,7 +86,9 @@ class Operator:
         )
         mlflow = client(settings.mlflow_url, mlflow_account(), self._leads)
         self._registry = MlflowRegistry(mlflow)
-        self._experiments = ExperimentsClient(client(settings.experiments_url, may_write=self._leads))
+        self._experiments = ExperimentsClient(
+            client(settings.experiments_url, may_write=self._leads)
+        )
         self._gateways = GatewayReplicas(
             self._api, namespace=settings.gateway_namespace, service=settings.gateway_service
         )
