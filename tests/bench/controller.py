@@ -240,7 +240,7 @@ def _settings(namespace: str, mlflow: int, experiments_port: int) -> dict[str, A
 
 def measure(options: argparse.Namespace, say: Console) -> dict[str, Any]:
     """Run the whole bench and clean up after it."""
-    folder = options.out.parent
+    folder = options.out.resolve().parent  # a kubeconfig's paths are relative to its own
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "controller.log").unlink(missing_ok=True)
     bench = Bench(options, folder)
