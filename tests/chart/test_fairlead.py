@@ -1,5 +1,6 @@
 """The chart fairlead: what its objects promise to the processes, and to whom it opens a way."""
 
+import argparse
 import dataclasses
 import json
 import os
@@ -222,12 +223,24 @@ def test_the_gateway_only_looks(render: Render) -> None:
 # --- the gateway ------------------------------------------------------------------------------------
 
 
+def bootstrap_options(documents: list[Object]) -> argparse.Namespace:
+    """What the init container is started with, its variable replaced as kubelet does it."""
+    container = container_of(documents, "gateway", "bootstrap")
+    ((name, value),) = ((each["name"], each["valueFrom"]) for each in container["env"])
+    assert value == {"resourceFieldRef": {"containerName": "envoy", "resource": "limits.memory"}}
+    args = [arg.replace(f"$({name})", "536870912") for arg in container["args"]]
+    return gateway_cli._parser().parse_args(args)
+
+
+def test_envoy_knows_what_memory_it_may_use(render: Render) -> None:
+    """The first file is written for the limit of the container envoy, in bytes."""
+    assert bootstrap_options(render("fairlead")).memory_limit == 512 << 20
+
+
 def test_the_agents_start_with_their_arguments(render: Render) -> None:
     """Both of the agent's command lines are ones that the command takes, of one home and port."""
     documents = render("fairlead")
-    bootstrap = gateway_cli._parser().parse_args(
-        container_of(documents, "gateway", "bootstrap")["args"]
-    )
+    bootstrap = bootstrap_options(documents)
     agent = gateway_cli._parser().parse_args(container_of(documents, "gateway", "agent")["args"])
 
     assert (agent.source, agent.namespace, agent.port) == ("kubernetes", ["ml"], 8081)
@@ -324,8 +337,8 @@ def test_tls_comes_from_a_secret(render: Render) -> None:
     volumes = pod_of(documents, "gateway")["spec"]["volumes"]
 
     envoy = container_of(documents, "gateway", "envoy")
-    args = [container_of(documents, "gateway", name)["args"] for name in ("bootstrap", "agent")]
-    bootstrap, agent = (gateway_cli._parser().parse_args(each) for each in args)
+    bootstrap = bootstrap_options(documents)
+    agent = gateway_cli._parser().parse_args(container_of(documents, "gateway", "agent")["args"])
 
     assert ports_of(documents, "demo-fairlead-gateway") == {"https": 443}
     assert envoy["ports"] == [{"name": "https", "containerPort": 8443}]

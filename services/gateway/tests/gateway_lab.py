@@ -123,13 +123,13 @@ class Gateway:
         self.processes[name] = process
         return process
 
-    def start_envoy(self) -> None:
+    def start_envoy(self, *more: str) -> None:
         """Start Envoy by our own command."""
         self.start(
             "envoy",
             *("-c", "from fairlead_gateway.entrypoints.cli import main; main()", "envoy"),
             *("--home", str(self.home), "--listen-port", str(self.port)),
-            *("--admin-port", str(self.admin)),
+            *("--admin-port", str(self.admin), *more),
         )
 
     def start_agent(self, *more: str) -> None:

@@ -1,5 +1,6 @@
 """The gateway's pod: bootstrap, Envoy and the agent, each started as the chart starts it."""
 
+import json
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ from gateway_lab import Gateway, plan, wait_for
 
 from fairlead_gateway.adapters.envoy import envoy_arguments, find_envoy
 from fairlead_gateway.domain.plan import parse_plan, plan_digest
-from fairlead_gateway.entrypoints.cli import _parser
+from fairlead_gateway.entrypoints.cli import _parser, main
 
 README = Path(__file__).parents[1] / "README.md"
 COMMAND = ("-c", "from fairlead_gateway.entrypoints.cli import main; main()")
@@ -177,6 +178,17 @@ def test_a_size_is_read_as_kubernetes_writes_it(text: str, bytes_: int) -> None:
     ports = ["--port", "1", "--envoy-admin-port", "1"]
     options = _parser().parse_args(["agent", "--home", "x", *ports, "--log-volume", text])
     assert options.log_volume == bytes_
+
+
+def test_envoy_is_told_the_memory_it_may_use(tmp_path: Path) -> None:
+    """The file Envoy starts with keeps its heap below the limit, and says nothing without one."""
+    command = ["bootstrap", "--home", str(tmp_path), "--listen-port", "1", "--admin-port", "2"]
+    written = tmp_path / "gateway" / "bootstrap.json"
+    main([*command, "--memory-limit", "536870912"])
+    (monitor,) = json.loads(written.read_bytes())["overload_manager"]["resource_monitors"]
+    assert monitor["typed_config"]["max_heap_size_bytes"] == 483183820
+    main(command)
+    assert "overload_manager" not in json.loads(written.read_bytes())
 
 
 @pytest.mark.parametrize("text", ["", "0", "1gi", "Gi", "1..Gi", "1e999", "-1Gi"])

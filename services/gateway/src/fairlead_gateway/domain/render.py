@@ -596,6 +596,8 @@ def render_listener(settings: ListenerSettings, units: Collection[Unit], routes:
     return {
         "name": LISTENER,
         "address": {"socket_address": address},
+        # What is read of a connection before Envoy looks anew whether it has the memory.
+        "per_connection_buffer_limit_bytes": 65_536,
         "filter_chains": [
             {
                 **_tls(settings),

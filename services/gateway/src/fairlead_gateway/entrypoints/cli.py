@@ -103,6 +103,12 @@ def _add_bootstrap(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (%(default)s)")
     parser.add_argument("--listen-port", type=int, required=True)
     parser.add_argument("--admin-port", type=int, required=True, help="always on loopback")
+    parser.add_argument(
+        "--memory-limit",
+        type=_size,
+        help="what Envoy may use, such as 512Mi; it refuses requests rather than reach it "
+        "(no limit if absent)",
+    )
     parser.set_defaults(run=_write_bootstrap)
 
 
@@ -146,7 +152,10 @@ def _write_bootstrap(options: argparse.Namespace) -> Home:
     listen = {"host": options.host, "port": options.listen_port}
     write_atomically(home.listen, json.dumps(listen).encode())
     bootstrap = render_bootstrap(
-        admin_port=options.admin_port, listeners=str(home.listeners), clusters=str(home.clusters)
+        admin_port=options.admin_port,
+        listeners=str(home.listeners),
+        clusters=str(home.clusters),
+        memory_limit=options.memory_limit,
     )
     write_atomically(home.bootstrap, json.dumps(bootstrap, indent=1).encode())
     return home
