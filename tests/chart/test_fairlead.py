@@ -25,6 +25,7 @@ from fairlead_gateway.adapters import envoy
 from fairlead_gateway.adapters.files import Home
 from fairlead_gateway.adapters.metrics import PrometheusMeter
 from fairlead_gateway.entrypoints import cli as gateway_cli
+from fairlead_gateway.entrypoints.http import DRAIN_HEADER
 from fairlead_rollout.adapters.metrics import ControllerMetrics
 from fairlead_rollout.adapters.schema import read_spec
 from fairlead_rollout.domain.manifests import Owner, build_manifests
@@ -276,13 +277,14 @@ def test_the_agent_outlives_envoy(render: Render) -> None:
 
 
 def test_the_gateway_drains_before_it_ends(render: Render) -> None:
-    """Before Envoy is ended the agent drains it, by number of port; there is time for that."""
+    """Before Envoy is ended the agent drains it: asked by number of port, with the agent's header."""
     documents = render("fairlead")
     spec = pod_of(documents, "gateway")["spec"]
     hook = container_of(documents, "gateway", "envoy")["lifecycle"]["preStop"]
     strategy = one(documents, "Deployment", "demo-fairlead-gateway")["spec"]["strategy"]
 
-    assert hook == {"httpGet": {"path": "/v1/drain", "port": 8081}}
+    headers = [{"name": DRAIN_HEADER, "value": "yes"}]
+    assert hook == {"httpGet": {"path": "/v1/drain", "port": 8081, "httpHeaders": headers}}
     assert spec["terminationGracePeriodSeconds"] >= 25 + 15
     assert strategy["rollingUpdate"]["maxUnavailable"] == 0
 

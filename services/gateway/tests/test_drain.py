@@ -12,6 +12,8 @@ from gateway_lab import Gateway, answered, plan, running, wait_for
 from fairlead_gateway.app.drain import DrainSettings, drain
 from fairlead_gateway.app.ports import Requests
 
+MEANT = {"x-fairlead-drain": "yes"}
+
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[list[Gateway]]:
@@ -70,7 +72,7 @@ def test_no_request_fails_while_a_gateway_leaves(pair: list[Gateway]) -> None:
             long = pool.submit(leaving.post, headers={"x-test-delay": "2.5"})
             wait_for(lambda: int(leaving.stat("http.gateway.downstream_rq_active")) > 0)
             url = f"http://127.0.0.1:{leaving.agent_port}/v1/drain"
-            drained = pool.submit(leaving.client.get, url, timeout=30)
+            drained = pool.submit(leaving.client.get, url, headers=MEANT, timeout=30)
             wait_for(lambda: leaving.ready() == 503)
             late = count()
             wait_for(lambda: count() >= late + 100)
@@ -92,13 +94,25 @@ def test_a_drain_closes_kept_connections(iris: Gateway) -> None:
     assert "connection" not in iris.post().headers
     with ThreadPoolExecutor() as pool:
         url = f"http://127.0.0.1:{iris.agent_port}/v1/drain"
-        drained = pool.submit(iris.client.get, url, timeout=30)
+        drained = pool.submit(iris.client.get, url, headers=MEANT, timeout=30)
         wait_for(lambda: iris.ready() == 503)
         answer = iris.post()
         assert (answer.status_code, answer.headers["connection"]) == (200, "close")
         unready = iris.client.get(f"{iris.url}/-/ready").json()
         assert unready["error_code"] == "UNAVAILABLE"
         assert drained.result().json()["drained"] is True
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-fairlead-drain": "no"}])
+def test_a_scrape_drains_nothing(iris: Gateway, headers: dict[str, str]) -> None:
+    """Whoever asks for the drain's path without the header that means it is refused, and told so."""
+    url = f"http://127.0.0.1:{iris.agent_port}/v1/drain"
+    answer = iris.client.get(url, headers=headers, timeout=30)
+    assert answer.status_code == 403
+    assert answer.json()["error_code"] == "PERMISSION_DENIED"
+    assert "x-fairlead-drain: yes" in answer.json()["message"]
+    assert iris.ready() == 200
+    assert "connection" not in iris.post().headers
 
 
 class Scripted:

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Header, Response
 from fastapi.responses import JSONResponse
 
 from fairlead_gateway.adapters.envoy import EnvoyAdmin
@@ -12,6 +12,9 @@ from fairlead_gateway.adapters.metrics import PrometheusMeter
 from fairlead_gateway.app.apply import Report, health_of
 from fairlead_gateway.app.drain import Drained
 from fairlead_gateway.domain.plan import plan_digest
+
+DRAIN_HEADER = "x-fairlead-drain"
+"""Whoever may scrape the agent chooses a path, but no header of this name: it tells who means it."""
 
 
 def create_app(
@@ -54,12 +57,20 @@ def create_app(
         return {"models": _models(report(), envoy)}
 
     @app.get("/v1/drain")
-    def drained() -> dict[str, Any]:
+    def drained(meant: Annotated[str, Header(alias=DRAIN_HEADER)] = "") -> Response:
         """Take the gateway out of service; kubelet asks so before it ends Envoy."""
+        if meant != "yes":
+            return _refusal(f"a drain cannot be taken back; send the header {DRAIN_HEADER}: yes")
         now = drain()
-        return {"drained": now.done, "activeRequests": now.active, "seconds": round(now.seconds, 3)}
+        return JSONResponse(
+            {"drained": now.done, "activeRequests": now.active, "seconds": round(now.seconds, 3)}
+        )
 
     return app
+
+
+def _refusal(message: str) -> Response:
+    return JSONResponse({"error_code": "PERMISSION_DENIED", "message": message}, status_code=403)
 
 
 def _models(report: Report, envoy: EnvoyAdmin) -> dict[str, Any]:
