@@ -30,6 +30,8 @@ class KubeApi:
         self.bookmarks_sent = 0
         self.token: str | None = None
         self.refusal: tuple[int, str] | None = None
+        self.gone: dict[str, int] = {}
+        """Namespaces in which nothing may be read, and what is answered to who asks for one."""
         self.objects: dict[str, dict[str, Document]] = {}
         self.events: list[Event] = []
         self.requests: list[tuple[str, dict[str, str]]] = []
@@ -176,6 +178,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self._status(401, "Unauthorized")
         if api.refusal is not None:
             return self._status(*api.refusal)
+        _, _, below = parts.path.partition("/namespaces/")
+        namespace, _, kind = below.partition("/")
+        if not kind:
+            return self._status(api.gone.get(namespace, 200), f"namespace {namespace}")
+        if namespace in api.gone:
+            return self._status(403, f"{kind} is forbidden")
         if "watch" in query:
             return self._watch(parts.path, query)
         return self._list(parts.path, query)

@@ -20,6 +20,7 @@ from gateway_kube_api import (
 from gateway_lab import plan, wait_for
 from kubernetes.config import incluster_config
 
+from fairlead_gateway.adapters import kubernetes
 from fairlead_gateway.adapters.kubernetes import ClusterAddressError, KubernetesSource, connect
 from fairlead_gateway.domain.plan import parse_plan
 
@@ -169,6 +170,53 @@ def test_a_list_that_is_forbidden_is_named(cluster: FakeCluster, source: Kuberne
     assert list(source.read().plans) == ["iris"]
     cluster.api.refusal = None
     follows(cluster, source, 100)
+
+
+def test_a_namespace_that_is_gone_is_empty(
+    cluster: FakeCluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One deleted namespace keeps no gateway from the others; made again, it is read again."""
+    monkeypatch.setattr(kubernetes, "GONE_WAIT", 0.05)
+    cluster.api.gone = {"two": 404}
+    source = KubernetesSource(["one", "two"])
+    source.start()
+    wait_for(lambda: source.read().complete)
+    assert list(source.read().plans) == ["iris"]
+    two = MODELS.format("two")
+    wait_for(lambda: cluster.api.lists(two) >= 3)
+    problem = source.read().workload_problems["ServedModels in two"]
+    assert problem == "namespace two does not exist"
+    said = [record.__dict__["list"] for record in caplog.records if record.msg == "Kubernetes"]
+    assert sorted(said) == ["EndpointSlices in two", "ServedModels in two"]
+
+    cluster.create(served_model("two", "late"))
+    cluster.status("two", "late", {"traffic": plan("late", None)})
+    cluster.api.gone = {}
+    wait_for(lambda: "late" in source.read().plans)
+    wait_for(lambda: not source.read().workload_problems)
+    source.close()
+
+
+def test_a_namespace_that_goes_takes_its_models_along(
+    cluster: FakeCluster, source: KubernetesSource
+) -> None:
+    """What was read of a namespace is forgotten once the API server says that it is gone."""
+    cluster.api.gone = {"one": 404}
+    cluster.api.end_watches()
+    wait_for(lambda: not source.read().plans and not source.read().endpoints)
+
+
+@pytest.mark.parametrize("answer", [200, 403, 500])
+def test_a_namespace_that_may_be_there_is_waited_for(cluster: FakeCluster, answer: int) -> None:
+    """Only a plain no makes a namespace empty: not a refusal to tell, nor that Roles are missing."""
+    cluster.api.gone = {"two": answer}
+    source = KubernetesSource(["one", "two"])
+    source.start()
+    name = "ServedModels in two"
+    wait_for(lambda: source.read().workload_problems.get(name) == "403 servedmodels is forbidden")
+    wait_for(lambda: cluster.api.lists(MODELS.format("two")) >= 2)
+    assert not source.read().complete
+    source.close()
 
 
 def test_a_long_list_comes_in_pages(cluster: FakeCluster) -> None:

@@ -41,6 +41,7 @@ _READ_TIMEOUT = 30.0
 _WATCH = (240, 480)  # Seconds a watch may last; apart, so that not all end together.
 _SHORTEST_WAIT = 0.2
 _LONGEST_WAIT = 10.0
+GONE_WAIT = 30.0  # Seconds until a namespace that is gone is looked for again.
 
 
 class ClusterAddressError(RuntimeError):
@@ -48,7 +49,20 @@ class ClusterAddressError(RuntimeError):
 
 
 class _RefusedError(Exception):
-    """The API server did not do what it was asked for."""
+    """The API server did not do what it was asked for.
+
+    Args:
+        status: What it answered with.
+        message: What it said.
+    """
+
+    def __init__(self, status: int | None, message: str) -> None:
+        super().__init__(f"{status} {message}")
+        self.status = status
+
+
+class _GoneError(Exception):
+    """The namespace does not exist."""
 
 
 def connect() -> client.ApiClient:
@@ -131,6 +145,7 @@ class _List(Generic[_Object]):
     """One kind of objects in one namespace, and who is told of them."""
 
     name: str
+    namespace: str
     path: str
     selector: Mapping[str, str]
     parse: Callable[[Mapping[str, Any]], _Object]
@@ -149,6 +164,7 @@ class _List(Generic[_Object]):
 def _served_models(view: ClusterView, namespace: str) -> _List[Any]:
     return _List(
         name=f"ServedModels in {namespace}",
+        namespace=namespace,
         path=f"/apis/fairlead.dev/v1alpha1/namespaces/{namespace}/servedmodels",
         selector={},
         parse=parse_served_model,
@@ -161,6 +177,7 @@ def _served_models(view: ClusterView, namespace: str) -> _List[Any]:
 def _slices(view: ClusterView, namespace: str) -> _List[Any]:
     return _List(
         name=f"EndpointSlices in {namespace}",
+        namespace=namespace,
         path=f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices",
         selector={"labelSelector": MODEL_LABEL},
         parse=parse_slice,
@@ -181,7 +198,7 @@ class _Follower:
 
     A watch that ends or breaks goes on where it was. One that cannot be opened, or has no history
     any more (410 Gone), makes the list be read again: whoever was away may have come back with an
-    older store.
+    older store. A namespace that is gone, and the right to read it with it, counts as empty.
     """
 
     def __init__(
@@ -226,7 +243,7 @@ class _Follower:
                 if reason != self._reported:
                     _log.warning("Kubernetes", extra={"list": self._list.name, "reason": reason})
                 self._reported = reason
-                self._stop.wait(self._pause())
+                self._stop.wait(GONE_WAIT if isinstance(error, _GoneError) else self._pause())
 
     def _pause(self) -> float:
         longest = min(_SHORTEST_WAIT * 2**self._failures, _LONGEST_WAIT)
@@ -234,11 +251,26 @@ class _Follower:
         return random.uniform(longest / 2, longest)  # noqa: S311 - no secret.
 
     def _follow(self, api: client.ApiClient) -> None:
-        version = self._read(api)
+        try:
+            version = self._read(api)
+        except _RefusedError as error:
+            if error.status == HTTPStatus.FORBIDDEN and self._is_gone(api):
+                self._list.replace([])
+                self._view.listed(self._list.name)
+                raise _GoneError(f"namespace {self._list.namespace} does not exist") from error
+            raise
         self._view.listed(self._list.name)
         self._view.trouble(self._list.name, "")
         while not self._stop.is_set():
             version = self._watch(api, version)
+
+    def _is_gone(self, api: client.ApiClient) -> bool:
+        """Tell whether the API server says that there is no such namespace."""
+        try:
+            self._open(api, {}, _READ_TIMEOUT, f"/api/v1/namespaces/{self._list.namespace}")
+        except _RefusedError as error:
+            return error.status == HTTPStatus.NOT_FOUND
+        return False
 
     def _read(self, api: client.ApiClient) -> str:
         """Read the whole list, in pages; return the version it has."""
@@ -282,17 +314,17 @@ class _Follower:
         """Take one event; return the version it has."""
         kind, document = event["type"], event["object"]
         if kind == "ERROR":
-            raise _RefusedError(f"{document.get('code')} {document.get('message')}")
+            raise _RefusedError(document.get("code"), str(document.get("message")))
         if kind != "BOOKMARK":
             self._list.take(kind, document)
         return str(document["metadata"]["resourceVersion"])
 
     def _open(
-        self, api: client.ApiClient, query: Mapping[str, str], read_timeout: float
+        self, api: client.ApiClient, query: Mapping[str, str], read_timeout: float, path: str = ""
     ) -> urllib3.BaseHTTPResponse:
         request = api.param_serialize(
             "GET",
-            self._list.path,
+            path or self._list.path,
             query_params=list(query.items()),
             header_params={"Accept": "application/json"},
             auth_settings=["BearerToken"],  # Asked for each time, as the token is exchanged.
@@ -302,7 +334,7 @@ class _Follower:
         response: urllib3.BaseHTTPResponse = answer.response
         self._response = response
         if response.status != HTTPStatus.OK:
-            raise _RefusedError(f"{response.status} {_message(response.data)}")
+            raise _RefusedError(response.status, _message(response.data))
         return response
 
 
@@ -322,5 +354,5 @@ def _message(body: bytes) -> str:
 
 def _reason(error: Exception) -> str:
     """Say what is wrong; a library's own error first by its kind, as its text may be empty."""
-    known = isinstance(error, _RefusedError | ClusterAddressError)
+    known = isinstance(error, _RefusedError | _GoneError | ClusterAddressError)
     return str(error) if known else f"{type(error).__name__}: {error}"
