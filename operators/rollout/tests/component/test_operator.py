@@ -1,5 +1,6 @@
 """The process that leads: it never goes on without one of its parts."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable
@@ -128,5 +129,66 @@ def test_a_watch_that_ends_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(kopf, "operator", watch)
     monkeypatch.setattr(watching, "AGAIN_AFTER", 0.0)
-    run_watch(Watch(), ("ml",), stop)
+    run_watch(Watch(), ("ml",), stop, exists=lambda _: True)
     assert len(starts) == 3
+
+
+def test_a_namespace_that_is_gone_is_left_out_of_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are watched meanwhile; made again, it is watched again, and nothing before."""
+    stop = threading.Event()
+    watched: list[tuple[str, ...]] = []
+    there = {"ml", "other"}
+
+    async def watch(*, namespaces: tuple[str, ...], stop_flag: asyncio.Event, **_: Any) -> None:
+        watched.append(namespaces)
+        match len(watched):
+            case 1:
+                there.remove("other")
+            case 2:
+                there.add("other")
+            case 3:
+                there.clear()
+            case 4:
+                stop.set()
+        await asyncio.wait_for(stop_flag.wait(), LIMIT)
+        if len(watched) == 3:
+            there.add("ml")
+
+    known = Watch()
+    for namespace in ("ml", "other"):
+        known.see(served_model(namespace), is_gone=False)
+    monkeypatch.setattr(kopf, "operator", watch)
+    monkeypatch.setattr(watching, "LOOK_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(watching, "AGAIN_AFTER", LIMIT)  # No failure: nothing to wait for.
+    run_watch(known, ("ml", "other"), stop, exists=there.__contains__)
+    assert watched == [("ml", "other"), ("ml",), ("ml", "other"), ("ml",)]
+    assert known.keys() == ("ml/flight-delay",)
+
+
+def test_without_any_namespace_the_watch_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No namespaces mean all of them to kopf, so it is not begun before there is one."""
+    stop, looked, watched = threading.Event(), [], []
+
+    def exists(_: str) -> bool:
+        looked.append(1)
+        return len(looked) > 2
+
+    async def watch(*, namespaces: tuple[str, ...], **_: Any) -> None:
+        watched.append(namespaces)
+        stop.set()
+
+    monkeypatch.setattr(kopf, "operator", watch)
+    monkeypatch.setattr(watching, "LOOK_AGAIN_AFTER", 0.0)
+    run_watch(Watch(), ("ml",), stop, exists)
+    assert watched == [("ml",)]
+
+
+def served_model(namespace: str) -> dict[str, Any]:
+    """Make what the watch takes in of a ServedModel."""
+    metadata = {
+        "namespace": namespace,
+        "name": "flight-delay",
+        "uid": namespace,
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+    }
+    return {"metadata": metadata, "spec": {"model": "flight-delay"}}

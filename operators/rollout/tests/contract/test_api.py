@@ -101,6 +101,18 @@ def api(server: Server) -> Iterator[KubeApi]:
     client.rest_client.pool_manager.clear()
 
 
+@pytest.mark.parametrize(
+    ("status", "is_there"), [(200, True), (404, False), (403, True), (503, True), (401, True)]
+)
+def test_a_namespace_is_gone_only_by_a_plain_no(
+    server: Server, api: KubeApi, status: int, is_there: bool
+) -> None:
+    """Who may not ask, or gets no answer, goes on as if it were there."""
+    server.status = status
+    assert api.has_namespace("team-a") is is_there
+    assert server.asked[-1][:2] == ("GET", "/api/v1/namespaces/team-a")
+
+
 CALLS: dict[str, Callable[[KubeApi], Any]] = {
     "get": lambda api: api.get("Pod", "ml", "x"),
     "list": lambda api: api.list("Pod", "ml", {}),

@@ -114,7 +114,9 @@ class Operator:
         parts: tuple[Callable[[], None], ...] = (
             lambda: self._registry.run(ended, self._watch.wake),
             lambda: self._gateways.run(ended),
-            lambda: run_watch(self._watch, self._settings.namespaces, ended),
+            lambda: run_watch(
+                self._watch, self._settings.namespaces, ended, self._api.has_namespace
+            ),
             lambda: self._control(ended),
         )
         threads = [

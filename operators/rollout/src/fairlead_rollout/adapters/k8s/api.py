@@ -74,6 +74,16 @@ class KubeApi:
         """
         return self._call("GET", path_of(kind, namespace, name))
 
+    def has_namespace(self, name: str) -> bool:
+        """Tell whether there is such a namespace; one that nobody says no to counts as there."""
+        try:
+            self._call("GET", f"api/v1/namespaces/{quote(name, safe='')}")
+        except NotFoundError:
+            return False
+        except FairleadError:
+            return True
+        return True
+
     def list(self, kind: str, namespace: str, labels: Mapping[str, str]) -> list[Document]:
         """Return the objects of a kind that have all of these labels."""
         selector = ",".join(f"{key}={value}" for key, value in labels.items())

@@ -7,7 +7,7 @@ which ServedModels there are, and of which registered model, so that the right o
 import asyncio
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from fairlead_rollout.domain.manifests import MANAGED_BY, MODEL_LABEL
 log = logging.getLogger(__name__)
 
 AGAIN_AFTER = 5.0  # seconds
+LOOK_AGAIN_AFTER = 30.0  # seconds until it is asked anew which namespaces are there
+_GLANCE = 0.5  # seconds a loop that is about to end may wait for a thread of its own
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -86,32 +88,92 @@ class Watch:
             name = metadata["name"]
             self._changed |= {k for k in self._known if k.partition("/")[2] == name}
 
+    def forget(self, namespace: str) -> None:
+        """Take in that a namespace is gone, with all that was in it."""
+        with self._lock:
+            gone = {key for key in self._known if key.partition("/")[0] == namespace}
+            names = {key.partition("/")[2] for key in gone}
+            self._known = {key: known for key, known in self._known.items() if key not in gone}
+            self._changed |= {key for key in self._known if key.partition("/")[2] in names}
+
     def see_pod(self, namespace: str, labels: Mapping[str, str]) -> None:
         """Take in a pod of a version that changed."""
         with self._lock:
             self._changed.add(f"{namespace}/{labels.get(MODEL_LABEL, '')}")
 
 
-def run_watch(watch: Watch, namespaces: tuple[str, ...], stop: threading.Event) -> None:
+def run_watch(
+    watch: Watch, namespaces: tuple[str, ...], stop: threading.Event, exists: Callable[[str], bool]
+) -> None:
     """Watch until told to stop; for a thread of its own.
 
-    kopf gives up for good when a kind is not there, or may not be watched for a minute.
+    kopf gives up for good when a kind is not there, or may not be watched for a minute: a namespace
+    that is gone took the right to watch it along. Such a one is left out, for it would stop the
+    watch of all others.
+
+    Args:
+        watch: Told of what changes.
+        namespaces: Where to look.
+        stop: Ends it.
+        exists: Whether there is such a namespace.
     """
+
+    def existing() -> tuple[str, ...]:
+        return tuple(name for name in namespaces if stop.is_set() or exists(name))
+
     registry = _registry(watch)
+    before = namespaces
     while not stop.is_set():
+        there = existing()
+        for gone in sorted(set(before) - set(there)):
+            log.warning("namespace %s does not exist; it is looked for again", gone)
+            watch.forget(gone)
+        before = there
+        if not there:  # kopf would take it for all of the cluster
+            stop.wait(LOOK_AGAIN_AFTER)
+            continue
         try:
-            asyncio.run(
-                kopf.operator(
-                    registry=registry,
-                    settings=_settings(),
-                    namespaces=namespaces,
-                    standalone=True,
-                    stop_flag=stop,
-                )
-            )
+            if asyncio.run(_watch(registry, there, stop, existing)):
+                continue
         except Exception:  # whatever it was: what changes meanwhile is seen by the next listing
             log.exception("the watch has ended; it is begun again")
         stop.wait(AGAIN_AFTER)
+
+
+async def _watch(
+    registry: kopf.OperatorRegistry,
+    namespaces: tuple[str, ...],
+    stop: threading.Event,
+    existing: Callable[[], tuple[str, ...]],
+) -> bool:
+    """Watch until told to stop, or until other namespaces are there; tell whether that was it."""
+    ended = asyncio.Event()
+    looking = asyncio.create_task(
+        _look(stop, lambda: existing() != namespaces, ended), name="namespaces"
+    )
+    try:
+        await kopf.operator(
+            registry=registry,
+            settings=_settings(),
+            namespaces=namespaces,
+            standalone=True,
+            stop_flag=ended,
+        )
+    finally:
+        looking.cancel()
+    return ended.is_set()
+
+
+async def _look(stop: threading.Event, changed: Callable[[], bool], ended: asyncio.Event) -> None:
+    """Set the flag when told to stop, or when other namespaces are there."""
+    clock = asyncio.get_running_loop().time
+    due = clock() + LOOK_AGAIN_AFTER
+    while not await asyncio.to_thread(stop.wait, min(_GLANCE, LOOK_AGAIN_AFTER)):
+        if clock() >= due:
+            if await asyncio.to_thread(changed):
+                break
+            due = clock() + LOOK_AGAIN_AFTER
+    ended.set()
 
 
 def _registry(watch: Watch) -> kopf.OperatorRegistry:
