@@ -35,8 +35,7 @@ from fairlead_rollout.entrypoints import cli as rollout_cli
 from fairlead_serving.adapters.metrics import Metrics as ServingMetrics
 
 CHART = Path(__file__).parents[2] / "charts" / "fairlead"
-OWNS = ("get", "list", "watch", "create", "patch", "update", "delete")
-LOOKS = ("get", "list", "watch")
+OWNS = ("get", "create", "patch", "delete")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 Object = dict[str, Any]
@@ -186,26 +185,25 @@ def test_the_controller_may_do_what_it_does(render: Render) -> None:
     documents = render("fairlead", scenario("teams"))
     name = "demo-fairlead-controller"
     expected = {
-        ("fairlead.dev", "servedmodels", "", *LOOKS, "patch", "update"),
-        ("fairlead.dev", "servedmodels/status", "", "get", "patch", "update"),
+        ("fairlead.dev", "servedmodels", "", "get", "list", "watch", "patch"),
+        ("fairlead.dev", "servedmodels/status", "", "update"),
         ("fairlead.dev", "servedmodels/finalizers", "", "update"),
-        ("apps", "deployments", "", *OWNS),
+        ("apps", "deployments", "", "get", "list", "create", "patch", "delete"),
         ("", "services", "", *OWNS),
         ("autoscaling", "horizontalpodautoscalers", "", *OWNS),
         ("policy", "poddisruptionbudgets", "", *OWNS),
         ("networking.k8s.io", "networkpolicies", "", *OWNS),
-        ("", "pods", "", *LOOKS),
-        ("", "events", "", "create", "patch"),
-        ("events.k8s.io", "events", "", "create", "patch"),
+        ("", "pods", "", "list", "watch"),
+        ("events.k8s.io", "events", "", "create"),
     }
 
     for namespace in ("team-a", "team-b"):
         assert rules_of(documents, name, namespace) == expected
     assert rules_of(documents, name, "ml") == set()
     assert rules_of(documents, f"{name}-identity", "ml") == {
-        ("coordination.k8s.io", "leases", "", "create", "list", "watch"),
-        ("coordination.k8s.io", "leases", name, "get", "update", "patch"),
-        ("discovery.k8s.io", "endpointslices", "", *LOOKS),
+        ("coordination.k8s.io", "leases", "", "create"),
+        ("coordination.k8s.io", "leases", name, "get", "update"),
+        ("discovery.k8s.io", "endpointslices", "", "list"),
     }
 
 
@@ -215,10 +213,31 @@ def test_the_gateway_only_looks(render: Render) -> None:
 
     for namespace in ("team-a", "team-b"):
         assert rules_of(documents, "demo-fairlead-gateway", namespace) == {
-            ("fairlead.dev", "servedmodels", "", *LOOKS),
-            ("discovery.k8s.io", "endpointslices", "", *LOOKS),
+            ("fairlead.dev", "servedmodels", "", "list", "watch"),
+            ("discovery.k8s.io", "endpointslices", "", "list", "watch"),
         }
-    assert not [document for document in documents if document["kind"].startswith("Cluster")]
+
+
+def test_the_namespaces_may_be_asked_for(render: Render) -> None:
+    """Beside its Roles a release may look whether the namespaces it watches exist, and no more."""
+    documents = render("fairlead", scenario("teams"))
+    name = "ml:demo-fairlead"
+    binding = one(documents, "ClusterRoleBinding", name)
+
+    assert one(documents, "ClusterRole", name)["rules"] == [
+        {
+            "apiGroups": [""],
+            "resources": ["namespaces"],
+            "resourceNames": ["team-a", "team-b"],
+            "verbs": ["get"],
+        }
+    ]
+    assert binding["roleRef"]["name"] == name
+    assert [(each["namespace"], each["name"]) for each in binding["subjects"]] == [
+        ("ml", "demo-fairlead-controller"),
+        ("ml", "demo-fairlead-gateway"),
+    ]
+    assert len([d for d in documents if d["kind"].startswith("Cluster")]) == 2
 
 
 # --- the gateway ------------------------------------------------------------------------------------
@@ -334,7 +353,7 @@ def test_the_services_have_their_ports(render: Render) -> None:
 
 
 def test_tls_comes_from_a_secret(render: Render) -> None:
-    """With a certificate all that was HTTP is HTTPS, and agent and Envoy both read the folder."""
+    """With a certificate all that was HTTP is HTTPS, and Envoy alone has the folder."""
     documents = render("fairlead", {"gateway": {"tls": {"secretName": "certificate"}}})
     volumes = pod_of(documents, "gateway")["spec"]["volumes"]
 
@@ -350,9 +369,13 @@ def test_tls_comes_from_a_secret(render: Render) -> None:
     ready = one(documents, "Pod", "demo-fairlead-test")["spec"]["containers"][0]["args"][2]
     assert ready == "https://demo-fairlead-gateway.ml.svc:443"
     assert [v["secret"]["secretName"] for v in volumes if v["name"] == "tls"] == ["certificate"]
-    for name in ("agent", "envoy"):
-        mounts = container_of(documents, "gateway", name)["volumeMounts"]
-        assert {"name": "tls", "mountPath": "/etc/fairlead/tls", "readOnly": True} in mounts
+    mount = {"name": "tls", "mountPath": "/etc/fairlead/tls", "readOnly": True}
+    holders = [
+        name
+        for name in ("bootstrap", "agent", "envoy")
+        if mount in container_of(documents, "gateway", name)["volumeMounts"]
+    ]
+    assert holders == ["envoy"]
     plain = render("fairlead")
     assert "--tls-folder" not in json.dumps(container_of(plain, "gateway", "agent"))
 

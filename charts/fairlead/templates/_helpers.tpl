@@ -1,5 +1,6 @@
 {{- /*
 "fairlead.namespaces" .        the watched namespaces, as a JSON list
+"fairlead.namespaceReader" .   the name of the ClusterRole, unlike that of any other release
 "fairlead.mlflowPort" .        the port in `mlflow.url`
 "fairlead.apiServerEgress" .   one egress rule: the cluster's API server
 "fairlead.servingImage" .      the image of a model that names none
@@ -10,6 +11,10 @@
 
 {{- define "fairlead.namespaces" -}}
 {{- .Values.watchNamespaces | default (list .Release.Namespace) | toJson -}}
+{{- end -}}
+
+{{- define "fairlead.namespaceReader" -}}
+{{- printf "%s:%s" .Release.Namespace (include "fairlead.fullname" .) -}}
 {{- end -}}
 
 {{- define "fairlead.mlflowPort" -}}
