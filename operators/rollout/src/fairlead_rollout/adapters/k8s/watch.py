@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 AGAIN_AFTER = 5.0  # seconds
 LOOK_AGAIN_AFTER = 30.0  # seconds until it is asked anew which namespaces are there
-_GLANCE = 0.5  # seconds a loop that is about to end may wait for a thread of its own
+_GLANCE = 0.5  # seconds until it is looked anew whether to stop
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -168,12 +168,14 @@ async def _look(stop: threading.Event, changed: Callable[[], bool], ended: async
     """Set the flag when told to stop, or when other namespaces are there."""
     clock = asyncio.get_running_loop().time
     due = clock() + LOOK_AGAIN_AFTER
-    while not await asyncio.to_thread(stop.wait, min(_GLANCE, LOOK_AGAIN_AFTER)):
-        if clock() >= due:
-            if await asyncio.to_thread(changed):
-                break
-            due = clock() + LOOK_AGAIN_AFTER
-    ended.set()
+    try:
+        while not await asyncio.to_thread(stop.wait, min(_GLANCE, LOOK_AGAIN_AFTER)):
+            if clock() >= due:
+                if await asyncio.to_thread(changed):
+                    break
+                due = clock() + LOOK_AGAIN_AFTER
+    finally:
+        ended.set()  # whatever happened: a watch that nobody can end any more is none
 
 
 def _registry(watch: Watch) -> kopf.OperatorRegistry:
