@@ -56,8 +56,8 @@ def _overload(memory_limit: int) -> JSON:
     """Shed load while the heap is nearly full: every body is held whole, some of 1 GiB.
 
     New requests are refused first, with a 503. The bodies of those accepted before come all the
-    same: when even they do not fit, whatever comes on an HTTP/1.1 connection is answered with a
-    500, and of HTTP/2 streams the largest are reset.
+    same: when even they do not fit, whatever comes on an HTTP/1.1 connection is answered so, too,
+    and of HTTP/2 streams the largest are reset.
     """
     config = f"{_TYPE}config.overload.v3"
     shrink = {"@type": f"{config}.ShrinkHeapConfig", "timer_interval": "1s"}

@@ -761,8 +761,11 @@ def _local_replies() -> JSON:
     }
     rule = "x-inference-id must be 1 to 64 of A-Z a-z 0-9 . _ : -"
     ready = {"header_filter": {"header": {"name": ":path", "string_match": {"exact": READY_PATH}}}}
+    full = "This gateway is short of memory; try again"
     return {
         "mappers": [
+            # Envoy's own word for a request that it gives up within its body for want of memory.
+            {**_reply(_status(500), "UNAVAILABLE", full), "status_code": 503},
             _reply(_both(ready, _status(503)), "UNAVAILABLE", "This gateway is being taken away"),
             {"filter": ready, "body_format_override": {"json_format": {"status": "ready"}}},
             _reply(
