@@ -15,7 +15,7 @@ MIB = 1 << 20
 LIMIT = 256 * MIB
 BODY = 8 * MIB
 UPLOADS = 60
-PIECE = 16 << 10
+PIECE = 8 << 10
 BLANK = bytes(BODY)
 HEAD = f"POST /models/iris/invocations HTTP/1.1\r\nhost: x\r\ncontent-length: {BODY}\r\n\r\n"
 CUT, HELD = 0, 1  # In place of an answer's code: the connection was cut, or none has come yet.
@@ -96,11 +96,13 @@ class Upload:
 
 
 async def upload_in_turn(gateway: Gateway) -> list[int]:
-    """Send one body after another, each once those before are sent."""
+    """Send one body after another, each once those before are sent; as slowly as below."""
     uploads = [Upload() for _ in range(UPLOADS)]
     for each in uploads:
         await each.open(gateway.port)
-        await each.send(BODY)
+        while each.left and not each.answer.done():
+            await each.send(32 * PIECE)
+            await asyncio.to_thread(gateway.stat, "server.live")
     return [await uploads[0].finish(), *[await each.leave() for each in uploads[1:]]]
 
 
