@@ -1,10 +1,8 @@
 """The controller of a local stack."""
 
 import logging
-import signal
 import threading
 from pathlib import Path
-from types import FrameType
 
 from fairlead_rollout.adapters.clock import SystemClock
 from fairlead_rollout.adapters.experiments_client import ExperimentsClient
@@ -17,6 +15,7 @@ from fairlead_rollout.adapters.mlflow_registry import MlflowRegistry
 from fairlead_rollout.adapters.stack import read_addresses
 from fairlead_rollout.app.controller import Controller
 from fairlead_rollout.app.ports import Ports
+from fairlead_rollout.entrypoints.signals import stop_on_signals
 
 
 def run_controller(root: Path) -> int:
@@ -36,7 +35,7 @@ def run_controller(root: Path) -> int:
         clock=SystemClock(),
     )
     stop, woken = threading.Event(), threading.Event()
-    _stop_on_signals(stop)
+    stop_on_signals(stop)
     wake = lambda _: woken.set()  # noqa: E731 -- one machine has few models: all are looked at
     poller = threading.Thread(target=registry.run, args=(stop, wake), daemon=True)
     poller.start()
@@ -61,12 +60,3 @@ class _Due:
             self._woken.clear()
             return frozenset(self._store.names())
         return changed
-
-
-def _stop_on_signals(stop: threading.Event) -> None:
-    def handle(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handle)

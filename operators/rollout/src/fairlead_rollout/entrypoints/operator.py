@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import signal
 import socket
 import threading
 import time
@@ -11,7 +10,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from fairlead_rollout.adapters.clock import SystemClock
@@ -30,6 +28,7 @@ from fairlead_rollout.app.controller import Controller
 from fairlead_rollout.app.ports import Ports
 from fairlead_rollout.domain.errors import InvalidSettingsError
 from fairlead_rollout.domain.platform import PlatformSettings, parse_settings
+from fairlead_rollout.entrypoints.signals import stop_on_signals
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +98,7 @@ class Operator:
 
     def run(self) -> int:
         """Wait for the lead, act, give the lead back."""
-        _stop_on_signals(self._stop)
+        stop_on_signals(self._stop)
         server = _serve(self._answer)
         try:
             if not self._lease.acquire(self._stop):
@@ -198,12 +197,3 @@ def _serve(answer: Callable[[str], tuple[int, bytes]]) -> ThreadingHTTPServer:
     server = Server(("0.0.0.0", PORT), Handler)  # noqa: S104 -- the pod's address
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
-
-
-def _stop_on_signals(stop: threading.Event) -> None:
-    def handle(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handle)
