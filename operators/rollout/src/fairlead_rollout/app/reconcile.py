@@ -7,7 +7,7 @@ from datetime import timedelta
 from fairlead_rollout.app.ports import Ports, ServedModel
 from fairlead_rollout.domain import conditions
 from fairlead_rollout.domain.actions import Action, EmitEvent, EnsureWorkload, RemoveWorkload
-from fairlead_rollout.domain.decide import IDLE, SELDOM, SOON, decide
+from fairlead_rollout.domain.decide import decide
 from fairlead_rollout.domain.errors import (
     NotFoundError,
     NotLookedYetError,
@@ -16,6 +16,7 @@ from fairlead_rollout.domain.errors import (
 )
 from fairlead_rollout.domain.reasons import Reason
 from fairlead_rollout.domain.rebuild import records_of
+from fairlead_rollout.domain.ruling import IDLE, SELDOM, SOON
 from fairlead_rollout.domain.snapshot import Analysis, Snapshot
 from fairlead_rollout.domain.spec import ServedModelSpec
 from fairlead_rollout.domain.status import ConditionType, Status, Writeback

@@ -1,33 +1,47 @@
 """The rollout decision: one snapshot and the time in; status, actions and when to look again out.
 
 A chain of small named checks changes the *state* of the rollout; the first that speaks wins.
-Traffic, processes and conditions are then derived from the state alone, so that they cannot
-disagree with it, and a pass that is repeated after a crash decides the same again.
+Traffic, processes and conditions are then derived from the state alone (wanted.py, conditions.py),
+so that they cannot disagree with it, and a pass that is repeated after a crash decides the same again.
 """
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import NAMESPACE_URL, uuid5
 
 from fairlead_rollout.domain import conditions, rebuild
-from fairlead_rollout.domain.actions import Action, EmitEvent, EnsureWorkload, RemoveWorkload
+from fairlead_rollout.domain.actions import Action
 from fairlead_rollout.domain.durations import format_duration
+from fairlead_rollout.domain.news import events, is_moved
 from fairlead_rollout.domain.reasons import Reason
-from fairlead_rollout.domain.ruling import Context, Ruling
+from fairlead_rollout.domain.ruling import (
+    ANALYSIS_EVERY,
+    AT_ONCE,
+    IDLE,
+    SELDOM,
+    SOON,
+    Context,
+    Ruling,
+)
 from fairlead_rollout.domain.snapshot import Analysis, Snapshot, Verb, Verdict, Workload
-from fairlead_rollout.domain.spec import TOTAL_WEIGHT, OnAbort, OnInconclusive, ServedModelSpec
+from fairlead_rollout.domain.spec import OnAbort, OnInconclusive
 from fairlead_rollout.domain.status import (
     ConditionType,
-    Retiring,
     Rollout,
     RolloutState,
     Status,
     Writeback,
     with_history,
 )
-from fairlead_rollout.domain.traffic import Plan, build_plan, versions_in
+from fairlead_rollout.domain.wanted import (
+    full_replicas,
+    retired,
+    traffic_plan,
+    trial_replicas,
+    until_removal,
+    workload_actions,
+)
 from fairlead_rollout.domain.writebacks import (
     numbers_of,
     production_moved,
@@ -36,16 +50,8 @@ from fairlead_rollout.domain.writebacks import (
     tags_of,
 )
 
-AT_ONCE = timedelta(0)
-SOON = timedelta(milliseconds=250)  # something is about to happen in another process
-ANALYSIS_EVERY = timedelta(seconds=1)
-IDLE = timedelta.max  # nothing is expected: whatever happens wakes us
-SELDOM = timedelta(seconds=30)  # something is expected that has not come for long
-RETIRE_AFTER = timedelta(seconds=5)  # at least; requests under way have ended by then
 ROLLOUTS = uuid5(NAMESPACE_URL, "https://fairlead.dev/rollouts")
 
-STARTING = frozenset({Reason.STARTING_FIRST_VERSION, Reason.STARTING_CANDIDATE})
-TOLD_BY = frozenset({ConditionType.READY, ConditionType.PROGRESSING})  # the pass's own message
 
 Check = Callable[[Context], Ruling | None]
 
@@ -70,14 +76,14 @@ def decide(snapshot: Snapshot, now: datetime) -> Decision:
     status = _record_again(_observe(status, snapshot), snapshot)
     context = Context(snapshot=snapshot, status=status, now=now)
     ruling = _first_ruling(context)
-    status = _retire(replace(ruling.status, traffic=_plan(snapshot, ruling.status)), context)
+    status = retired(replace(ruling.status, traffic=traffic_plan(snapshot, ruling.status)), context)
     status = conditions.with_conditions(status, context, ruling)
     return Decision(
         status=status,
-        actions=(*_workloads(status, context), *_events(status, context, ruling)),
+        actions=(*workload_actions(status, context), *events(status, context, ruling)),
         requeue_after=AT_ONCE
-        if _moved(context.status, status)
-        else min(ruling.requeue_after, _until_removal(status, context)),
+        if is_moved(context.status, status)
+        else min(ruling.requeue_after, until_removal(status, context)),
     )
 
 
@@ -292,7 +298,7 @@ def _analysis_against(context: Context) -> Ruling | None:
 
 
 def _promoting(context: Context) -> Ruling | None:
-    rollout, wanted = context.rollout, _full_replicas(context.snapshot, context.status)
+    rollout, wanted = context.rollout, full_replicas(context.snapshot, context.status)
     if not rollout.promoting:
         return None
     if not context.is_available(rollout.candidate, at_least=wanted):
@@ -307,7 +313,7 @@ def _candidate_starting(context: Context) -> Ruling | None:
     rollout = context.rollout
     if rollout.state is not RolloutState.PENDING:
         return None
-    if not context.is_available(rollout.candidate, at_least=_trial_replicas(context.spec)):
+    if not context.is_available(rollout.candidate, at_least=trial_replicas(context.spec)):
         message = f"version {rollout.candidate} is starting"
         message += _because(context.snapshot.workload(rollout.candidate))
         return context.rule(Reason.STARTING_CANDIDATE, message, SOON)
@@ -517,181 +523,6 @@ def _tell(status: Status, item: Writeback) -> Status:
     key = (item.kind, item.rollout)
     others = tuple(i for i in status.writeback if (i.kind, i.rollout) != key)
     return replace(status, writeback=(*others, item))
-
-
-# ------------------------------------------------------------------ derived from the state
-
-
-def _plan(snapshot: Snapshot, status: Status) -> Plan | None:
-    if status.stable is None:
-        return None
-    plan = _newest_plan(snapshot, status, status.stable)
-    # Its store may have written 5.0 as 5, as Kubernetes does: the gateway digests what it reads.
-    return status.traffic if plan == status.traffic else plan
-
-
-def _newest_plan(snapshot: Snapshot, status: Status, stable: str) -> Plan:
-    shadow = _shadow(snapshot, status)
-    rollout = status.rollout
-    if rollout is None or not rollout.is_active or rollout.step is None:
-        return build_plan(snapshot.spec, name=snapshot.name, stable=stable, shadow=shadow)
-    return build_plan(
-        snapshot.spec,
-        name=snapshot.name,
-        stable=stable,
-        candidate=rollout.candidate,
-        weight=snapshot.spec.rollout.steps[rollout.step].weight,
-        rollout=rollout.id,
-        step=rollout.step,
-        shadow=shadow,
-    )
-
-
-def _shadow(snapshot: Snapshot, status: Status) -> str | None:
-    """Return the version that gets copies: ready, and in no arm."""
-    version = _wanted_shadow(snapshot, status)
-    workload = snapshot.workload(version)
-    return version if workload is not None and workload.ready else None
-
-
-def _wanted_shadow(snapshot: Snapshot, status: Status) -> str | None:
-    if snapshot.registry is None:
-        traffic = status.traffic or {}
-        return next((entry["version"] for entry in traffic.get("shadow", ())), None)
-    candidate = status.rollout.candidate if status.rollout and status.rollout.is_active else None
-    version = snapshot.registry.shadow
-    return None if version in {status.stable, candidate} else version
-
-
-def _wanted_workloads(snapshot: Snapshot, status: Status) -> dict[str, int]:
-    """Return how many processes each version should have."""
-    wanted: dict[str, int] = {}
-    if (shadow := _wanted_shadow(snapshot, status)) is not None:
-        wanted[shadow] = 1
-    if status.stable is None:
-        return wanted | ({status.production: snapshot.spec.replicas} if status.production else {})
-    rollout = status.rollout
-    if rollout is not None and rollout.is_active:
-        full = _full_replicas(snapshot, status)
-        there = snapshot.workload(rollout.candidate)
-        kept = min(full, there.wanted) if there else 0  # of a version that was stable lately
-        trial = max(_trial_replicas(snapshot.spec), kept)
-        wanted[rollout.candidate] = full if rollout.promoting else trial
-    wanted[status.stable] = snapshot.spec.replicas
-    return wanted
-
-
-def _full_replicas(snapshot: Snapshot, status: Status) -> int:
-    """Return the processes all traffic needs: with autoscaling as many as stable has come to."""
-    stable, spec = snapshot.workload(status.stable), snapshot.spec
-    if spec.autoscaling is None or stable is None:
-        return spec.replicas
-    return max(spec.replicas, min(stable.ready, spec.autoscaling.max_replicas))
-
-
-def _trial_replicas(spec: ServedModelSpec) -> int:
-    """Return the processes a candidate needs for the largest share it is to get on trial."""
-    largest = max(step.weight for step in spec.rollout.steps)
-    return max(1, math.ceil(spec.replicas * largest / TOTAL_WEIGHT))
-
-
-def _retire(status: Status, context: Context) -> Status:
-    """Note since when each version that is no longer wanted has been out of the plan."""
-    applied = context.snapshot.applied
-    if status.traffic is not None and (applied is None or not applied.has(status.traffic)):
-        return replace(status, retiring=())  # until the gateway has moved on they get requests
-    wanted = _wanted_workloads(context.snapshot, status).keys() | versions_in(status.traffic)
-    since = {entry.version: entry.since for entry in status.retiring}
-    retiring = tuple(
-        Retiring(version=w.version, since=since.get(w.version, context.now))
-        for w in context.snapshot.workloads
-        if w.version not in wanted
-    )
-    return replace(status, retiring=retiring)
-
-
-def _workloads(status: Status, context: Context) -> tuple[Action, ...]:
-    # What is deleted goes as it is: its processes may be on their way out already, and each one
-    # made anew would keep a deletion in the foreground from ever ending.
-    is_deleted = context.snapshot.is_deleted
-    wanted = {} if is_deleted else _wanted_workloads(context.snapshot, status)
-    ensure = (EnsureWorkload(version=v, replicas=n) for v, n in wanted.items())
-    remove = (
-        RemoveWorkload(version=entry.version)
-        for entry in status.retiring
-        if _removed_at(entry, status, context) <= context.now
-    )
-    return (*ensure, *remove)
-
-
-def _removed_at(entry: Retiring, status: Status, context: Context) -> datetime:
-    """Return when a version's processes go; those that were stable lately are kept for longer."""
-    keep = context.spec.keep
-    replaced = [r.baseline for r in status.history if r.state is RolloutState.PROMOTED]
-    newest = list(dict.fromkeys(reversed(replaced)))[: keep.versions]
-    wait = max(RETIRE_AFTER, context.spec.timeout)
-    return entry.since + (max(wait, keep.duration) if entry.version in newest else wait)
-
-
-def _until_removal(status: Status, context: Context) -> timedelta:
-    due = (_removed_at(entry, status, context) - context.now for entry in status.retiring)
-    return max(SOON, min(due, default=timedelta.max))
-
-
-def _events(status: Status, context: Context, ruling: Ruling) -> tuple[Action, ...]:
-    """Tell people of a change of reason, of step or of why a version does not start, once."""
-    before = context.snapshot.status
-    outages = tuple(_outages(before or Status(), status, context))
-    if outages:
-        return outages
-    if before is not None and _headline(before) == _headline(status):
-        return ()
-    rollout = status.rollout.id if status.rollout else context.snapshot.uid
-    step = status.rollout.step if status.rollout else None
-    event = f"{rollout}/{step}/{status.attempts}/{status.handled_request}/{ruling.reason}"
-    if ruling.reason in STARTING:
-        event += f"/{ruling.message}"  # one for each cause
-    return (_event(event, ruling.reason, ruling.message, is_warning=_is_bad(ruling, context)),)
-
-
-def _is_bad(ruling: Ruling, context: Context) -> bool:
-    if ruling.reason not in STARTING:
-        return ruling.reason in conditions.STALLING | conditions.AGAINST
-    workload = context.snapshot.workload(ruling.status.production)
-    return workload is not None and workload.failure is not None
-
-
-def _outages(before: Status, status: Status, context: Context) -> Iterable[Action]:
-    """Tell that a system we need has gone away."""
-    for kind in (ConditionType.REGISTRY_UNAVAILABLE, ConditionType.EXPERIMENTS_UNAVAILABLE):
-        outage = status.condition(kind)
-        if outage is not None and before.condition(kind) is None:
-            event = f"{context.snapshot.uid}/{outage.last_transition_time.isoformat()}/{kind}"
-            yield _event(event, outage.reason, outage.message, is_warning=True)
-
-
-def _event(event: str, reason: str, message: str, *, is_warning: bool) -> EmitEvent:
-    kind = "Warning" if is_warning else "Normal"
-    return EmitEvent(id=event, type=kind, reason=reason, message=message)
-
-
-def _headline(status: Status) -> tuple[object, ...]:
-    rollout = status.rollout
-    troubles = (
-        ConditionType.STALLED,
-        ConditionType.REGISTRY_UNAVAILABLE,
-        ConditionType.EXPERIMENTS_UNAVAILABLE,
-    )
-    return (
-        status.stable,
-        rollout and (rollout.id, rollout.state, rollout.step, rollout.reason),
-        {c.message for c in status.conditions if c.reason in STARTING and c.type in TOLD_BY},
-        *(status.condition(trouble) is not None for trouble in troubles),
-    )
-
-
-def _moved(before: Status, after: Status) -> bool:
-    return _headline(before) != _headline(after) or before.traffic != after.traffic
 
 
 # ------------------------------------------------------------------ words

@@ -8,6 +8,12 @@ from fairlead_rollout.domain.snapshot import Request, Snapshot
 from fairlead_rollout.domain.spec import ServedModelSpec
 from fairlead_rollout.domain.status import Rollout, Status
 
+AT_ONCE = timedelta(0)
+SOON = timedelta(milliseconds=250)  # something is about to happen in another process
+ANALYSIS_EVERY = timedelta(seconds=1)
+IDLE = timedelta.max  # nothing is expected: whatever happens wakes us
+SELDOM = timedelta(seconds=30)  # something is expected that has not come for long
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ruling:

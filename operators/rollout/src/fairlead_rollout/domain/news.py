@@ -1,0 +1,69 @@
+"""What people are told of a change, as events."""
+
+from collections.abc import Iterable
+
+from fairlead_rollout.domain import conditions
+from fairlead_rollout.domain.actions import Action, EmitEvent
+from fairlead_rollout.domain.reasons import Reason
+from fairlead_rollout.domain.ruling import Context, Ruling
+from fairlead_rollout.domain.status import ConditionType, Status
+
+STARTING = frozenset({Reason.STARTING_FIRST_VERSION, Reason.STARTING_CANDIDATE})
+TOLD_BY = frozenset({ConditionType.READY, ConditionType.PROGRESSING})  # the pass's own message
+
+
+def events(status: Status, context: Context, ruling: Ruling) -> tuple[Action, ...]:
+    """Tell people of a change of reason, of step or of why a version does not start, once."""
+    before = context.snapshot.status
+    outages = tuple(_outages(before or Status(), status, context))
+    if outages:
+        return outages
+    if before is not None and _headline(before) == _headline(status):
+        return ()
+    rollout = status.rollout.id if status.rollout else context.snapshot.uid
+    step = status.rollout.step if status.rollout else None
+    event = f"{rollout}/{step}/{status.attempts}/{status.handled_request}/{ruling.reason}"
+    if ruling.reason in STARTING:
+        event += f"/{ruling.message}"  # one for each cause
+    return (_event(event, ruling.reason, ruling.message, is_warning=_is_bad(ruling, context)),)
+
+
+def _is_bad(ruling: Ruling, context: Context) -> bool:
+    if ruling.reason not in STARTING:
+        return ruling.reason in conditions.STALLING | conditions.AGAINST
+    workload = context.snapshot.workload(ruling.status.production)
+    return workload is not None and workload.failure is not None
+
+
+def _outages(before: Status, status: Status, context: Context) -> Iterable[Action]:
+    """Tell that a system we need has gone away."""
+    for kind in (ConditionType.REGISTRY_UNAVAILABLE, ConditionType.EXPERIMENTS_UNAVAILABLE):
+        outage = status.condition(kind)
+        if outage is not None and before.condition(kind) is None:
+            event = f"{context.snapshot.uid}/{outage.last_transition_time.isoformat()}/{kind}"
+            yield _event(event, outage.reason, outage.message, is_warning=True)
+
+
+def _event(event: str, reason: str, message: str, *, is_warning: bool) -> EmitEvent:
+    kind = "Warning" if is_warning else "Normal"
+    return EmitEvent(id=event, type=kind, reason=reason, message=message)
+
+
+def _headline(status: Status) -> tuple[object, ...]:
+    rollout = status.rollout
+    troubles = (
+        ConditionType.STALLED,
+        ConditionType.REGISTRY_UNAVAILABLE,
+        ConditionType.EXPERIMENTS_UNAVAILABLE,
+    )
+    return (
+        status.stable,
+        rollout and (rollout.id, rollout.state, rollout.step, rollout.reason),
+        {c.message for c in status.conditions if c.reason in STARTING and c.type in TOLD_BY},
+        *(status.condition(trouble) is not None for trouble in troubles),
+    )
+
+
+def is_moved(before: Status, after: Status) -> bool:
+    """Say whether a pass has changed what the next one decides on."""
+    return _headline(before) != _headline(after) or before.traffic != after.traffic

@@ -1,0 +1,133 @@
+"""What is wanted, derived from the state alone: the traffic plan, and each version's processes."""
+
+import math
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from fairlead_rollout.domain.actions import Action, EnsureWorkload, RemoveWorkload
+from fairlead_rollout.domain.ruling import SOON, Context
+from fairlead_rollout.domain.snapshot import Snapshot
+from fairlead_rollout.domain.spec import TOTAL_WEIGHT, ServedModelSpec
+from fairlead_rollout.domain.status import Retiring, RolloutState, Status
+from fairlead_rollout.domain.traffic import Plan, build_plan, versions_in
+
+RETIRE_AFTER = timedelta(seconds=5)  # at least; requests under way have ended by then
+
+
+def traffic_plan(snapshot: Snapshot, status: Status) -> Plan | None:
+    """Return the plan that the gateways are to follow; None before a version serves."""
+    if status.stable is None:
+        return None
+    plan = _newest_plan(snapshot, status, status.stable)
+    # Its store may have written 5.0 as 5, as Kubernetes does: the gateway digests what it reads.
+    return status.traffic if plan == status.traffic else plan
+
+
+def _newest_plan(snapshot: Snapshot, status: Status, stable: str) -> Plan:
+    shadow = _shadow(snapshot, status)
+    rollout = status.rollout
+    if rollout is None or not rollout.is_active or rollout.step is None:
+        return build_plan(snapshot.spec, name=snapshot.name, stable=stable, shadow=shadow)
+    return build_plan(
+        snapshot.spec,
+        name=snapshot.name,
+        stable=stable,
+        candidate=rollout.candidate,
+        weight=snapshot.spec.rollout.steps[rollout.step].weight,
+        rollout=rollout.id,
+        step=rollout.step,
+        shadow=shadow,
+    )
+
+
+def _shadow(snapshot: Snapshot, status: Status) -> str | None:
+    """Return the version that gets copies: ready, and in no arm."""
+    version = _wanted_shadow(snapshot, status)
+    workload = snapshot.workload(version)
+    return version if workload is not None and workload.ready else None
+
+
+def _wanted_shadow(snapshot: Snapshot, status: Status) -> str | None:
+    if snapshot.registry is None:
+        traffic = status.traffic or {}
+        return next((entry["version"] for entry in traffic.get("shadow", ())), None)
+    candidate = status.rollout.candidate if status.rollout and status.rollout.is_active else None
+    version = snapshot.registry.shadow
+    return None if version in {status.stable, candidate} else version
+
+
+def wanted_workloads(snapshot: Snapshot, status: Status) -> dict[str, int]:
+    """Return how many processes each version should have."""
+    wanted: dict[str, int] = {}
+    if (shadow := _wanted_shadow(snapshot, status)) is not None:
+        wanted[shadow] = 1
+    if status.stable is None:
+        return wanted | ({status.production: snapshot.spec.replicas} if status.production else {})
+    rollout = status.rollout
+    if rollout is not None and rollout.is_active:
+        full = full_replicas(snapshot, status)
+        there = snapshot.workload(rollout.candidate)
+        kept = min(full, there.wanted) if there else 0  # of a version that was stable lately
+        trial = max(trial_replicas(snapshot.spec), kept)
+        wanted[rollout.candidate] = full if rollout.promoting else trial
+    wanted[status.stable] = snapshot.spec.replicas
+    return wanted
+
+
+def full_replicas(snapshot: Snapshot, status: Status) -> int:
+    """Return the processes all traffic needs: with autoscaling as many as stable has come to."""
+    stable, spec = snapshot.workload(status.stable), snapshot.spec
+    if spec.autoscaling is None or stable is None:
+        return spec.replicas
+    return max(spec.replicas, min(stable.ready, spec.autoscaling.max_replicas))
+
+
+def trial_replicas(spec: ServedModelSpec) -> int:
+    """Return the processes a candidate needs for the largest share it is to get on trial."""
+    largest = max(step.weight for step in spec.rollout.steps)
+    return max(1, math.ceil(spec.replicas * largest / TOTAL_WEIGHT))
+
+
+def retired(status: Status, context: Context) -> Status:
+    """Note since when each version that is no longer wanted has been out of the plan."""
+    applied = context.snapshot.applied
+    if status.traffic is not None and (applied is None or not applied.has(status.traffic)):
+        return replace(status, retiring=())  # until the gateway has moved on they get requests
+    wanted = wanted_workloads(context.snapshot, status).keys() | versions_in(status.traffic)
+    since = {entry.version: entry.since for entry in status.retiring}
+    retiring = tuple(
+        Retiring(version=w.version, since=since.get(w.version, context.now))
+        for w in context.snapshot.workloads
+        if w.version not in wanted
+    )
+    return replace(status, retiring=retiring)
+
+
+def workload_actions(status: Status, context: Context) -> tuple[Action, ...]:
+    """Return what is to be done for the versions' processes."""
+    # What is deleted goes as it is: its processes may be on their way out already, and each one
+    # made anew would keep a deletion in the foreground from ever ending.
+    is_deleted = context.snapshot.is_deleted
+    wanted = {} if is_deleted else wanted_workloads(context.snapshot, status)
+    ensure = (EnsureWorkload(version=v, replicas=n) for v, n in wanted.items())
+    remove = (
+        RemoveWorkload(version=entry.version)
+        for entry in status.retiring
+        if _removed_at(entry, status, context) <= context.now
+    )
+    return (*ensure, *remove)
+
+
+def _removed_at(entry: Retiring, status: Status, context: Context) -> datetime:
+    """Return when a version's processes go; those that were stable lately are kept for longer."""
+    keep = context.spec.keep
+    replaced = [r.baseline for r in status.history if r.state is RolloutState.PROMOTED]
+    newest = list(dict.fromkeys(reversed(replaced)))[: keep.versions]
+    wait = max(RETIRE_AFTER, context.spec.timeout)
+    return entry.since + (max(wait, keep.duration) if entry.version in newest else wait)
+
+
+def until_removal(status: Status, context: Context) -> timedelta:
+    """Return when the next version's processes are due to go."""
+    due = (_removed_at(entry, status, context) - context.now for entry in status.retiring)
+    return max(SOON, min(due, default=timedelta.max))
