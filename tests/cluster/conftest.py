@@ -33,6 +33,7 @@ ORDER = (
     "test_lost_state",
     "test_bad_input",
     "test_scaling",
+    "test_load",
     "test_upgrade",
     "test_teams",
     "test_mlflow",

@@ -155,7 +155,7 @@ for method, path, body in task["calls"]:
     try:
         answer = session.request(method, "http://mlflow:5000/api/2.0" + path, timeout=60, **content)
         answers.append([answer.status_code, answer.text])
-    except requests.ConnectionError as error:
+    except (requests.ConnectionError, requests.Timeout) as error:
         answers.append([0, str(error)])
 print(json.dumps(answers))
 """
@@ -458,7 +458,10 @@ def test_a_release_comes_back_after_uninstall(cluster: Cluster) -> None:
     assert cluster.secrets() == before
     admin = ("GET", "/mlflow/users/list", None)
     assert codes(cluster, "admin", admin) == [200]
-    assert codes(cluster, "reader", ("GET", model["file"], None)) == [200]
+    # A connection to a Service that was just made may go nowhere, and the S3 client waits a minute.
+    file, until = ("GET", model["file"], None), time.monotonic() + READY_WITHIN
+    while (found := codes(cluster, "reader", file)) != [200]:
+        assert time.monotonic() < until, found
 
 
 @contextmanager

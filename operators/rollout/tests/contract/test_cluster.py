@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -219,13 +220,22 @@ def test_a_scaled_version_never_loses_a_pod_to_a_write(
 
 
 def test_a_candidate_that_is_promoted_has_its_pods_at_once(
-    kube: Kube, cluster: KubernetesCluster, served: ServedModel
+    kube: Kube, cluster: KubernetesCluster, served: ServedModel, until: Callable[..., None]
 ) -> None:
     """All traffic does not wait for the autoscaler's next look."""
     scaled = with_spec(served, autoscaling=AUTOSCALING)
-    for replicas in (1, 4, 2):
+
+    def ensured(replicas: int) -> bool:
+        """Look again after a conflict, as the controller does: Kubernetes writes its status."""
         cluster.workloads(scaled)
-        cluster.ensure(scaled, "1", replicas)
+        try:
+            cluster.ensure(scaled, "1", replicas)
+        except ConflictError:
+            return False
+        return True
+
+    for replicas in (1, 4, 2):
+        until(partial(ensured, replicas))
         assert deployment(kube, served)["spec"]["replicas"] == {1: 1, 4: 4, 2: 4}[replicas]
     fewest = kube.api.get("HorizontalPodAutoscaler", kube.namespace, name_of(served))["spec"]
     assert fewest["minReplicas"] == 2

@@ -20,11 +20,21 @@ ESTIMATOR = """
 import time
 
 class Estimator:
-    '''Answers its own number for every row.'''
+    '''Answers its own number for every row, or as chances of 0 and of 1.'''
 
-    def __init__(self, number, load_seconds=0.0, fails=False, raises=False, mebibytes=0, spin=0.0):
+    def __init__(
+        self,
+        number,
+        load_seconds=0.0,
+        fails=False,
+        raises=False,
+        mebibytes=0,
+        spin=0.0,
+        chances=False,
+    ):
         self.number, self.load_seconds, self.fails = number, load_seconds, fails
         self.raises, self.mebibytes, self.spin = raises, mebibytes, spin
+        self.chances = chances
 
     def __setstate__(self, state):
         time.sleep(state['load_seconds'])
@@ -39,6 +49,8 @@ class Estimator:
             pass
         if self.raises:
             raise ValueError('this version cannot predict')
+        if self.chances:
+            return [[1.0 - self.number, float(self.number)]] * len(rows)
         return [float(self.number)] * len(rows)
 """
 MLMODEL = {
@@ -98,12 +110,12 @@ class Mlflow:
         return json.loads(text or "{}")
 
 
-def register(mlflow, model, number, requirements="scikit-learn", **behaviour):
-    """Log a model with this behaviour in a run, and register it."""
+def register(mlflow, model, number, requirements="scikit-learn", columns=None, **behaviour):
+    """Log a model with this behaviour in a run, and register it; its column is x unless told."""
     run = mlflow.ask("POST", f"{API}/runs/create", {"experiment_id": "0"})["run"]["info"]
     root = run["artifact_uri"].removeprefix("mlflow-artifacts:").lstrip("/")
     with tempfile.TemporaryDirectory() as folder:
-        for path in write_model(pathlib.Path(folder), number, requirements, behaviour):
+        for path in write_model(pathlib.Path(folder), number, requirements, columns, behaviour):
             mlflow.ask("PUT", f"{FILES}/{root}/model/{path.name}", path.read_bytes())
     mlflow.ask("POST", f"{API}/registered-models/create", {"name": model}, may_fail=True)
     version = {"name": model, "source": f"{run['artifact_uri']}/model", "run_id": run["run_id"]}
@@ -111,13 +123,17 @@ def register(mlflow, model, number, requirements="scikit-learn", **behaviour):
     return created["model_version"]["version"]
 
 
-def write_model(folder, number, requirements, behaviour):
+def write_model(folder, number, requirements, columns, behaviour):
     """Write a model folder as MLflow does."""
     scope = {"__name__": "__main__"}
     exec(ESTIMATOR, scope)  # noqa: S102 -- our own text; a class without a module is pickled by value
     (folder / "model.pkl").write_bytes(cloudpickle.dumps(scope["Estimator"](number, **behaviour)))
     (folder / "requirements.txt").write_text(f"{requirements}\n")
-    (folder / "MLmodel").write_text(yaml.safe_dump(MLMODEL))
+    inputs = [
+        {"type": type_, "name": name, "required": False} for name, type_ in (columns or {}).items()
+    ]
+    own = {"signature": {"inputs": json.dumps(inputs)}} if columns else {}
+    (folder / "MLmodel").write_text(yaml.safe_dump(MLMODEL | own))
     return sorted(folder.iterdir())
 
 
