@@ -197,6 +197,17 @@ def codes(cluster: Cluster, account: str, *calls: Call) -> list[int]:
     return [code for code, _ in ask(cluster, account, *calls)]
 
 
+def await_answer(cluster: Cluster, account: str, call: Call) -> None:
+    """Ask until it is answered with 200.
+
+    A connection to a Service that was just made may be refused or go nowhere; MLflow's S3 client
+    waits a minute for such a one.
+    """
+    until = time.monotonic() + READY_WITHIN
+    while (found := ask(cluster, account, call))[0][0] != 200:
+        assert time.monotonic() < until, found
+
+
 def test_a_run_an_artifact_and_a_version_go_round(cluster: Cluster) -> None:
     """Given a fresh install, `helm test` logs them as one account and reads them as another."""
     assert "Succeeded" in cluster.helm("test")
@@ -456,12 +467,8 @@ def test_a_release_comes_back_after_uninstall(cluster: Cluster) -> None:
     cluster.helm("install", str(CHART), "--set", f"image.tag={TAG}", "--wait", "--timeout", "5m")
 
     assert cluster.secrets() == before
-    admin = ("GET", "/mlflow/users/list", None)
-    assert codes(cluster, "admin", admin) == [200]
-    # A connection to a Service that was just made may go nowhere, and the S3 client waits a minute.
-    file, until = ("GET", model["file"], None), time.monotonic() + READY_WITHIN
-    while (found := codes(cluster, "reader", file)) != [200]:
-        assert time.monotonic() < until, found
+    await_answer(cluster, "admin", ("GET", "/mlflow/users/list", None))
+    await_answer(cluster, "reader", ("GET", model["file"], None))
 
 
 @contextmanager
