@@ -16,14 +16,6 @@ Serve = Callable[..., Served]
 Measured = Callable[[str, float], None]
 
 
-def hold_at_half(served: Served) -> str:
-    """Put version 2 on trial and wait until it gets half of the units; returns the rollout."""
-    served.promote("2")
-    served.await_weight(5_000)
-    rollout: str = served.rollout()["id"]
-    return rollout
-
-
 def finish(served: Served, load: Load, rollout: str) -> None:
     """Check that the rollout is still the same one, and that it can be decided."""
     assert served.rollout()["id"] == rollout, served.told()
@@ -50,7 +42,7 @@ def test_controller_gone(
     """The leading controller is ended: in time a request is acted on, by whoever leads then."""
     served = serve(HELD)
     with served.load() as load:
-        rollout = hold_at_half(served)
+        rollout = served.hold_at_half()
         leader = next(
             pod for pod in platform.pods(CONTROLLER) if pod["metadata"]["name"] == platform.leader()
         )
@@ -82,7 +74,7 @@ def test_gateways_deleted_in_turn(serve: Serve, platform: Platform) -> None:
     """Both gateway pods are deleted one after the other: no request fails."""
     served = serve(HELD)
     with served.load() as load:
-        rollout = hold_at_half(served)
+        rollout = served.hold_at_half()
         ready = partial(platform.ready_pods, GATEWAY)
         before = ready()
         for pod in before:
@@ -98,7 +90,7 @@ def test_gateways_killed_in_turn(serve: Serve, platform: Platform) -> None:
     served = serve(HELD)
     killed: list[float] = []
     with served.load() as load:
-        rollout = hold_at_half(served)
+        rollout = served.hold_at_half()
         for pod in platform.pods(GATEWAY):
             kill(platform, pod, "envoy")
             killed.append(time.time())
@@ -113,7 +105,7 @@ def test_model_pod_gone(serve: Serve, platform: Platform, version: str) -> None:
     """A pod of stable or of the candidate is deleted, and one is killed: no request fails."""
     served = serve(HELD)
     with served.load() as load:
-        rollout = hold_at_half(served)
+        rollout = served.hold_at_half()
         # When a pod is deleted with grace
         before = served.ready_pods(version)
         first = _oldest(before)

@@ -12,16 +12,12 @@ from fairlead_e2e.platform import Platform
 from fairlead_e2e.served import Served, unique
 from fairlead_e2e.settings import ROOT
 
-WORDS = ("carrier", "origin", "dest")
-WHOLE = ("weekday", "dep_hour", "arr_hour")
-NUMBERS = (
-    *("distance", "temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust"),
-    *("precip", "pressure", "visib"),
-)
+from fairlead_training.domain.features import CATEGORIES, COLUMNS
+
+WHOLE = {"weekday", "dep_hour", "arr_hour"}
 FLIGHT = {
-    **dict.fromkeys(WORDS, "string"),
-    **dict.fromkeys(WHOLE, "long"),
-    **dict.fromkeys(NUMBERS, "double"),
+    column: "string" if column in CATEGORIES else "long" if column in WHOLE else "double"
+    for column in COLUMNS
 }
 REPORT = {"report.html", "stats_stats.csv", "stats_failures.csv", "verdict.json"}
 

@@ -12,9 +12,7 @@ def test_status_wiped(serve: Serve) -> None:
     """A wiped status is rebuilt: the same stable version, the same rollout, the same units."""
     served = serve(HELD)
     with served.load() as load:
-        served.promote("2")
-        served.await_weight(5_000)
-        rollout = served.rollout()["id"]
+        rollout = served.hold_at_half()
         load.await_sent(60)
         # When the status is wiped
         served.platform.kube.patch(
@@ -34,9 +32,7 @@ def test_deleted_and_made_again(serve: Serve) -> None:
     """A ServedModel that is made again serves its stable version; no request breaks in between."""
     served = serve(HELD)
     with served.load() as load:
-        served.promote("2")
-        served.await_weight(5_000)
-        rollout = served.rollout()["id"]
+        rollout = served.hold_at_half()
         # When somebody deletes it and applies it again
         deleted = load.now().at
         served.platform.kube.delete("ServedModel", served.namespace, served.name)

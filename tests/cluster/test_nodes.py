@@ -98,9 +98,7 @@ def test_node_drained(serve: Serve, platform: Platform, nodes: tuple[str, str]) 
         return not left
 
     with served.load(spec={"nodeSelector": {HOST: other}}) as load:
-        served.promote("2")
-        served.await_weight(5_000)
-        rollout = served.rollout()["id"]
+        rollout = served.hold_at_half()
         with cordoned(kube, node):
             wait_until(drained, 300, f"{node} is drained", lambda: [_name(p) for p in movable()])
             load.await_sent(60)
@@ -145,9 +143,7 @@ def test_node_lost(
     served = serve(HELD)
     assert _on(served.pods("1"), node)
     with served.load(spec={"nodeSelector": {HOST: other}}) as load:
-        served.promote("2")
-        served.await_weight(5_000)
-        rollout = served.rollout()["id"]
+        rollout = served.hold_at_half()
         # When one of them is lost
         power("stop", node)
         stopped, clock = time.time(), Stopwatch()

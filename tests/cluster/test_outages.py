@@ -43,9 +43,7 @@ def test_experiments_away(serve: Serve, platform: Platform, measured: Measured) 
     """Without the experiments service the weight holds; no exposure is lost, the rollout ends well."""
     served = serve(HELD)
     with served.load() as load:
-        served.promote("2")
-        served.await_weight(5_000)
-        rollout = served.rollout()["id"]
+        rollout = served.hold_at_half()
         with away(platform.kube, "Deployment", platform.name, "fairlead-experiments"):
             seconds = await_told(served, "ExperimentsUnavailable", "experiments")
             load.await_sent(200)
@@ -92,9 +90,7 @@ def test_postgresql_restarted(serve: Serve, platform: Platform) -> None:
     """The databases of experiments and of MLflow are restarted: the rollout goes on."""
     served = serve(HELD)
     with served.load() as load:
-        served.promote("2")
-        served.await_weight(5_000)
-        rollout = served.rollout()["id"]
+        rollout = served.hold_at_half()
         databases = (
             (platform.name, "fairlead-postgresql"),
             (platform.mlflow_namespace, "mlflow-postgresql"),
@@ -156,9 +152,7 @@ def test_database_of_experiments_away(serve: Serve, platform: Platform) -> None:
     """Without the database of experiments the condition names the service, and the weight holds."""
     served = serve(HELD)
     with served.load() as load:
-        served.promote("2")
-        served.await_weight(5_000)
-        rollout = served.rollout()["id"]
+        rollout = served.hold_at_half()
         with away(platform.kube, "StatefulSet", platform.name, "fairlead-postgresql"):
             await_told(served, "ExperimentsUnavailable", "experiments")
             load.await_sent(60)

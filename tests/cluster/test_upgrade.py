@@ -43,9 +43,7 @@ def test_upgrade_fairlead(serve: Serve, platform: Platform, before: Path) -> Non
     served = serve(HELD)
     old = _uids([*platform.pods(CONTROLLER), *platform.pods(GATEWAY)])
     with served.load() as load:
-        served.promote("2")
-        served.await_weight(5_000)
-        rollout = served.rollout()["id"]
+        rollout = served.hold_at_half()
         platform.install_fairlead({"controller": TURN, "gateway": TURN, "experiments": TURN})
         platform.await_whole()
         assert not old & _uids([*platform.pods(CONTROLLER), *platform.pods(GATEWAY)])
@@ -61,9 +59,7 @@ def test_upgrade_mlflow(serve: Serve, platform: Platform, before: Path) -> None:
     platform.install_mlflow(folder=before)
     served = serve(HELD)
     with served.load() as load:
-        served.promote("2")
-        served.await_weight(5_000)
-        rollout = served.rollout()["id"]
+        rollout = served.hold_at_half()
         platform.install_mlflow({"server": TURN, "postgresql": TURN, "s3": TURN})
         platform.await_whole()
         assert served.rollout()["id"] == rollout
@@ -82,9 +78,7 @@ def test_upgrade_model(platform: Platform, team: str, before: Path) -> None:
     install(served.name, "model", team, _values(served, "64Mi"), folder=before)
     served.await_serving("1")
     with served.load() as load:
-        served.promote("2")
-        served.await_weight(5_000)
-        rollout = served.rollout()["id"]
+        rollout = served.hold_at_half()
         old = _uids([*served.pods("1"), *served.pods("2")])
         install(served.name, "model", team, _values(served, "80Mi"))
         for version in ("1", "2"):

@@ -171,6 +171,13 @@ class Served:
             self.told,
         )
 
+    def hold_at_half(self) -> str:
+        """Put version 2 on trial and wait until it gets half of the units; returns the rollout."""
+        self.promote("2")
+        self.await_weight(5_000)
+        rollout: str = self.rollout()["id"]
+        return rollout
+
     def await_state(self, version: str, state: str, within: float = 120.0) -> Document:
         """Wait until a version's rollout has come to a state; returns the rollout."""
 

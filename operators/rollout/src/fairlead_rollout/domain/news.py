@@ -51,16 +51,11 @@ def _event(event: str, reason: str, message: str, *, is_warning: bool) -> EmitEv
 
 def _headline(status: Status) -> tuple[object, ...]:
     rollout = status.rollout
-    troubles = (
-        ConditionType.STALLED,
-        ConditionType.REGISTRY_UNAVAILABLE,
-        ConditionType.EXPERIMENTS_UNAVAILABLE,
-    )
     return (
         status.stable,
         rollout and (rollout.id, rollout.state, rollout.step, rollout.reason),
         {c.message for c in status.conditions if c.reason in STARTING and c.type in TOLD_BY},
-        *(status.condition(trouble) is not None for trouble in troubles),
+        {c.type for c in status.conditions if c.type in conditions.TROUBLES},
     )
 
 

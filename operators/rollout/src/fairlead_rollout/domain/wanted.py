@@ -56,7 +56,7 @@ def _wanted_shadow(snapshot: Snapshot, status: Status) -> str | None:
     return None if version in {status.stable, candidate} else version
 
 
-def wanted_workloads(snapshot: Snapshot, status: Status) -> dict[str, int]:
+def _wanted_workloads(snapshot: Snapshot, status: Status) -> dict[str, int]:
     """Return how many processes each version should have."""
     wanted: dict[str, int] = {}
     if (shadow := _wanted_shadow(snapshot, status)) is not None:
@@ -93,7 +93,7 @@ def retired(status: Status, context: Context) -> Status:
     applied = context.snapshot.applied
     if status.traffic is not None and (applied is None or not applied.has(status.traffic)):
         return replace(status, retiring=())  # until the gateway has moved on they get requests
-    wanted = wanted_workloads(context.snapshot, status).keys() | versions_in(status.traffic)
+    wanted = _wanted_workloads(context.snapshot, status).keys() | versions_in(status.traffic)
     since = {entry.version: entry.since for entry in status.retiring}
     retiring = tuple(
         Retiring(version=w.version, since=since.get(w.version, context.now))
@@ -108,7 +108,7 @@ def workload_actions(status: Status, context: Context) -> tuple[Action, ...]:
     # What is deleted goes as it is: its processes may be on their way out already, and each one
     # made anew would keep a deletion in the foreground from ever ending.
     is_deleted = context.snapshot.is_deleted
-    wanted = {} if is_deleted else wanted_workloads(context.snapshot, status)
+    wanted = {} if is_deleted else _wanted_workloads(context.snapshot, status)
     ensure = (EnsureWorkload(version=v, replicas=n) for v, n in wanted.items())
     remove = (
         RemoveWorkload(version=entry.version)

@@ -153,7 +153,7 @@ class Operator:
             experiments=self._experiments,
             clock=SystemClock(),
         )
-        may_act = lambda: self._lease.is_held and not stop.is_set()  # noqa: E731 -- asked before every pass
+        may_act = lambda: self._leads() and not stop.is_set()  # noqa: E731 -- asked before every pass
         Controller(
             ports, self._watch, idle=RESYNC, may_act=may_act, passed=self._metrics.passed
         ).run(stop)
