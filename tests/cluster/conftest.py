@@ -176,6 +176,7 @@ def serve(
         served.point_to("1", spec or {})
         served.apply(spec)
         served.await_serving("1")
+        served.await_whole("1")
         return served
 
     yield make

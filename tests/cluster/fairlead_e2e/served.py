@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fairlead_e2e.kube import Document, is_ready
+from fairlead_e2e.kube import Document, is_ready, is_rolled_out
 from fairlead_e2e.load import Load, Report
 from fairlead_e2e.platform import Platform, merged
 from fairlead_e2e.waiting import wait_until
@@ -135,8 +135,7 @@ class Served:
 
     def pods(self, version: str) -> list[Document]:
         """Return the pods of a version that are not on their way out."""
-        labels = {"fairlead.dev/model": self.name, "fairlead.dev/version": version}
-        return self.platform.kube.pods(self.namespace, labels)
+        return self.platform.kube.pods(self.namespace, self._labels(version))
 
     def ready_pods(self, version: str) -> list[Document]:
         """Return the pods of a version that get traffic."""
@@ -151,6 +150,15 @@ class Served:
             return status.get("stable") == version and self.is_applied() and not active
 
         wait_until(serves, within, f"version {version} serves", self.told)
+
+    def await_whole(self, version: str, within: float = 120.0) -> None:
+        """Wait until all pods of a version are ready; it serves as soon as one of them is."""
+
+        def whole() -> bool:
+            found = self.platform.kube.find("Deployment", self.namespace, self._labels(version))
+            return bool(found) and all(is_rolled_out(deployment) for deployment in found)
+
+        wait_until(whole, within, f"all pods of version {version} are ready", self.told)
 
     def await_pods_replaced(self, version: str, old: set[str], within: float = 150.0) -> None:
         """Wait until a version has ready pods, and none of the old ones (uids) is left."""
@@ -175,6 +183,7 @@ class Served:
         """Put version 2 on trial and wait until it gets half of the units; returns the rollout."""
         self.promote("2")
         self.await_weight(5_000)
+        self.await_whole("2")
         rollout: str = self.rollout()["id"]
         return rollout
 
@@ -199,6 +208,9 @@ class Served:
 
         wait_until(shown, within, f"version {version} is {state} in MLflow", lambda: found)
         return found
+
+    def _labels(self, version: str) -> dict[str, str]:
+        return {"fairlead.dev/model": self.name, "fairlead.dev/version": version}
 
     def told(self) -> str:
         """Return what the ServedModel says of itself, for a test's message."""
