@@ -33,7 +33,7 @@ KUBECTL = kubectl --context kind-$(KIND)
 INSTALL = helm --kube-context kind-$(KIND) upgrade --install --wait --timeout 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e load bench verify format generate requirements images $(IMAGES:%=image-%) sbom kind-up kind-down clean
+.PHONY: help demo test e2e load bench bench-controller verify format generate requirements images $(IMAGES:%=image-%) sbom kind-up kind-down clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,7 +50,10 @@ e2e: $(VENV)/.dev  ## Run the cluster tests against the current kubeconfig (E2E=
 load: $(VENV)/.dev  ## Load the local stack with real flights, fail above thresholds (LOAD='--shape spike')
 	@PYTHONPATH=tests/load python -m fairlead_load.local $(LOAD)
 
-bench: $(VENV)/.dev  ## Measure the controller with 1,000 models on the current kubeconfig (BENCH='--count 100')
+bench: $(VENV)/.dev  ## Measure serving beside its peers; needs wrk (BENCH='--models m1 --peers plain,fairlead')
+	@python tests/bench/serving $(BENCH)
+
+bench-controller: $(VENV)/.dev  ## Measure the controller with 1,000 models on the current kubeconfig (BENCH='--count 100')
 	@python tests/bench/controller.py $(BENCH)
 
 verify: $(VENV)/.dev  ## Check generated files, format, lint, types, layers

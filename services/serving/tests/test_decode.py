@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from fairlead_serving.domain.csv import read_csv
-from fairlead_serving.domain.decode import Raw, Table, decode, decode_columns
+from fairlead_serving.domain.data import Columns, Raw, Tensors
+from fairlead_serving.domain.decode import decode, decode_columns
 from fairlead_serving.domain.digest import digest_of
 from fairlead_serving.domain.errors import BadInputError
 from fairlead_serving.domain.signature import (
@@ -19,7 +20,6 @@ from fairlead_serving.domain.signature import (
     read_signature,
 )
 from fairlead_serving.domain.source import ModelVersion, cache_name, parse_model
-from fairlead_serving.domain.tensors import Tensors
 
 NAMED = Signature(
     columns=(
@@ -88,8 +88,9 @@ def test_columns_are_read(
 ) -> None:
     """Every form gives the columns of the signature, in its order."""
     data = decode(payload, signature).data
-    assert isinstance(data, Table)
-    assert {name: list(values) for name, values in data.columns.items()} == columns
+    assert isinstance(data, Columns)
+    found = zip(data.layout.names, map(list, data.cells), strict=True)
+    assert dict(found) == columns
 
 
 @pytest.mark.parametrize(
@@ -225,8 +226,9 @@ def test_csv_reads_as_the_signature_says() -> None:
     """Cells become what the column is; an empty one is missing; an unknown column is left out."""
     columns = read_csv("gate,hour,day,zip\n007,1.5,2,01\n,,3,02\n", NAMED)
     data = decode_columns(columns, NAMED).data
-    assert isinstance(data, Table)
-    assert data.columns == {"hour": [1.5, None], "day": [2, 3], "gate": ["007", None]}
+    assert isinstance(data, Columns)
+    assert data.layout.names == ("hour", "day", "gate")
+    assert data.cells == [[1.5, None], [2, 3], ["007", None]]
 
 
 @pytest.mark.parametrize(

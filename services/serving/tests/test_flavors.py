@@ -1,5 +1,6 @@
 """Each flavor and way to save a model, loaded in this process."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,15 @@ import numpy as np
 import pytest
 
 from fairlead_serving.app.serving import Served
+from fairlead_serving.domain.decode import decode, decode_columns
 from fairlead_serving.domain.errors import ModelRaisedError
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.wiring import fetch_and_load
+
+
+def _predict(served: Served, payload: object) -> Any:
+    return served.predict(decode(payload, served.signature))
+
 
 NATIVE = ("cloudpickle", "skops", "proba", "unsigned", "mixed", "booster", "tensor")
 
@@ -24,11 +31,14 @@ def test_native_flavors_predict_what_mlflow_predicts(
     name: str, models: Path, expected: Mapping[str, Any]
 ) -> None:
     """A model loaded without MLflow predicts what it predicts with it."""
-    predictions, rows = _load(models / name).predict_json(expected[name]["payload"])
-    np.testing.assert_allclose(
-        np.array(predictions), expected[name]["predictions"], rtol=1e-6, atol=0
-    )
-    assert rows == len(expected[name]["predictions"])
+    served = _load(models / name)
+    body = json.dumps(expected[name]["payload"]).encode()
+    for request in (
+        decode(expected[name]["payload"], served.signature),
+        served.reader.read_json(body),
+    ):
+        predictions = np.array(served.predict(request))
+        np.testing.assert_allclose(predictions, expected[name]["predictions"], rtol=1e-6, atol=0)
 
 
 def test_every_form_gives_the_same_predictions(models: Path) -> None:
@@ -44,15 +54,15 @@ def test_every_form_gives_the_same_predictions(models: Path) -> None:
         {"inputs": records},
         {"inputs": columns},
     ]
-    answers = [served.predict_json(form) for form in forms]
-    assert answers == [answers[0]] * len(forms)
-    assert served.predict_columns(columns) == answers[0]
+    answers = [list(_predict(served, form)) for form in forms]
+    answers.append(list(served.predict(decode_columns(columns, served.signature))))
+    assert answers == [answers[0]] * len(answers)
 
 
 def test_float_that_is_missing_reaches_the_model_as_nan(models: Path) -> None:
     """A null in a double column is NaN, which some models take as missing."""
     record = {"hour": None, "day": 2, "late": 0}
-    predictions, _ = _load(models / "proba").predict_json({"dataframe_records": [record]})
+    predictions = _predict(_load(models / "proba"), {"dataframe_records": [record]})
     assert np.isfinite(np.array(predictions)).all()
 
 
@@ -60,5 +70,5 @@ def test_model_that_raises_keeps_its_text_to_itself(models: Path) -> None:
     """The class of the model's exception is named; its text, which holds the input, is not."""
     record = {"hour": 1.5, "day": 2, "late": 0}
     with pytest.raises(ModelRaisedError) as caught:
-        _load(models / "raising").predict_json({"dataframe_records": [record]})
+        _predict(_load(models / "raising"), {"dataframe_records": [record]})
     assert str(caught.value) == "The model raised RuntimeError."

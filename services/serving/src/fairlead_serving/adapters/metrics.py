@@ -19,6 +19,7 @@ _BUCKETS = (
     5.0,
     10.0,
 )
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
@@ -56,6 +57,20 @@ class Metrics:
             names,
             registry=self._registry,
         ).labels(model, version)
+        self._calls = Histogram(
+            "fairlead_serving_predict_seconds",
+            "Time of one call of the model.",
+            names,
+            buckets=_BUCKETS,
+            registry=self._registry,
+        ).labels(model, version)
+        self._merged = Histogram(
+            "fairlead_serving_merged_requests",
+            "Requests in one call of the model.",
+            names,
+            buckets=_SIZES,
+            registry=self._registry,
+        ).labels(model, version)
         self._ready = Gauge(
             "fairlead_serving_ready",
             "1 while the model is loaded, warm and not draining.",
@@ -69,9 +84,14 @@ class Metrics:
             registry=self._registry,
         ).labels(model, version).set(1)
 
-    def observe(self, status: int, seconds: float, rows: int) -> None:
+    def observe(self, status: int, seconds: float) -> None:
         """Count one answered request."""
         self._by_code[status // 100].observe(seconds)
+
+    def observe_call(self, requests: int, rows: int, seconds: float) -> None:
+        """Count one call of the model."""
+        self._calls.observe(seconds)
+        self._merged.observe(requests)
         if rows:
             self._rows.inc(rows)
 

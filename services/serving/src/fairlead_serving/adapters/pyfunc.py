@@ -4,9 +4,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from fairlead_serving.adapters.arrays import Arrays, to_json
+from fairlead_serving.adapters.arrays import Arrays, to_answer
 from fairlead_serving.app.ports import Model, ModelFolder
-from fairlead_serving.domain.decode import Data, Raw
+from fairlead_serving.domain.data import Data, Raw
 from fairlead_serving.domain.errors import BadInputError
 
 
@@ -26,6 +26,8 @@ class PyfuncLoader:
 
 
 class _PyfuncModel:
+    is_rowwise = False  # Nobody can tell from outside.
+
     def __init__(self, model: Any, folder: ModelFolder) -> None:
         self._model = model
         self._as_given = folder.takes_anything
@@ -36,7 +38,7 @@ class _PyfuncModel:
         from mlflow.exceptions import MlflowException  # noqa: PLC0415
 
         try:
-            return to_json(self._predict(self._input(data), dict(params)))
+            return to_answer(self._predict(self._input(data), dict(params)))
         except MlflowException as error:
             # MLflow checks the input again; its message repeats it, so it is not passed on.
             if error.error_code in {"BAD_REQUEST", "INVALID_PARAMETER_VALUE"}:

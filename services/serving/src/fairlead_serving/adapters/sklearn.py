@@ -7,10 +7,11 @@ from typing import Any
 
 import cloudpickle
 
-from fairlead_serving.adapters.arrays import Arrays, to_json
+from fairlead_serving.adapters.arrays import Arrays, to_answer
 from fairlead_serving.adapters.code import add_code, data_path
+from fairlead_serving.adapters.rowwise import is_rowwise
 from fairlead_serving.app.ports import Model, ModelFolder
-from fairlead_serving.domain.decode import Data
+from fairlead_serving.domain.data import Data
 from fairlead_serving.domain.errors import CannotLoadError
 
 _LIBRARIES: Mapping[str, Any] = {"pickle": pickle, "cloudpickle": cloudpickle}
@@ -39,13 +40,14 @@ class SklearnLoader:
 
 class _SklearnModel:
     def __init__(self, estimator: Any, predict_fn: str) -> None:
+        self.is_rowwise = hasattr(estimator, "get_params") and is_rowwise(estimator, predict_fn)
         self._predict = getattr(estimator, predict_fn)
         self._arrays = Arrays()
 
     def predict(self, data: Data, params: Mapping[str, object]) -> object:
         """Predict; scikit-learn has no use for parameters, and MLflow drops them here too."""
         del params
-        return to_json(self._predict(self._arrays.build(data)))
+        return to_answer(self._predict(self._arrays.build(data)))
 
 
 def _read(path: str, settings: Mapping[str, Any]) -> Any:

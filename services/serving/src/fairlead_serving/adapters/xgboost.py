@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from fairlead_serving.adapters.arrays import Arrays, to_json
+from fairlead_serving.adapters.arrays import Arrays, to_answer
 from fairlead_serving.adapters.code import add_code, data_path
 from fairlead_serving.app.ports import Model, ModelFolder
-from fairlead_serving.domain.decode import Data
+from fairlead_serving.domain.data import Data
 from fairlead_serving.domain.errors import CannotLoadError
 
 _PACKAGE = "xgboost"
@@ -40,6 +40,8 @@ class XgboostLoader:
 
 
 class _XgboostModel:
+    is_rowwise = True  # Trees and linear boosters alike.
+
     def __init__(self, predict: Callable[..., Any], known: frozenset[str]) -> None:
         self._predict = predict
         self._known = known
@@ -48,7 +50,7 @@ class _XgboostModel:
     def predict(self, data: Data, params: Mapping[str, object]) -> object:
         """Predict; as in MLflow, parameters that the method does not have are dropped."""
         taken = {name: value for name, value in params.items() if name in self._known}
-        return to_json(self._predict(self._arrays.build(data), **taken))
+        return to_answer(self._predict(self._arrays.build(data), **taken))
 
 
 def _new(name: str, threads: int) -> Any:

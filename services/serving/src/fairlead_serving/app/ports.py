@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from fairlead_serving.domain.decode import Data
+from fairlead_serving.domain.data import Data
 from fairlead_serving.domain.signature import Signature
 
 
@@ -40,7 +40,14 @@ class ModelFolder:
 
 
 class Model(Protocol):
-    """A loaded model: all that stands between HTTP and a prediction."""
+    """A loaded model: all that stands between a request and a prediction.
+
+    Attributes:
+        is_rowwise: Whether the prediction of a row does not depend on the rows beside it, so
+            that the rows of several requests may be one call.
+    """
+
+    is_rowwise: bool
 
     def predict(self, data: Data, params: Mapping[str, object]) -> object:
         """Predict.
@@ -50,7 +57,8 @@ class Model(Protocol):
             params: The checked parameters.
 
         Returns:
-            The predictions as lists, objects and scalars that JSON has.
+            The predictions as JSON has them: an array or a list with one item for each row, or
+            whatever else the model gives for all rows at once.
 
         Raises:
             BadInputError: The model cannot take the input.

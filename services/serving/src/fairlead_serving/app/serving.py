@@ -1,23 +1,35 @@
 """The use cases: load a model and warm it up, predict with it."""
 
 import logging
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
+from fairlead_serving.app.lane import Pace
 from fairlead_serving.app.ports import FlavorLoader, Model, ModelFolder
-from fairlead_serving.domain.decode import RawColumns, Request, decode, decode_columns
+from fairlead_serving.domain.data import Request
+from fairlead_serving.domain.decode import decode
 from fairlead_serving.domain.errors import BadInputError, CannotLoadError, ModelRaisedError
+from fairlead_serving.domain.reader import Reader
 from fairlead_serving.domain.signature import Signature
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Served:
-    """A model that is loaded and warm."""
+    """A model that is loaded and warm.
+
+    Attributes:
+        model: The model.
+        folder: Where it came from, and what that says of it.
+        pace: How long its calls have taken so far.
+    """
 
     model: Model
     folder: ModelFolder
+    pace: Pace = field(default_factory=Pace)
 
     @property
     def signature(self) -> Signature:
@@ -25,30 +37,31 @@ class Served:
         signature = self.folder.signature
         return Signature(params=signature.params) if self.folder.takes_anything else signature
 
-    def predict_json(self, payload: object) -> tuple[object, int]:
-        """Predict on a decoded JSON payload.
+    @property
+    def is_mergeable(self) -> bool:
+        """Whether several requests may be one call."""
+        return self.model.is_rowwise and self.signature.has_rows
+
+    @cached_property
+    def reader(self) -> Reader:
+        """What reads the bodies of requests."""
+        return Reader(self.signature)
+
+    def predict(self, request: Request) -> object:
+        """Predict on a checked request.
 
         Args:
-            payload: One of MLflow's forms.
+            request: What the reader gave.
 
         Returns:
-            The predictions, and on how many rows.
+            The predictions.
 
         Raises:
-            BadInputError: The payload is not of the signature.
+            BadInputError: The model cannot take this input.
             ModelRaisedError: The model failed.
         """
-        return self._predict(decode(payload, self.signature))
-
-    def predict_columns(self, columns: RawColumns) -> tuple[object, int]:
-        """Predict on named columns; otherwise as `predict_json`."""
-        return self._predict(decode_columns(columns, self.signature))
-
-    def _predict(self, request: Request) -> tuple[object, int]:
-        if request.extra:
-            _log.debug("The request has columns that the signature does not know; left out")
         try:
-            return self.model.predict(request.data, request.params), request.data.rows
+            return self.model.predict(request.data, request.params)
         except BadInputError:
             raise
         except Exception as error:
@@ -99,7 +112,11 @@ def warm_up(served: Served) -> None:
     if served.folder.example is None:
         return
     try:
-        served.predict_json(served.folder.example)
+        request = decode(served.folder.example, served.signature)
+        served.predict(request)
+        started = time.perf_counter()
+        served.predict(request)  # The second call is as fast as all that follow.
+        served.pace.note(request.data.rows, time.perf_counter() - started)
     except BadInputError as error:
         _log.warning("The model's input example is not of its signature: %s", error.message)
     except ModelRaisedError as error:

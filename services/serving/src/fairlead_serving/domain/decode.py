@@ -5,55 +5,19 @@ Columns that the signature does not know are left out, as MLflow does.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from fairlead_serving.domain.data import Columns, Layout, Raw, Request
 from fairlead_serving.domain.errors import BadInputError
 from fairlead_serving.domain.params import read_params
-from fairlead_serving.domain.signature import Column, Kind, Signature, ValueType
-from fairlead_serving.domain.tensors import Tensors, read_tensors
+from fairlead_serving.domain.signature import Column, Kind, Name, Signature
+from fairlead_serving.domain.tensors import read_tensors
 from fairlead_serving.domain.values import read_column
 
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _SPLIT_KEYS = frozenset({"columns", "data", "index"})
 
-Name = str | int
 RawColumns = Mapping[Name, Sequence[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows as columns; `types` is empty where there is no signature to take them from."""
-
-    columns: RawColumns
-    types: Mapping[Name, ValueType]
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class Raw:
-    """Data that no signature describes: what `inputs` or `instances` held."""
-
-    value: Any
-    rows: int
-
-
-Data = Table | Tensors | Raw
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to predict on.
-
-    Attributes:
-        data: The checked input.
-        params: The checked parameters, defaults included.
-        extra: Whether there were columns that the signature does not know.
-    """
-
-    data: Data
-    params: Mapping[str, object] = field(default_factory=dict)
-    extra: bool = False
 
 
 def decode(payload: object, signature: Signature) -> Request:
@@ -77,7 +41,7 @@ def decode(payload: object, signature: Signature) -> Request:
         return _request(columns, signature, params)
     if signature.tensors or not form.startswith("dataframe"):
         return _unframed(form, value, signature, params)
-    return Request(_table(_READERS[form](form, value)), params)
+    return Request(_unchecked(_READERS[form](form, value)), params)
 
 
 def decode_columns(columns: RawColumns, signature: Signature) -> Request:
@@ -98,7 +62,7 @@ def decode_columns(columns: RawColumns, signature: Signature) -> Request:
         return _request(columns, signature, params)
     if signature.tensors:
         return Request(read_tensors("csv", columns, signature.tensors), params)
-    return Request(_table(columns), params)
+    return Request(_unchecked(columns), params)
 
 
 def _only_form(payload: object) -> tuple[Mapping[str, Any], str]:
@@ -141,17 +105,18 @@ def _unframed(
     return Request(Raw(value, rows), params)
 
 
-def _table(columns: RawColumns) -> Table:
-    return Table(columns, {}, _count_rows(columns))
+def _unchecked(columns: RawColumns) -> Columns:
+    _check_rows(columns)
+    return Columns(Layout(tuple(columns)), list(columns.values()))
 
 
 def _request(columns: RawColumns, signature: Signature, params: Mapping[str, object]) -> Request:
-    rows = _count_rows(columns)
+    _check_rows(columns)
     read = _named if signature.has_names else _unnamed
     chosen = read(columns, signature.columns)
-    values = {name: read_column(str(name), columns[name], spec.type) for name, spec in chosen}
-    table = Table(values, {name: spec.type for name, spec in chosen}, rows)
-    return Request(table, params, extra=len(columns) > len(chosen))
+    layout = Layout(tuple(name for name, _ in chosen), tuple(spec.type for _, spec in chosen))
+    values = [read_column(str(name), columns[name], spec.type) for name, spec in chosen]
+    return Request(Columns(layout, values), params)
 
 
 def _named(columns: RawColumns, specs: Sequence[Column]) -> list[tuple[Name, Column]]:
@@ -172,11 +137,9 @@ def _unnamed(columns: RawColumns, specs: Sequence[Column]) -> list[tuple[Name, C
     return list(zip(columns, specs, strict=False))
 
 
-def _count_rows(columns: RawColumns) -> int:
-    rows = len(next(iter(columns.values()), ()))
-    if rows == 0:
+def _check_rows(columns: RawColumns) -> None:
+    if not len(next(iter(columns.values()), ())):
         raise BadInputError("There are no rows.")
-    return rows
 
 
 def _read_split(form: str, value: object) -> RawColumns:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+Name = str | int
+
 
 class Kind(StrEnum):
     """MLflow's scalar types."""
@@ -99,6 +101,11 @@ class Signature:
     def has_inputs(self) -> bool:
         """Whether the inputs are described at all."""
         return bool(self.columns or self.tensors)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the number of rows is open; a tensor may have it fixed."""
+        return all(tensor.shape[:1] == (-1,) for tensor in self.tensors)
 
     @property
     def has_names(self) -> bool:

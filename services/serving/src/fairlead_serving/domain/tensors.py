@@ -1,9 +1,9 @@
 """Checks nested lists against a tensor signature."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from fairlead_serving.domain.data import Array, Tensors
 from fairlead_serving.domain.errors import BadInputError
 from fairlead_serving.domain.signature import Kind, Tensor
 from fairlead_serving.domain.values import json_name, read_column
@@ -12,23 +12,6 @@ _MAX_DIMENSIONS = 32
 _UNSIGNED_BITS = {"uint8": 8, "uint16": 16, "uint32": 32, "uint64": 64}
 _SIGNED_BITS = {"int8": 8, "int16": 16, "int32": 32, "int64": 64}
 _KINDS = {"bool": Kind.BOOLEAN, "float16": Kind.FLOAT, "float32": Kind.FLOAT}
-
-
-@dataclass(frozen=True, slots=True)
-class Array:
-    """A tensor as one flat list of values and its shape."""
-
-    values: Sequence[Any]
-    shape: tuple[int, ...]
-    dtype: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tensors:
-    """One array, or several by name."""
-
-    arrays: Mapping[str | None, Array]
-    rows: int
 
 
 def read_tensors(form: str, given: object, specs: Sequence[Tensor]) -> Tensors:
@@ -110,17 +93,24 @@ def _flatten(field: str, given: object) -> tuple[list[Any], tuple[int, ...]]:
 
 
 def _read_items(field: str, values: Sequence[Any], dtype: str) -> Sequence[Any]:
-    kind = _kind(dtype)
+    kind = item_kind(dtype)
     read = read_column(field, values, kind)
-    bits, unsigned = _SIGNED_BITS.get(dtype), _UNSIGNED_BITS.get(dtype)
-    low, high = (0, 2 ** (unsigned or 0)) if unsigned else (-(2 ** ((bits or 64) - 1)), 2**63)
-    high = 2 ** (bits - 1) if bits else high
-    if kind is Kind.LONG and not all(low <= value < high for value in read):
+    low, high = item_range(dtype)
+    if kind is Kind.LONG and not all(low <= value <= high for value in read):
         raise BadInputError(f"'{field}' has a value out of the range of {dtype}.", field)
     return read
 
 
-def _kind(dtype: str) -> Kind:
+def item_range(dtype: str) -> tuple[int, int]:
+    """Give the smallest and the largest whole number of a type, both of at most 64 bits."""
+    if dtype in _UNSIGNED_BITS:
+        return 0, min(2 ** _UNSIGNED_BITS[dtype], 2**63) - 1
+    bits = _SIGNED_BITS.get(dtype, 64)
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+def item_kind(dtype: str) -> Kind:
+    """Give the kind of value that JSON has for the items of a type."""
     if dtype in _SIGNED_BITS or dtype in _UNSIGNED_BITS:
         return Kind.LONG
     if dtype.startswith("datetime"):

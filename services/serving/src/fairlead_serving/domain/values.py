@@ -28,8 +28,8 @@ from fairlead_serving.domain.signature import (
 MAX_NESTING = 64
 """How deep lists and objects may go; deeper is a mistake, or an attack."""
 
-_FLOAT32_MAX = 3.4028234663852886e38
-_RANGES = {Kind.INTEGER: (-(2**31), 2**31 - 1), Kind.LONG: (-(2**63), 2**63 - 1)}
+FLOAT32_MAX = 3.4028234663852886e38
+RANGES = {Kind.INTEGER: (-(2**31), 2**31 - 1), Kind.LONG: (-(2**63), 2**63 - 1)}
 _YEARS = range(1678, 2262)  # What a timestamp in nanoseconds can hold, in whole years.
 _JSON_NAMES = {
     NoneType: "null",
@@ -176,7 +176,7 @@ def _read_boolean(value: object) -> object:
 
 
 def _whole_number(kind: Kind) -> Callable[[object], object]:
-    low, high = _RANGES[kind]
+    low, high = RANGES[kind]
 
     def read(value: object) -> object:
         if value is None:
@@ -200,7 +200,7 @@ def _real_number(kind: Kind) -> Callable[[object], object]:
         if type(value) is not float and type(value) is not int:
             raise _refuse(value, kind)
         number = float(value)
-        if kind is Kind.FLOAT and abs(number) > _FLOAT32_MAX and math.isfinite(number):
+        if kind is Kind.FLOAT and abs(number) > FLOAT32_MAX and math.isfinite(number):
             raise _RefusedError(f"is out of the range of {_WANTED[kind]} ({kind})")
         return number
 

@@ -8,12 +8,16 @@ import signal
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import uvicorn
 
+from fairlead_serving.adapters.metrics import Metrics
+from fairlead_serving.app.lane import Lane
 from fairlead_serving.domain.errors import CannotFetchError, CannotLoadError
-from fairlead_serving.entrypoints.http import State, create_app
+from fairlead_serving.entrypoints.http import create_app
 from fairlead_serving.entrypoints.settings import Settings
+from fairlead_serving.entrypoints.state import State
 from fairlead_serving.entrypoints.wiring import fetch_and_load
 
 UNEXPECTED = 1
@@ -77,8 +81,9 @@ def run(settings: Settings, listener: socket.socket) -> int:
 async def _serve(
     settings: Settings, listener: socket.socket, state: State, worker: ThreadPoolExecutor
 ) -> int:
+    metrics = Metrics(settings.name, settings.version)
     config = uvicorn.Config(
-        create_app(settings, state, worker),
+        create_app(settings, state, metrics),
         access_log=False,
         log_config=None,
         lifespan="off",
@@ -86,17 +91,21 @@ async def _serve(
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )
     server = _Server(config, state, settings.drain_seconds)
-    loading = asyncio.create_task(_load(settings, state, worker, server))
+    loading = asyncio.create_task(_load(settings, state, worker, metrics, server))
     await server.serve([listener])
     return await loading if loading.done() else 0
 
 
 async def _load(
-    settings: Settings, state: State, worker: ThreadPoolExecutor, server: _Server
+    settings: Settings,
+    state: State,
+    worker: ThreadPoolExecutor,
+    metrics: Metrics,
+    server: _Server,
 ) -> int:
     loop = asyncio.get_running_loop()
     try:
-        state.served = await loop.run_in_executor(worker, fetch_and_load, settings)
+        served = await loop.run_in_executor(worker, fetch_and_load, settings)
     except (CannotLoadError, CannotFetchError) as error:
         _log.debug("The model is not served", exc_info=True)
         report(settings, str(error))
@@ -107,6 +116,9 @@ async def _load(
         report(settings, f"The model cannot be served: {type(error).__name__}.")
         server.should_exit = True
         return UNEXPECTED
+    limits = settings.limits if served.is_mergeable else replace(settings.limits, merged_rows=0)
+    state.served = served
+    state.lane = Lane(served.predict, worker, limits, metrics, served.pace)
     _log.info("Ready: %s %s", settings.name, settings.version)
     return 0
 

@@ -1,7 +1,9 @@
 """What a serving process is told on its command line."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from fairlead_serving.app.lane import Limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,7 @@ class Settings:
         environment: `check` the model's requirements, or `ignore` what is not met.
         threads: How many threads one prediction may use.
         max_body_bytes: The largest body taken.
+        limits: What waits for the model, and for how long.
     """
 
     model: str
@@ -35,3 +38,4 @@ class Settings:
     environment: str = "check"
     threads: int = 1
     max_body_bytes: int = 10 * 1024 * 1024
+    limits: Limits = field(default_factory=Limits)

@@ -1,0 +1,243 @@
+"""The lane of a model: one call at a time, and what queued meanwhile is the next one.
+
+Nearly all of a prediction's price is paid per call, not per row, so requests that come while the
+model is busy are merged. None ever waits for company: an idle model is called at once.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, NamedTuple, Protocol
+
+from fairlead_serving.domain.data import Request, can_merge, merge
+
+Predict = Callable[[Request], object]
+Outcome = tuple[object, Exception | None]
+
+_NEWS = 0.2  # The share of the last call in what is expected of the next one.
+
+
+class Pace:
+    """Learns how long a call takes, for each order of magnitude of its rows."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+
+    def expect(self, rows: int) -> float:
+        """Give the seconds that a call is likely to take; infinity where nothing is known."""
+        size = rows.bit_length()
+        if size in self._seconds:
+            return self._seconds[size]
+        # Twice the rows take at most twice as long.
+        smaller = [2.0 ** max(size - known, 0) * taken for known, taken in self._seconds.items()]
+        return min(smaller, default=math.inf)
+
+    def note(self, rows: int, seconds: float) -> None:
+        """Learn from a call; what was long ago counts ever less."""
+        size = rows.bit_length()
+        before = self._seconds.get(size, seconds)
+        self._seconds[size] = before + _NEWS * (seconds - before)
+
+
+class Observer(Protocol):
+    """Is told of each call of the model."""
+
+    def observe_call(self, requests: int, rows: int, seconds: float) -> None:
+        """Note a call: how many requests and rows it held, and how long it took."""
+
+
+class OverloadedError(Exception):
+    """The queue is full, or the request has waited for too long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a lane takes.
+
+    Attributes:
+        merged_rows: The most rows of a call that holds several requests; 0 merges nothing.
+        queue: The most requests that wait.
+        timeout: How many seconds a request may take, its wait included.
+        quick: The seconds up to which a call is made in the event loop itself: the way to a
+            thread and back costs more than it would hold the others up.
+    """
+
+    merged_rows: int = 128
+    queue: int = 1000
+    timeout: float = 30.0
+    quick: float = 0.001
+
+
+class _Waiting(NamedTuple):
+    request: Request
+    answer: asyncio.Future[Any]
+    deadline: float
+
+
+class Lane:
+    """Calls one model from one event loop.
+
+    Args:
+        predict: Calls the model; raises what the request fails with.
+        worker: A single thread, for calls that would hold the loop up.
+        limits: What the lane takes.
+        observer: Is told of each call.
+        pace: What is known of the model's calls so far.
+    """
+
+    def __init__(
+        self,
+        predict: Predict,
+        worker: Executor,
+        limits: Limits,
+        observer: Observer,
+        pace: "Pace",
+    ) -> None:
+        self._predict = predict
+        self._worker = worker
+        self._limits = limits
+        self._observer = observer
+        self._pace = pace
+        self._queue: deque[_Waiting] = deque()
+        self._running: list[_Waiting] = []
+        self._is_busy = False
+        self._alarm: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._queue)
+
+    def submit(self, request: Request) -> asyncio.Future[Any]:
+        """Queue a request.
+
+        Args:
+            request: The checked request.
+
+        Returns:
+            Its predictions, or what its own call raised; `OverloadedError` after the timeout.
+
+        Raises:
+            OverloadedError: The queue is full.
+        """
+        if len(self._queue) >= self._limits.queue and not self._forget():
+            raise OverloadedError("Too many requests wait for the model.")
+        answer = self._loop.create_future()
+        self._queue.append(_Waiting(request, answer, self._loop.time() + self._limits.timeout))
+        if self._alarm is None:
+            self._set_alarm(self._queue[0].deadline)
+        if not self._is_busy:
+            self._is_busy = True
+            self._loop.call_soon(self._turn)
+        return answer
+
+    def _turn(self) -> None:
+        """Make the next call, with all that may be in it."""
+        self._running = batch = self._take()
+        if not batch:
+            self._is_busy = False
+            return
+        requests = [waiting.request for waiting in batch]
+        rows = sum(request.data.rows for request in requests)
+        if self._pace.expect(rows) <= self._limits.quick:
+            self._finish(_call(self._predict, requests))
+            return
+        work = self._loop.run_in_executor(self._worker, _call, self._predict, requests)
+        work.add_done_callback(lambda done: self._finish(done.result()))
+
+    def _take(self) -> list[_Waiting]:
+        """Take the first request that still has a caller, and those that can be one call with it."""
+        batch: list[_Waiting] = []
+        rows = 0
+        while self._queue:
+            waiting = self._queue[0]
+            if waiting.answer.done():
+                self._queue.popleft()
+                continue
+            rows += waiting.request.data.rows
+            if batch and (
+                rows > self._limits.merged_rows or not can_merge(batch[0].request, waiting.request)
+            ):
+                break
+            batch.append(self._queue.popleft())
+        return batch
+
+    def _forget(self) -> bool:
+        """Make room by dropping what nobody waits for any more; say whether that helped."""
+        before = len(self._queue)
+        self._queue = deque(waiting for waiting in self._queue if not waiting.answer.done())
+        return len(self._queue) < before
+
+    def _finish(self, call: "_Call") -> None:
+        for waiting, (prediction, error) in zip(self._running, call.outcomes, strict=True):
+            if waiting.answer.done():  # Its caller has left, or has been told to.
+                continue
+            if error is None:
+                waiting.answer.set_result(prediction)
+            else:
+                waiting.answer.set_exception(error)
+        self._pace.note(call.rows, call.seconds)
+        self._observer.observe_call(len(self._running), call.rows, call.seconds)
+        self._running = []
+        if self._queue:
+            self._loop.call_soon(self._turn)
+        else:
+            self._is_busy = False
+
+    def _set_alarm(self, deadline: float) -> None:
+        self._alarm = self._loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        """Tell the callers whose time is up. One timer serves all, as all have the same limit."""
+        self._alarm = None
+        now = self._loop.time()
+        for waiting in (*self._running, *self._queue):
+            if waiting.answer.done():
+                continue
+            if waiting.deadline > now:
+                self._set_alarm(waiting.deadline)
+                return
+            waiting.answer.set_exception(OverloadedError("The model took too long."))
+
+
+class _Call(NamedTuple):
+    outcomes: Sequence[Outcome]
+    rows: int
+    seconds: float
+
+
+def _call(predict: Predict, requests: Sequence[Request]) -> _Call:
+    """Predict on requests, as one if there are several; if that fails, on each alone."""
+    started = time.perf_counter()
+    try:
+        outcomes = _together(predict, requests)
+    except Exception as error:  # noqa: BLE001  # Whatever it is, it is one caller's alone.
+        outcomes = (
+            [(None, error)] if len(requests) == 1 else [_alone(predict, one) for one in requests]
+        )
+    seconds = time.perf_counter() - started
+    return _Call(outcomes, sum(request.data.rows for request in requests), seconds)
+
+
+def _together(predict: Predict, requests: Sequence[Request]) -> Sequence[Outcome]:
+    if len(requests) == 1:
+        return [(predict(requests[0]), None)]
+    predictions: Any = predict(merge(requests))
+    rows = [request.data.rows for request in requests]
+    if len(predictions) != sum(rows):
+        raise ValueError("The model did not give one prediction for each row.")
+    ends = accumulate(rows)
+    return [(predictions[end - count : end], None) for count, end in zip(rows, ends, strict=True)]
+
+
+def _alone(predict: Predict, request: Request) -> Outcome:
+    try:
+        return predict(request), None
+    except Exception as error:  # noqa: BLE001  # It is handed to the caller.
+        return None, error

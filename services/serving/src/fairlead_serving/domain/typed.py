@@ -1,0 +1,241 @@
+"""Decodes requests straight into the types of a signature: decoding them is checking them.
+
+This is the short way for the requests that nearly everybody sends. What it does not take (an
+exotic form, a mistake) goes the long way through `decode`, which knows every form and finds the
+words for every mistake; what it does take, it reads as `decode` would.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+from msgspec.structs import astuple
+
+from fairlead_serving.domain.data import Array, Columns, Data, Layout, Records, Request, Tensors
+from fairlead_serving.domain.params import read_params
+from fairlead_serving.domain.signature import Column, Kind, Name, Signature, Tensor, ValueType
+from fairlead_serving.domain.tensors import item_kind, item_range
+from fairlead_serving.domain.values import FLOAT32_MAX, RANGES, read_column
+
+_FORMS = ("inputs", "dataframe_split", "dataframe_records", "instances")
+_MAX_DIMENSIONS = 4
+_A_ROW = Meta(min_length=1)
+
+Read = Callable[[Any], Data | None]
+
+
+class _Form(msgspec.Struct, frozen=True):
+    """One of MLflow's forms: its type, and the function from a value of it to data."""
+
+    type: Any
+    read: Read
+
+
+def compile_decoder(signature: Signature) -> Callable[[bytes], Request | None]:
+    """Compile the short way for one signature.
+
+    Args:
+        signature: The model's.
+
+    Returns:
+        A function from a JSON body to the checked request, or to None when the body has to go
+        the long way. It raises `BadInputError` where it can tell what is wrong.
+    """
+    forms = _column_forms(signature) if signature.columns else _tensor_forms(signature)
+    if not forms:
+        return _long_way
+    fields = [
+        (name, (forms[name].type if name in forms else msgspec.Raw) | UnsetType, UNSET)
+        for name in _FORMS
+    ]
+    document = msgspec.defstruct("Document", [*fields, ("params", Any, None)], gc=False)
+    decode = msgspec.json.Decoder(document).decode
+    readers = [forms[name].read if name in forms else _long_way for name in _FORMS]
+    return partial(_decode, decode, readers, signature)
+
+
+def _decode(
+    decode: Callable[[bytes], Any], readers: Sequence[Read], signature: Signature, body: bytes
+) -> Request | None:
+    try:
+        *values, params = astuple(decode(body))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    given = [pair for pair in zip(readers, values, strict=True) if pair[1] is not UNSET]
+    if len(given) != 1:
+        return None
+    read, value = given[0]
+    checked = read_params(params, signature.params)
+    data = read(value)
+    return None if data is None else Request(data, checked)
+
+
+def _long_way(_: object) -> None:
+    return None
+
+
+def _column_forms(signature: Signature) -> Mapping[str, _Form]:
+    columns = signature.columns
+    names: tuple[Name, ...] = tuple(
+        str(spec.name) if signature.has_names else number for number, spec in enumerate(columns)
+    )
+    if len(set(names)) < len(names):
+        return {}
+    finish = _finisher(columns, names)
+    row: Any = tuple[tuple(_cell(spec) for spec in columns)]  # type: ignore[misc]
+    rows = Annotated[list[row], _A_ROW]
+    if not signature.has_names:
+        return dict.fromkeys(("inputs", "instances"), _Form(rows, finish))
+    return _named_forms(columns, names, rows, finish)
+
+
+def _named_forms(
+    columns: Sequence[Column], names: tuple[Name, ...], rows: Any, finish: Read
+) -> Mapping[str, _Form]:
+    split = msgspec.defstruct(
+        "Split",
+        [("columns", list[str]), ("data", rows), ("index", Any, None)],
+        forbid_unknown_fields=True,
+    )
+    records: Any = Annotated[list[_struct(columns, _cell)], _A_ROW]  # type: ignore[misc]
+    either = records
+    if all(isinstance(spec.type, Kind) for spec in columns):
+        # An object with lists is one row where lists are values, so this is not for those.
+        either = records | _struct(columns, _cells)
+    values = _Form(either, partial(_read_values, finish, _column_finisher(columns, names)))
+    return {
+        "dataframe_split": _Form(split, partial(_read_split, list(names), finish)),
+        "dataframe_records": _Form(records, partial(_read_records, finish)),
+        "instances": values,
+        "inputs": values,
+    }
+
+
+def _struct(columns: Sequence[Column], type_of: Callable[[Column], Any]) -> Any:
+    return msgspec.defstruct(
+        "Fields",
+        [
+            (
+                f"field_{number}",
+                type_of(spec),
+                msgspec.field(name=str(spec.name))
+                if spec.required
+                else msgspec.field(name=str(spec.name), default=None),
+            )
+            for number, spec in enumerate(columns)
+        ],
+        kw_only=True,
+        gc=False,
+    )
+
+
+def _cell(spec: Column) -> Any:
+    checked = _SCALARS.get(spec.type, Any) if isinstance(spec.type, Kind) else Any
+    return checked if spec.required else checked | None
+
+
+def _cells(spec: Column) -> Any:
+    return list[_cell(spec)] if spec.required else list[_cell(spec)] | None  # type: ignore[misc]
+
+
+def _read_split(names: list[Name], finish: Read, split: Any) -> Data | None:
+    return finish(split.data) if split.columns == names else None
+
+
+def _read_records(finish: Read, records: Sequence[Any]) -> Data | None:
+    return finish([astuple(record) for record in records])
+
+
+def _read_values(finish: Read, finish_columns: Read, value: Any) -> Data | None:
+    if isinstance(value, list):
+        return _read_records(finish, value)
+    return finish_columns(astuple(value))
+
+
+def _finisher(columns: Sequence[Column], names: tuple[Name, ...]) -> Read:
+    """Give the function from rows to data; rows as they are, where that is all they need."""
+    if all(spec.required and spec.type in _SCALARS for spec in columns):
+        layout = Layout(names, tuple(spec.type for spec in columns))
+        return partial(Records, layout)
+    finish = _column_finisher(columns, names)
+    return lambda rows: finish(list(zip(*rows, strict=True)))
+
+
+def _column_finisher(columns: Sequence[Column], names: tuple[Name, ...]) -> Read:
+    return partial(_finish_columns, list(zip(names, columns, strict=True)))
+
+
+def _finish_columns(
+    specs: Sequence[tuple[Name, Column]], columns: Sequence[Sequence[Any] | None]
+) -> Data | None:
+    kept: list[tuple[Name, ValueType, Sequence[Any]]] = []
+    for (name, spec), values in zip(specs, columns, strict=True):
+        # An optional column of nothing but nulls says the same as one left out.
+        if values is not None and (spec.required or any(value is not None for value in values)):
+            kept.append((name, spec.type, read_column(str(name), values, spec.type)))
+    if len({len(values) for _, _, values in kept}) != 1 or not kept[0][2]:
+        return None
+    chosen, types, cells = zip(*kept, strict=True)
+    return Columns(Layout(chosen, types), cells)
+
+
+def _tensor_forms(signature: Signature) -> Mapping[str, _Form]:
+    specs = signature.tensors
+    if not specs or not all(_is_simple(spec) for spec in specs):
+        return {}
+    if specs[0].name is None:
+        form = _Form(_nested(specs[0]), partial(_read_tensor, specs[0]))
+        return {"inputs": form, "instances": form}
+    fields = [
+        (f"tensor_{number}", _nested(spec), msgspec.field(name=str(spec.name)))
+        for number, spec in enumerate(specs)
+    ]
+    form = _Form(msgspec.defstruct("Inputs", fields, gc=False), partial(_read_tensors, specs))
+    return {"inputs": form, "instances": form}
+
+
+def _is_simple(spec: Tensor) -> bool:
+    """Tell whether a type can say the shape: all lengths but the first are fixed."""
+    fixed = all(length >= 0 for length in spec.shape[1:])
+    return 0 < len(spec.shape) <= _MAX_DIMENSIONS and fixed and item_kind(spec.dtype) in _SCALARS
+
+
+def _nested(spec: Tensor) -> Any:
+    kind = item_kind(spec.dtype)
+    low, high = item_range(spec.dtype)
+    nested: Any = Annotated[int, Meta(ge=low, le=high)] if kind is Kind.LONG else _SCALARS[kind]
+    for length in reversed(spec.shape[1:]):
+        nested = Annotated[list[nested], Meta(min_length=length, max_length=length)]
+    rows = _A_ROW if spec.shape[0] < 0 else Meta(min_length=spec.shape[0], max_length=spec.shape[0])
+    return Annotated[list[nested], rows]
+
+
+def _read_tensor(spec: Tensor, given: list[Any]) -> Data:
+    return Tensors({None: _flatten(spec, given)}, len(given))
+
+
+def _read_tensors(specs: Sequence[Tensor], given: Any) -> Data:
+    values = astuple(given)
+    arrays = {spec.name: _flatten(spec, value) for spec, value in zip(specs, values, strict=True)}
+    return Tensors(arrays, len(values[0]))
+
+
+def _flatten(spec: Tensor, given: list[Any]) -> Array:
+    rows = len(given)
+    for _ in spec.shape[1:]:
+        given = list(chain.from_iterable(given))
+    return Array(given, (rows, *spec.shape[1:]), spec.dtype)
+
+
+_SCALARS: Mapping[ValueType, Any] = {
+    Kind.BOOLEAN: bool,
+    Kind.INTEGER: Annotated[int, Meta(ge=RANGES[Kind.INTEGER][0], le=RANGES[Kind.INTEGER][1])],
+    Kind.LONG: Annotated[int, Meta(ge=RANGES[Kind.LONG][0], le=RANGES[Kind.LONG][1])],
+    Kind.FLOAT: Annotated[float, Meta(ge=-FLOAT32_MAX, le=FLOAT32_MAX)] | None,
+    Kind.DOUBLE: float | None,
+    Kind.STRING: str | None,
+}
+"""The kinds whose values JSON has as they are; the others are read a column at a time."""

@@ -1,0 +1,162 @@
+"""The way of a prediction: a bare ASGI application in front of the one that does all else.
+
+Every layer that a framework puts between the socket and the model costs more than most models
+do, so the paths that predict have none; all other paths go to the application behind.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from fairlead_serving.adapters.metrics import Metrics
+from fairlead_serving.app.lane import OverloadedError
+from fairlead_serving.domain.answers import Answer, answer_error, answer_predictions
+from fairlead_serving.domain.errors import BadInputError, ModelRaisedError
+from fairlead_serving.entrypoints.settings import Settings
+from fairlead_serving.entrypoints.state import State
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_JSON = b"application/json"
+_CSV = b"text/csv"
+_PATIENCE = 10
+"""How many times the largest body is read and thrown away before the connection is closed."""
+
+_log = logging.getLogger(__name__)
+
+
+class RefusedError(Exception):
+    """A request that is answered before the model sees it."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class HotPath:
+    """Answers predictions; gives any other request to the application behind it.
+
+    Args:
+        settings: The settings of the process.
+        state: Holds the model as soon as it is loaded.
+        metrics: Counts what is answered.
+        behind: The application for all other requests.
+    """
+
+    def __init__(self, settings: Settings, state: State, metrics: Metrics, behind: Asgi) -> None:
+        self._limit = settings.max_body_bytes
+        self._state = state
+        self._metrics = metrics
+        self._behind = behind
+        self._routes: Mapping[str, Callable[[Scope, Receive], Awaitable[Answer]]] = {
+            "/invocations": self._invoke,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI scope."""
+        route = self._routes.get(scope["path"]) if scope["type"] == "http" else None
+        if route is None or scope["method"] != "POST":
+            await self._behind(scope, receive, send)
+            return
+        started = time.perf_counter()
+        self._metrics.in_flight.inc()
+        try:
+            answer = await self._guarded(route, scope, receive)
+        finally:
+            self._metrics.in_flight.dec()
+        self._metrics.observe(answer.status, time.perf_counter() - started)
+        await send(self._head(answer))
+        await send({"type": "http.response.body", "body": answer.body})
+
+    def _head(self, answer: Answer) -> Message:
+        headers = [
+            (b"content-type", _JSON),
+            (b"content-length", str(len(answer.body)).encode()),
+        ]
+        if self._state.draining or answer.status == 413:  # noqa: PLR2004
+            headers.append((b"connection", b"close"))
+        if answer.status in {429, 503}:
+            headers.append((b"retry-after", b"1"))
+        return {"type": "http.response.start", "status": answer.status, "headers": headers}
+
+    async def _guarded(
+        self,
+        route: Callable[[Scope, Receive], Awaitable[Answer]],
+        scope: Scope,
+        receive: Receive,
+    ) -> Answer:
+        try:
+            return await route(scope, receive)
+        except RefusedError as error:
+            return answer_error(error.status, error.code, str(error))
+        except BadInputError as error:
+            return answer_error(400, "BAD_REQUEST", error.message, error.field)
+        except ModelRaisedError as error:
+            return answer_error(500, "MODEL_ERROR", str(error))
+        except OverloadedError as error:
+            return answer_error(503, "OVERLOADED", str(error))
+
+    async def _invoke(self, scope: Scope, receive: Receive) -> Answer:
+        served, lane = self._state.served, self._state.lane
+        if served is None or lane is None:
+            raise RefusedError(503, "UNAVAILABLE", "The model is still being loaded.")
+        is_csv = _content_type(scope) == _CSV
+        body = await self._body(receive)
+        request = served.reader.read_csv(body) if is_csv else served.reader.read_json(body)
+        return answer_predictions(await lane.submit(request))
+
+    async def _body(self, receive: Receive) -> bytes:
+        """Read the body, but keep no more of it than is allowed.
+
+        What is too long is still read for a while: closing a connection on a caller who is
+        sending resets it, and the answer is lost.
+        """
+        message = await receive()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body") or len(body) > self._limit or not body:
+            body = await self._long_body(message, receive)
+        return body
+
+    async def _long_body(self, message: Message, receive: Receive) -> bytes:
+        parts, size = [message.get("body", b"")], len(message.get("body", b""))
+        while message.get("more_body") and size <= _PATIENCE * self._limit:
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size <= self._limit:
+                parts.append(message.get("body", b""))
+        if message["type"] == "http.disconnect":
+            raise RefusedError(400, "BAD_REQUEST", "The body ended early.")
+        if size > self._limit:
+            raise RefusedError(
+                413, "PAYLOAD_TOO_LARGE", f"The body is longer than {self._limit} bytes."
+            )
+        if not size:
+            raise RefusedError(400, "BAD_REQUEST", "The body is empty.")
+        return b"".join(parts)
+
+
+def _content_type(scope: Scope) -> bytes:
+    given = b""
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            given = value
+            break
+    if given == _JSON:
+        return _JSON
+    kind, *parameters = given.lower().split(b";")
+    charsets = [value.strip() for value in parameters if value.strip().startswith(b"charset=")]
+    if kind.strip() not in {_JSON, _CSV} or any(
+        charset.removeprefix(b"charset=").strip(b'"') != b"utf-8" for charset in charsets
+    ):
+        raise RefusedError(
+            415,
+            "UNSUPPORTED_MEDIA_TYPE",
+            f"The content type must be {_JSON.decode()} or {_CSV.decode()}, in UTF-8.",
+        )
+    return kind.strip()
