@@ -23,6 +23,7 @@ KEPT_NOTES = 200
 OK = 200
 TIMEOUT = 15.0
 CONNECT = 3.0
+NODES_TRIED = 16  # connections in a row: each goes to any of the gateways
 BODY = json.dumps({"dataframe_split": {"columns": ["x"], "data": [[1.0]]}})
 
 
@@ -162,6 +163,22 @@ def address_of(name):
             time.sleep(0.2)
 
 
+def await_way(address, port):
+    """Wait until connections come through, one after the other.
+
+    The nodes learn of a new pod each in its own time, and until then drop what its policies
+    would let pass. That delay is the cluster's, and is not what is tested.
+    """
+    opened = 0
+    while opened < NODES_TRIED:
+        try:
+            socket.create_connection((address, port), timeout=1.0).close()
+            opened += 1
+        except OSError:
+            opened = 0
+            time.sleep(0.1)
+
+
 def work(options, notes, stop, worker):
     """Send every n-th request of the whole."""
     url = urlsplit(options.url)
@@ -245,6 +262,7 @@ def main():
     parser.add_argument("--folder", type=pathlib.Path, required=True)
     options = parser.parse_args()
     options.address = address_of(urlsplit(options.url).hostname)
+    await_way(options.address, urlsplit(options.url).port or 80)
     notes, stop, ended = Notes(), threading.Event(), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     workers = [
