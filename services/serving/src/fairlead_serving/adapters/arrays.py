@@ -161,8 +161,6 @@ def _tensors(data: Tensors) -> Any:
 
 
 def _array(array: Array) -> NDArray[Any]:
-    if isinstance(array.values, memoryview):
-        return np.frombuffer(array.values, dtype=array.dtype).reshape(array.shape)
     return np.array(array.values, dtype=array.dtype).reshape(array.shape)
 
 

@@ -1,9 +1,25 @@
-"""Prometheus metrics of one serving process, in a registry of their own."""
+"""Prometheus metrics of one serving process, in a registry of their own.
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram
+What is counted for each request is counted in plain numbers, and becomes samples when somebody
+asks: a client library's locks would cost more than the rest of the way of a prediction.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
-_BUCKETS = (
+_SECONDS = (
     0.001,
     0.0025,
     0.005,
@@ -20,69 +36,51 @@ _BUCKETS = (
     10.0,
 )
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+_NAMES = ("model", "version")
 
 
-class Metrics:
+class _Counts:
+    """A histogram without locks, for one thread."""
+
+    def __init__(self, edges: Sequence[float]) -> None:
+        self._edges = edges
+        self._counts = [0] * (len(edges) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._edges, value)] += 1
+        self._sum += value
+
+    def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
+        edges = [*map(floatToGoString, self._edges), "+Inf"]
+        totals = accumulate(self._counts)
+        family.add_metric(labels, list(zip(edges, totals, strict=True)), self._sum)
+
+
+class Metrics(Collector):
     """What a serving process counts.
 
     Args:
         model: The name of the model.
         version: Its version, or an empty string for a folder.
+
+    Attributes:
+        in_flight: How many requests are being answered.
+        ready: Whether new traffic is welcome.
     """
 
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self, model: str, version: str) -> None:
+        self.in_flight = 0
+        self.ready = False
+        self._names = (model, version)
+        self._rows = 0
+        self._by_code = {code: _Counts(_SECONDS) for code in range(2, 6)}
+        self._predict = _Counts(_SECONDS)
+        self._merged = _Counts(_SIZES)
         self._registry = CollectorRegistry()
-        names = ("model", "version")
-        self._durations = Histogram(
-            "fairlead_serving_request_duration_seconds",
-            "Time from a request's first byte to its answer, by code class.",
-            (*names, "code"),
-            buckets=_BUCKETS,
-            registry=self._registry,
-        )
-        self._by_code = {
-            code: self._durations.labels(model, version, f"{code}xx") for code in range(2, 6)
-        }
-        self.in_flight = Gauge(
-            "fairlead_serving_requests_in_flight",
-            "Requests being answered.",
-            names,
-            registry=self._registry,
-        ).labels(model, version)
-        self._rows = Counter(
-            "fairlead_serving_rows_total",
-            "Rows predicted on.",
-            names,
-            registry=self._registry,
-        ).labels(model, version)
-        self._calls = Histogram(
-            "fairlead_serving_predict_seconds",
-            "Time of one call of the model.",
-            names,
-            buckets=_BUCKETS,
-            registry=self._registry,
-        ).labels(model, version)
-        self._merged = Histogram(
-            "fairlead_serving_merged_requests",
-            "Requests in one call of the model.",
-            names,
-            buckets=_SIZES,
-            registry=self._registry,
-        ).labels(model, version)
-        self._ready = Gauge(
-            "fairlead_serving_ready",
-            "1 while the model is loaded, warm and not draining.",
-            names,
-            registry=self._registry,
-        ).labels(model, version)
-        Gauge(
-            "fairlead_serving_model_info",
-            "1; names the model and the version.",
-            names,
-            registry=self._registry,
-        ).labels(model, version).set(1)
+        self._registry.register(self)
 
     def observe(self, status: int, seconds: float) -> None:
         """Count one answered request."""
@@ -90,12 +88,40 @@ class Metrics:
 
     def observe_call(self, requests: int, rows: int, seconds: float) -> None:
         """Count one call of the model."""
-        self._calls.observe(seconds)
+        self._predict.observe(seconds)
         self._merged.observe(requests)
-        if rows:
-            self._rows.inc(rows)
+        self._rows += rows
 
-    def render(self, *, ready: bool) -> bytes:
+    def render(self) -> bytes:
         """Write the metrics in Prometheus' text format."""
-        self._ready.set(ready)
         return generate_latest(self._registry)
+
+    def collect(self) -> Iterable[Metric]:
+        """Give the samples of this moment."""
+        prefix = "fairlead_serving_"
+        durations = HistogramMetricFamily(
+            f"{prefix}request_duration_seconds",
+            "Time from a request's first byte to its answer, by code class.",
+            labels=(*_NAMES, "code"),
+        )
+        for code, counts in self._by_code.items():
+            counts.add_to(durations, (*self._names, f"{code}xx"))
+        yield durations
+        for name, words, counts in (
+            ("predict_seconds", "Time of one call of the model.", self._predict),
+            ("merged_requests", "Requests in one call of the model.", self._merged),
+        ):
+            histogram = HistogramMetricFamily(prefix + name, words, labels=_NAMES)
+            counts.add_to(histogram, self._names)
+            yield histogram
+        rows = CounterMetricFamily(f"{prefix}rows", "Rows predicted on.", labels=_NAMES)
+        rows.add_metric(self._names, self._rows)
+        yield rows
+        for name, words, value in (
+            ("requests_in_flight", "Requests being answered.", self.in_flight),
+            ("ready", "1 while the model is loaded, warm and not draining.", self.ready),
+            ("model_info", "1; names the model and the version.", 1),
+        ):
+            gauge = GaugeMetricFamily(prefix + name, words, labels=_NAMES)
+            gauge.add_metric(self._names, value)
+            yield gauge

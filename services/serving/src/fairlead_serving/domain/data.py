@@ -54,18 +54,28 @@ class Columns(msgspec.Struct, frozen=True):
 
 
 class Array(msgspec.Struct, frozen=True):
-    """A tensor as one flat list of values, or their bytes in C order, and its shape."""
+    """A tensor as one flat list of values and its shape."""
 
-    values: Sequence[Any] | memoryview
+    values: Sequence[Any]
     shape: tuple[int, ...]
     dtype: str
 
 
+TensorLayout = tuple[tuple[str | None, str, tuple[int, ...]], ...]
+
+
 class Tensors(msgspec.Struct, frozen=True):
-    """One array, or several by name; the first dimension counts rows."""
+    """One array, or several by name; the first dimension counts rows.
+
+    Attributes:
+        arrays: The arrays.
+        rows: How many rows the first of them has.
+        layout: Name, type and shape of a row of each; None where they differ in their rows.
+    """
 
     arrays: Mapping[str | None, Array]
     rows: int
+    layout: TensorLayout | None
 
 
 class Raw(msgspec.Struct, frozen=True):
@@ -87,15 +97,11 @@ class Request(msgspec.Struct, frozen=True):
 
 def can_merge(one: Request, other: Request) -> bool:
     """Tell whether two requests can be one call of a model that predicts row by row."""
-    if one.params != other.params:
+    a, b = one.data, other.data
+    if isinstance(a, Raw) or isinstance(b, Raw) or type(a) is not type(b):
         return False
-    match one.data, other.data:
-        case (Records() as a, Records() as b) | (Columns() as a, Columns() as b):
-            return a.layout == b.layout
-        case Tensors() as a, Tensors() as b:
-            shapes = _shapes(a)
-            return shapes is not None and shapes == _shapes(b)
-    return False
+    is_alike = a.layout is b.layout or a.layout == b.layout
+    return is_alike and a.layout is not None and one.params == other.params
 
 
 def merge(requests: Sequence[Request]) -> Request:
@@ -109,14 +115,11 @@ def merge(requests: Sequence[Request]) -> Request:
     return Request(_MERGES[type(first.data)](everything), first.params)
 
 
-def _shapes(data: Tensors) -> list[tuple[object, ...]] | None:
-    """Describe all but the number of rows; None where the arrays do not agree on it."""
-    if any(array.shape[:1] != (data.rows,) for array in data.arrays.values()):
+def layout_of(arrays: Mapping[str | None, Array]) -> TensorLayout | None:
+    """Give the layout of arrays: None where they differ in how many rows they have."""
+    if len({array.shape[:1] for array in arrays.values()}) != 1:
         return None
-    return [
-        (name, array.dtype, type(array.values), array.shape[1:])
-        for name, array in data.arrays.items()
-    ]
+    return tuple((name, array.dtype, array.shape[1:]) for name, array in arrays.items())
 
 
 def _merge_records(several: Sequence[Records]) -> Records:
@@ -133,16 +136,13 @@ def _merge_tensors(several: Sequence[Tensors]) -> Tensors:
     arrays = {
         name: _merge_arrays([data.arrays[name] for data in several]) for name in several[0].arrays
     }
-    return Tensors(arrays, sum(data.rows for data in several))
+    return Tensors(arrays, sum(data.rows for data in several), several[0].layout)
 
 
 def _merge_arrays(several: Sequence[Array]) -> Array:
     first = several[0]
     shape = (sum(array.shape[0] for array in several), *first.shape[1:])
-    values: Any = [array.values for array in several]
-    if isinstance(first.values, memoryview):
-        return Array(memoryview(b"".join(values)), shape, first.dtype)
-    return Array(list(chain.from_iterable(values)), shape, first.dtype)
+    return Array(list(chain.from_iterable(array.values for array in several)), shape, first.dtype)
 
 
 _MERGES: Mapping[type, Any] = {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fairlead_serving.domain.data import Array, Tensors
+from fairlead_serving.domain.data import Array, Tensors, layout_of
 from fairlead_serving.domain.errors import BadInputError
 from fairlead_serving.domain.signature import Kind, Tensor
 from fairlead_serving.domain.values import json_name, read_column
@@ -30,10 +30,9 @@ def read_tensors(form: str, given: object, specs: Sequence[Tensor]) -> Tensors:
     """
     if specs[0].name is None:
         array = _read_array(form, _matrix(given), specs[0])
-        return Tensors({None: array}, _count_rows([array]))
+        return _tensors({None: array})
     mapping = _mapping(form, given, specs)
-    arrays = {spec.name: _read_named(mapping, spec) for spec in specs}
-    return Tensors(arrays, _count_rows(list(arrays.values())))
+    return _tensors({spec.name: _read_named(mapping, spec) for spec in specs})
 
 
 def _matrix(given: object) -> object:
@@ -122,8 +121,9 @@ def item_kind(dtype: str) -> Kind:
     return _KINDS.get(dtype, Kind.DOUBLE)
 
 
-def _count_rows(arrays: Sequence[Array]) -> int:
-    rows = arrays[0].shape[0] if arrays[0].shape else 1
+def _tensors(arrays: Mapping[str | None, Array]) -> Tensors:
+    shape = next(iter(arrays.values())).shape
+    rows = shape[0] if shape else 1
     if rows == 0:
         raise BadInputError("There are no rows.")
-    return rows
+    return Tensors(arrays, rows, layout_of(arrays))

@@ -14,7 +14,16 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import astuple
 
-from fairlead_serving.domain.data import Array, Columns, Data, Layout, Records, Request, Tensors
+from fairlead_serving.domain.data import (
+    Array,
+    Columns,
+    Data,
+    Layout,
+    Records,
+    Request,
+    TensorLayout,
+    Tensors,
+)
 from fairlead_serving.domain.params import read_params
 from fairlead_serving.domain.signature import Column, Kind, Name, Signature, Tensor, ValueType
 from fairlead_serving.domain.tensors import item_kind, item_range
@@ -186,14 +195,15 @@ def _tensor_forms(signature: Signature) -> Mapping[str, _Form]:
     specs = signature.tensors
     if not specs or not all(_is_simple(spec) for spec in specs):
         return {}
+    layout = tuple((spec.name, spec.dtype, spec.shape[1:]) for spec in specs)
     if specs[0].name is None:
-        form = _Form(_nested(specs[0]), partial(_read_tensor, specs[0]))
+        form = _Form(_nested(specs[0]), partial(_read_tensor, layout))
         return {"inputs": form, "instances": form}
     fields = [
         (f"tensor_{number}", _nested(spec), msgspec.field(name=str(spec.name)))
         for number, spec in enumerate(specs)
     ]
-    form = _Form(msgspec.defstruct("Inputs", fields, gc=False), partial(_read_tensors, specs))
+    form = _Form(msgspec.defstruct("Inputs", fields, gc=False), partial(_read_tensors, layout))
     return {"inputs": form, "instances": form}
 
 
@@ -213,21 +223,26 @@ def _nested(spec: Tensor) -> Any:
     return Annotated[list[nested], rows]
 
 
-def _read_tensor(spec: Tensor, given: list[Any]) -> Data:
-    return Tensors({None: _flatten(spec, given)}, len(given))
+def _read_tensor(layout: TensorLayout, given: list[Any]) -> Data:
+    ((name, dtype, shape),) = layout
+    return Tensors({name: _flatten(given, shape, dtype)}, len(given), layout)
 
 
-def _read_tensors(specs: Sequence[Tensor], given: Any) -> Data:
+def _read_tensors(layout: TensorLayout, given: Any) -> Data:
     values = astuple(given)
-    arrays = {spec.name: _flatten(spec, value) for spec, value in zip(specs, values, strict=True)}
-    return Tensors(arrays, len(values[0]))
+    arrays = {
+        name: _flatten(value, shape, dtype)
+        for (name, dtype, shape), value in zip(layout, values, strict=True)
+    }
+    agrees = len(set(map(len, values))) == 1
+    return Tensors(arrays, len(values[0]), layout if agrees else None)
 
 
-def _flatten(spec: Tensor, given: list[Any]) -> Array:
+def _flatten(given: list[Any], shape: tuple[int, ...], dtype: str) -> Array:
     rows = len(given)
-    for _ in spec.shape[1:]:
-        given = list(chain.from_iterable(given))
-    return Array(given, (rows, *spec.shape[1:]), spec.dtype)
+    for _ in shape:
+        given = given[0] if len(given) == 1 else list(chain.from_iterable(given))
+    return Array(given, (rows, *shape), dtype)
 
 
 _SCALARS: Mapping[ValueType, Any] = {

@@ -65,11 +65,13 @@ class HotPath:
             await self._behind(scope, receive, send)
             return
         started = time.perf_counter()
-        self._metrics.in_flight.inc()
+        self._metrics.in_flight += 1
         try:
-            answer = await self._guarded(route, scope, receive)
+            answer = await route(scope, receive)
+        except (RefusedError, BadInputError, ModelRaisedError, OverloadedError) as error:
+            answer = _answer_to(error)
         finally:
-            self._metrics.in_flight.dec()
+            self._metrics.in_flight -= 1
         self._metrics.observe(answer.status, time.perf_counter() - started)
         await send(self._head(answer))
         await send({"type": "http.response.body", "body": answer.body})
@@ -84,23 +86,6 @@ class HotPath:
         if answer.status in {429, 503}:
             headers.append((b"retry-after", b"1"))
         return {"type": "http.response.start", "status": answer.status, "headers": headers}
-
-    async def _guarded(
-        self,
-        route: Callable[[Scope, Receive], Awaitable[Answer]],
-        scope: Scope,
-        receive: Receive,
-    ) -> Answer:
-        try:
-            return await route(scope, receive)
-        except RefusedError as error:
-            return answer_error(error.status, error.code, str(error))
-        except BadInputError as error:
-            return answer_error(400, "BAD_REQUEST", error.message, error.field)
-        except ModelRaisedError as error:
-            return answer_error(500, "MODEL_ERROR", str(error))
-        except OverloadedError as error:
-            return answer_error(503, "OVERLOADED", str(error))
 
     async def _invoke(self, scope: Scope, receive: Receive) -> Answer:
         served, lane = self._state.served, self._state.lane
@@ -139,6 +124,17 @@ class HotPath:
         if not size:
             raise RefusedError(400, "BAD_REQUEST", "The body is empty.")
         return b"".join(parts)
+
+
+def _answer_to(error: Exception) -> Answer:
+    match error:
+        case RefusedError():
+            return answer_error(error.status, error.code, str(error))
+        case BadInputError():
+            return answer_error(400, "BAD_REQUEST", error.message, error.field)
+        case OverloadedError():
+            return answer_error(503, "OVERLOADED", str(error))
+    return answer_error(500, "MODEL_ERROR", str(error))
 
 
 def _content_type(scope: Scope) -> bytes:

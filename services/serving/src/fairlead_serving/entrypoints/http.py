@@ -43,7 +43,8 @@ def _add_probes(app: FastAPI, state: State, metrics: Metrics) -> None:
         return PlainTextResponse("draining" if state.draining else "loading", 503)
 
     async def render_metrics(_: Request) -> Response:
-        return Response(metrics.render(ready=state.is_ready), media_type=metrics.content_type)
+        metrics.ready = state.is_ready
+        return Response(metrics.render(), media_type=metrics.content_type)
 
     app.add_route("/livez", livez)
     app.add_route("/readyz", readyz)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import uvicorn
+import uvloop
 
 from fairlead_serving.adapters.metrics import Metrics
 from fairlead_serving.app.lane import Lane
@@ -72,7 +73,8 @@ def run(settings: Settings, listener: socket.socket) -> int:
     with contextlib.ExitStack() as stack:
         worker = ThreadPoolExecutor(1, "model")
         stack.callback(worker.shutdown, wait=False)
-        code = asyncio.run(_serve(settings, listener, state, worker))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            code = runner.run(_serve(settings, listener, state, worker))
     if code == 0 and state.served is None:
         os._exit(0)  # The thread that still fetches or loads cannot be told to stop.
     return code
