@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 LIMIT = 60.0
 
 

@@ -1,93 +1,29 @@
 """The HTTP interface, over ASGI, in front of a model that answers what it is told."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openapi_spec_validator import validate
+from serving_asgi import COLUMNS, EXAMPLE, JSON, Client
 
-from fairlead_serving.adapters.metrics import Metrics
-from fairlead_serving.app.lane import Lane, Limits
-from fairlead_serving.app.ports import ModelFolder
-from fairlead_serving.app.serving import Served
-from fairlead_serving.domain.data import Data
-from fairlead_serving.domain.signature import Column, Kind, Param, Signature, Tensor
-from fairlead_serving.entrypoints.http import create_app
-from fairlead_serving.entrypoints.settings import Settings
-from fairlead_serving.entrypoints.state import State
+from fairlead_serving.domain.signature import Column, Kind, Signature, Tensor
 
-JSON = {"content-type": "application/json"}
-COLUMNS = Signature(
-    columns=(Column("hour", Kind.DOUBLE), Column("gate", Kind.STRING, required=False)),
-    params=(Param("factor", Kind.DOUBLE, 1.0, is_list=False),),
-    outputs=(Column(None, Kind.DOUBLE),),
-)
-EXAMPLE = {"dataframe_records": [{"hour": 1.5, "gate": "B"}]}
 CANARY = "c4n4ry"
-
-
-class _Fake:
-    """Answers with what it was made with; raises it when it is an exception."""
-
-    is_rowwise = True
-
-    def __init__(self, answer: object) -> None:
-        self._answer = answer
-
-    def predict(self, data: Data, params: Mapping[str, object]) -> object:
-        del params
-        if isinstance(self._answer, Exception):
-            raise self._answer
-        return [0.0] * data.rows if self._answer is None else self._answer
-
-
-class _Client:
-    """Calls an application without a socket."""
-
-    def __init__(self, answer: object = None, signature: Signature = COLUMNS, **state: Any) -> None:
-        folder = ModelFolder(path=Path(), flavors={}, signature=signature, example=EXAMPLE)
-        self.state = State(**{"served": Served(_Fake(answer), folder), **state})
-        self._settings = Settings(model="x", name="flights", version="4", max_body_bytes=1000)
-
-    def send(self, method: str, path: str, **request: Any) -> httpx.Response:
-        async def call() -> httpx.Response:
-            async with self.connected() as client:
-                return await client.request(method, path, **request)
-
-        return asyncio.run(call())
-
-    @asynccontextmanager
-    async def connected(self) -> AsyncIterator[httpx.AsyncClient]:
-        metrics, served = Metrics("flights", "4"), self.state.served
-        with ThreadPoolExecutor(1) as worker:
-            if served:
-                self.state.lane = Lane(served.predict, worker, Limits(), metrics, served.pace)
-            transport = httpx.ASGITransport(create_app(self._settings, self.state, metrics))
-            async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-                yield client
-
-    def post(self, body: object, headers: Mapping[str, str] = JSON) -> httpx.Response:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self.send("POST", "/invocations", content=content, headers=headers)
 
 
 def test_predictions_are_answered() -> None:
     """A good payload gives one prediction for each row, in MLflow's form."""
-    answer = _Client().post({"dataframe_records": [{"hour": 1}, {"hour": 2}]})
+    answer = Client().post({"dataframe_records": [{"hour": 1}, {"hour": 2}]})
     assert (answer.status_code, answer.json()) == (200, {"predictions": [0.0, 0.0]})
 
 
 def test_csv_is_answered() -> None:
     """CSV predicts as JSON does."""
-    answer = _Client().post(b"hour\n1\n2\n", {"content-type": "text/csv; charset=utf-8"})
+    answer = Client().post(b"hour\n1\n2\n", {"content-type": "text/csv; charset=utf-8"})
     assert answer.json() == {"predictions": [0.0, 0.0]}
 
 
@@ -121,7 +57,7 @@ def test_csv_is_answered() -> None:
 )
 def test_bad_body_is_a_4xx(body: bytes, headers: Mapping[str, str], status: int, code: str) -> None:
     """A body that cannot be read is the caller's mistake, and says which."""
-    answer = _Client().post(body, headers)
+    answer = Client().post(body, headers)
     assert answer.status_code == status
     assert answer.json().keys() == {"error_code", "message", "field"}
     assert answer.json()["error_code"] == code
@@ -134,13 +70,13 @@ def test_body_of_unknown_length_is_limited() -> None:
         for _ in range(100):
             yield b"x" * 100
 
-    answer = _Client().send("POST", "/invocations", content=parts(), headers=JSON)
+    answer = Client().send("POST", "/invocations", content=parts(), headers=JSON)
     assert answer.status_code == 413
 
 
 def test_wrong_field_is_named_and_the_payload_is_not_repeated() -> None:
     """The message names the column; what was sent stays out of it."""
-    answer = _Client().post({"inputs": {"hour": [CANARY]}})
+    answer = Client().post({"inputs": {"hour": [CANARY]}})
     assert answer.json()["field"] == "hour"
     assert CANARY not in answer.text
 
@@ -150,7 +86,7 @@ def test_wrong_field_is_named_and_the_payload_is_not_repeated() -> None:
 )
 def test_model_that_raises_is_a_500(raised: Exception) -> None:
     """The class of what the model raised is named, its text is not."""
-    answer = _Client(raised).post(EXAMPLE)
+    answer = Client(raised).post(EXAMPLE)
     assert (answer.status_code, answer.json()["error_code"]) == (500, "MODEL_ERROR")
     assert type(raised).__name__ in answer.json()["message"]
     assert CANARY not in answer.text
@@ -158,13 +94,13 @@ def test_model_that_raises_is_a_500(raised: Exception) -> None:
 
 def test_prediction_that_is_not_json_is_a_500() -> None:
     """A model that gives what JSON has no word for has failed."""
-    answer = _Client(object()).post(EXAMPLE)
+    answer = Client(object()).post(EXAMPLE)
     assert (answer.status_code, answer.json()["error_code"]) == (500, "MODEL_ERROR")
 
 
 def test_nan_prediction_is_null() -> None:
     """JSON has no NaN, so a missing prediction is null."""
-    assert _Client([float("nan")]).post(EXAMPLE).text == '{"predictions":[null]}'
+    assert Client([float("nan")]).post(EXAMPLE).text == '{"predictions":[null]}'
 
 
 @pytest.mark.parametrize(
@@ -177,7 +113,7 @@ def test_nan_prediction_is_null() -> None:
 )
 def test_probes(state: Mapping[str, Any], livez: int, readyz: int, predicts: int) -> None:
     """Alive while it runs; ready only with a warm model and no drain, which still answers."""
-    client = _Client(**state)
+    client = Client(**state)
     assert client.send("GET", "/livez").status_code == livez
     assert client.send("GET", "/readyz").status_code == readyz
     answer = client.post(EXAMPLE)
@@ -189,7 +125,7 @@ def test_metrics_count_requests_and_rows() -> None:
     """Durations by code class, rows, requests in flight, the model's name and version."""
 
     async def calls() -> str:
-        async with _Client().connected() as http:
+        async with Client().connected() as http:
             await http.post("/invocations", json={"inputs": {"hour": [1, 2]}})
             await http.post("/invocations", json={})
             return (await http.get("/metrics")).text
@@ -216,12 +152,12 @@ def test_metrics_count_requests_and_rows() -> None:
 )
 def test_openapi_document_is_valid(signature: Signature) -> None:
     """The document of any signature is valid OpenAPI 3.1."""
-    validate(_Client(signature=signature).send("GET", "/openapi.json").json())
+    validate(Client(signature=signature).send("GET", "/openapi.json").json())
 
 
 def test_openapi_document_names_the_fields() -> None:
     """The record has the model's own columns, types and required ones; the example is there."""
-    document = _Client().send("GET", "/openapi.json").json()
+    document = Client().send("GET", "/openapi.json").json()
     record = document["components"]["schemas"]["Record"]
     assert record["required"] == ["hour"]
     assert record["properties"]["hour"] == {"type": ["number", "null"], "format": "double"}
@@ -231,7 +167,7 @@ def test_openapi_document_names_the_fields() -> None:
 
 def test_docs_find_their_document_behind_the_gateway() -> None:
     """The page asks for its document by a relative address."""
-    page = _Client().send("GET", "/docs")
+    page = Client().send("GET", "/docs")
     assert page.status_code == 200
     assert "url: 'openapi.json'" in page.text
 
@@ -262,6 +198,6 @@ _FORMS = st.sampled_from(["dataframe_split", "dataframe_records", "instances", "
 )
 def test_no_payload_is_a_5xx_nor_repeated(payload: object, signature: Signature) -> None:
     """Whatever comes, the answer is predictions or a 4xx that does not repeat it."""
-    answer = _Client(signature=signature).post(payload)
+    answer = Client(signature=signature).post(payload)
     assert answer.status_code in (200, 400, 413)
     assert CANARY not in answer.text

@@ -1,4 +1,4 @@
-"""What a request is answered with, in MLflow's protocol."""
+"""What a request is answered with, in MLflow's protocol and in the Open Inference Protocol."""
 
 from typing import Any
 
@@ -15,11 +15,13 @@ class Answer(msgspec.Struct, frozen=True):
 
     Attributes:
         status: The HTTP status code.
-        body: The JSON.
+        body: The JSON, and what is behind it.
+        json_length: How many of its bytes are JSON; None if all are.
     """
 
     status: int
     body: bytes
+    json_length: int | None = None
 
 
 def answer_predictions(predictions: object) -> Answer:
@@ -37,6 +39,11 @@ def answer_predictions(predictions: object) -> Answer:
 def answer_error(status: int, code: str, message: str, field: str | None = None) -> Answer:
     """Write an error; `field` is what the message is about."""
     return Answer(status, _dump({"error_code": code, "message": message, "field": field}))
+
+
+def answer_v2_error(status: int, message: str) -> Answer:
+    """Write an error in the Open Inference Protocol."""
+    return Answer(status, _dump({"error": message}))
 
 
 def _dump(document: Any) -> bytes:

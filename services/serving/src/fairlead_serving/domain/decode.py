@@ -115,7 +115,13 @@ def _request(columns: RawColumns, signature: Signature, params: Mapping[str, obj
     read = _named if signature.has_names else _unnamed
     chosen = read(columns, signature.columns)
     layout = Layout(tuple(name for name, _ in chosen), tuple(spec.type for _, spec in chosen))
-    values = [read_column(str(name), columns[name], spec.type) for name, spec in chosen]
+    # A column without a name in the signature has the caller's, which no message may hold.
+    values = [
+        read_column(
+            f"column {number}" if spec.name is None else spec.name, columns[name], spec.type
+        )
+        for number, (name, spec) in enumerate(chosen)
+    ]
     return Request(Columns(layout, values), params)
 
 

@@ -30,9 +30,9 @@ def read_tensors(form: str, given: object, specs: Sequence[Tensor]) -> Tensors:
     """
     if specs[0].name is None:
         array = _read_array(form, _matrix(given), specs[0])
-        return _tensors({None: array})
+        return to_tensors({None: array})
     mapping = _mapping(form, given, specs)
-    return _tensors({spec.name: _read_named(mapping, spec) for spec in specs})
+    return to_tensors({spec.name: _read_named(mapping, spec) for spec in specs})
 
 
 def _matrix(given: object) -> object:
@@ -65,7 +65,25 @@ def _read_named(mapping: Mapping[Any, Any], spec: Tensor) -> Array:
 
 
 def _read_array(field: str, given: object, spec: Tensor) -> Array:
-    values, shape = _flatten(field, given)
+    values, shape = flatten(field, given)
+    return check_array(field, values, shape, spec)
+
+
+def check_array(field: str, values: Sequence[Any], shape: tuple[int, ...], spec: Tensor) -> Array:
+    """Check flat values against a tensor of the signature.
+
+    Args:
+        field: What the tensor is called, for messages.
+        values: The values as JSON has them, in C order.
+        shape: Their shape.
+        spec: What the signature asks for.
+
+    Returns:
+        The array.
+
+    Raises:
+        BadInputError: It is not of the shape or the type.
+    """
     fits = len(shape) == len(spec.shape) and all(
         wanted in (-1, actual) for wanted, actual in zip(spec.shape, shape, strict=True)
     )
@@ -76,8 +94,19 @@ def _read_array(field: str, given: object, spec: Tensor) -> Array:
     return Array(_read_items(field, values, spec.dtype), shape, spec.dtype)
 
 
-def _flatten(field: str, given: object) -> tuple[list[Any], tuple[int, ...]]:
-    """Take nested lists apart, one dimension a turn: no recursion for a payload to exhaust."""
+def flatten(field: str, given: object) -> tuple[list[Any], tuple[int, ...]]:
+    """Take nested lists apart, one dimension a turn: no recursion for a payload to exhaust.
+
+    Args:
+        field: What they are called, for messages.
+        given: The lists.
+
+    Returns:
+        The values in C order, and the shape.
+
+    Raises:
+        BadInputError: It is no list, or its lists differ in length or depth.
+    """
     if not isinstance(given, list | tuple):
         raise BadInputError(f"'{field}' must be a list, not {json_name(given)}.", field)
     items: list[Any] = list(given)
@@ -121,7 +150,12 @@ def item_kind(dtype: str) -> Kind:
     return _KINDS.get(dtype, Kind.DOUBLE)
 
 
-def _tensors(arrays: Mapping[str | None, Array]) -> Tensors:
+def to_tensors(arrays: Mapping[str | None, Array]) -> Tensors:
+    """Put checked arrays together.
+
+    Raises:
+        BadInputError: There is not one row.
+    """
     shape = next(iter(arrays.values())).shape
     rows = shape[0] if shape else 1
     if rows == 0:

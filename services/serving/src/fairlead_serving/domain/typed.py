@@ -182,9 +182,10 @@ def _finish_columns(
 ) -> Data | None:
     kept: list[tuple[Name, ValueType, Sequence[Any]]] = []
     for (name, spec), values in zip(specs, columns, strict=True):
+        field = f"column {name}" if spec.name is None else spec.name
         # An optional column of nothing but nulls says the same as one left out.
         if values is not None and (spec.required or any(value is not None for value in values)):
-            kept.append((name, spec.type, read_column(str(name), values, spec.type)))
+            kept.append((name, spec.type, read_column(field, values, spec.type)))
     if len({len(values) for _, _, values in kept}) != 1 or not kept[0][2]:
         return None
     chosen, types, cells = zip(*kept, strict=True)

@@ -7,12 +7,20 @@ do, so the paths that predict have none; all other paths go to the application b
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from fairlead_serving.adapters.metrics import Metrics
-from fairlead_serving.app.lane import OverloadedError
-from fairlead_serving.domain.answers import Answer, answer_error, answer_predictions
+from fairlead_serving.adapters.outputs import answer_infer, to_outputs
+from fairlead_serving.app.lane import Lane, OverloadedError
+from fairlead_serving.app.serving import Served
+from fairlead_serving.domain.answers import (
+    Answer,
+    answer_error,
+    answer_predictions,
+    answer_v2_error,
+)
 from fairlead_serving.domain.errors import BadInputError, ModelRaisedError
+from fairlead_serving.domain.v2 import read_infer
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
 
@@ -24,6 +32,8 @@ Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _JSON = b"application/json"
 _CSV = b"text/csv"
+_BINARY = b"application/octet-stream"
+_JSON_LENGTH = b"inference-header-content-length"
 _PATIENCE = 10
 """How many times the largest body is read and thrown away before the connection is closed."""
 
@@ -37,6 +47,13 @@ class RefusedError(Exception):
         super().__init__(message)
         self.status = status
         self.code = code
+
+
+class _Route(NamedTuple):
+    """A path that predicts: how it is answered, and how it is refused in its own words."""
+
+    answer: Callable[[Scope, Receive], Awaitable[Answer]]
+    refuse: Callable[[Exception], Answer]
 
 
 class HotPath:
@@ -54,8 +71,14 @@ class HotPath:
         self._state = state
         self._metrics = metrics
         self._behind = behind
-        self._routes: Mapping[str, Callable[[Scope, Receive], Awaitable[Answer]]] = {
-            "/invocations": self._invoke,
+        self._name, self._version = settings.name, settings.version
+        mlflow = _Route(self._invoke, _answer_to)
+        v2 = _Route(self._infer, _answer_v2_to)
+        infer = f"/v2/models/{settings.name}"
+        self._routes: Mapping[str, _Route] = {
+            "/invocations": mlflow,
+            f"{infer}/infer": v2,
+            f"{infer}/versions/{settings.version or '1'}/infer": v2,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,9 +90,9 @@ class HotPath:
         started = time.perf_counter()
         self._metrics.in_flight += 1
         try:
-            answer = await route(scope, receive)
+            answer = await route.answer(scope, receive)
         except (RefusedError, BadInputError, ModelRaisedError, OverloadedError) as error:
-            answer = _answer_to(error)
+            answer = route.refuse(error)
         finally:
             self._metrics.in_flight -= 1
         self._metrics.observe(answer.status, time.perf_counter() - started)
@@ -77,10 +100,10 @@ class HotPath:
         await send({"type": "http.response.body", "body": answer.body})
 
     def _head(self, answer: Answer) -> Message:
-        headers = [
-            (b"content-type", _JSON),
-            (b"content-length", str(len(answer.body)).encode()),
-        ]
+        kind = _JSON if answer.json_length is None else _BINARY
+        headers = [(b"content-type", kind), (b"content-length", b"%d" % len(answer.body))]
+        if answer.json_length is not None:
+            headers.append((_JSON_LENGTH, b"%d" % answer.json_length))
         if self._state.draining or answer.status == 413:  # noqa: PLR2004
             headers.append((b"connection", b"close"))
         if answer.status in {429, 503}:
@@ -88,13 +111,26 @@ class HotPath:
         return {"type": "http.response.start", "status": answer.status, "headers": headers}
 
     async def _invoke(self, scope: Scope, receive: Receive) -> Answer:
-        served, lane = self._state.served, self._state.lane
-        if served is None or lane is None:
-            raise RefusedError(503, "UNAVAILABLE", "The model is still being loaded.")
+        served, lane = self._loaded()
         is_csv = _content_type(scope) == _CSV
         body = await self._body(receive)
         request = served.reader.read_csv(body) if is_csv else served.reader.read_json(body)
         return answer_predictions(await lane.submit(request))
+
+    async def _infer(self, scope: Scope, receive: Receive) -> Answer:
+        served, lane = self._loaded()
+        json_length = _json_length(scope)
+        infer = read_infer(await self._body(receive), json_length, served.signature)
+        predictions = await lane.submit(infer.request)
+        rows, described = infer.request.data.rows, served.signature.outputs
+        outputs = to_outputs(predictions, rows, described)
+        return answer_infer(self._name, self._version, infer, outputs)
+
+    def _loaded(self) -> tuple[Served, Lane]:
+        served, lane = self._state.served, self._state.lane
+        if served is None or lane is None:
+            raise RefusedError(503, "UNAVAILABLE", "The model is still being loaded.")
+        return served, lane
 
     async def _body(self, receive: Receive) -> bytes:
         """Read the body, but keep no more of it than is allowed.
@@ -137,12 +173,37 @@ def _answer_to(error: Exception) -> Answer:
     return answer_error(500, "MODEL_ERROR", str(error))
 
 
-def _content_type(scope: Scope) -> bytes:
-    given = b""
+def _answer_v2_to(error: Exception) -> Answer:
+    match error:
+        case RefusedError():
+            return answer_v2_error(error.status, str(error))
+        case BadInputError():
+            return answer_v2_error(400, error.message)
+        case OverloadedError():
+            return answer_v2_error(503, str(error))
+    return answer_v2_error(500, str(error))
+
+
+def _json_length(scope: Scope) -> int | None:
+    """Read the header of the binary tensor extension: how many bytes of the body are JSON."""
+    given = _header(scope, _JSON_LENGTH)
+    if not given:
+        return None
+    if not given.isdigit():
+        raise RefusedError(400, "BAD_REQUEST", f"{_JSON_LENGTH.decode()} must be a number.")
+    return int(given)
+
+
+def _header(scope: Scope, wanted: bytes) -> bytes:
     for name, value in scope["headers"]:
-        if name == b"content-type":
-            given = value
-            break
+        if name == wanted:
+            found: bytes = value
+            return found
+    return b""
+
+
+def _content_type(scope: Scope) -> bytes:
+    given = _header(scope, b"content-type")
     if given == _JSON:
         return _JSON
     kind, *parameters = given.lower().split(b";")

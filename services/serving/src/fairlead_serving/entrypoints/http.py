@@ -1,5 +1,7 @@
 """The HTTP interface of a serving process: the paths that predict, and all that is beside them."""
 
+from importlib.metadata import version as installed
+
 import orjson
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -12,6 +14,7 @@ from fairlead_serving.domain.openapi import build_openapi
 from fairlead_serving.entrypoints.hot import Asgi, HotPath
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
+from fairlead_serving.entrypoints.v2 import add_v2
 
 _JSON = "application/json"
 
@@ -30,6 +33,7 @@ def create_app(settings: Settings, state: State, metrics: Metrics) -> Asgi:
     app = FastAPI(title=settings.name, openapi_url=None, docs_url=None, redoc_url=None)
     _add_probes(app, state, metrics)
     _add_documents(app, settings, state)
+    add_v2(app, settings, state)
     return HotPath(settings, state, metrics, app)
 
 
@@ -46,8 +50,15 @@ def _add_probes(app: FastAPI, state: State, metrics: Metrics) -> None:
         metrics.ready = state.is_ready
         return Response(metrics.render(), media_type=metrics.content_type)
 
+    async def version(_: Request) -> Response:
+        return PlainTextResponse(installed("fairlead-serving"))
+
     app.add_route("/livez", livez)
     app.add_route("/readyz", readyz)
+    app.add_route("/version", version)
+    # MLflow's own names for readiness, for those who come from `mlflow models serve`.
+    app.add_route("/ping", readyz)
+    app.add_route("/health", readyz)
     app.add_route("/metrics", render_metrics)
 
 

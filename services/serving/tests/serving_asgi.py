@@ -1,0 +1,81 @@
+"""Calls the web application of a model that answers what it is told, without a socket."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from fairlead_serving.adapters.metrics import Metrics
+from fairlead_serving.app.lane import Lane, Limits
+from fairlead_serving.app.ports import ModelFolder
+from fairlead_serving.app.serving import Served
+from fairlead_serving.domain.data import Data
+from fairlead_serving.domain.signature import Column, Kind, Param, Signature
+from fairlead_serving.entrypoints.http import create_app
+from fairlead_serving.entrypoints.settings import Settings
+from fairlead_serving.entrypoints.state import State
+
+JSON = {"content-type": "application/json"}
+COLUMNS = Signature(
+    columns=(Column("hour", Kind.DOUBLE), Column("gate", Kind.STRING, required=False)),
+    params=(Param("factor", Kind.DOUBLE, 1.0, is_list=False),),
+    outputs=(Column(None, Kind.DOUBLE),),
+)
+EXAMPLE = {"dataframe_records": [{"hour": 1.5, "gate": "B"}]}
+
+
+class Fake:
+    """Answers with what it was made with; raises it when it is an exception."""
+
+    is_rowwise = True
+
+    def __init__(self, answer: object) -> None:
+        self._answer = answer
+
+    def predict(self, data: Data, params: Mapping[str, object]) -> object:
+        """Answer."""
+        del params
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return [0.0] * data.rows if self._answer is None else self._answer
+
+
+class Client:
+    """Calls an application without a socket."""
+
+    def __init__(self, answer: object = None, signature: Signature = COLUMNS, **state: Any) -> None:
+        folder = ModelFolder(path=Path(), flavors={}, signature=signature, example=EXAMPLE)
+        self.state = State(**{"served": Served(Fake(answer), folder), **state})
+        self._settings = Settings(model="x", name="flights", version="4", max_body_bytes=1000)
+
+    def send(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """Send one request."""
+
+        async def call() -> httpx.Response:
+            async with self.connected() as client:
+                return await client.request(method, path, **request)
+
+        return asyncio.run(call())
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[httpx.AsyncClient]:
+        """Give a client for several requests."""
+        metrics, served = Metrics("flights", "4"), self.state.served
+        with ThreadPoolExecutor(1) as worker:
+            if served:
+                self.state.lane = Lane(served.predict, worker, Limits(), metrics, served.pace)
+            transport = httpx.ASGITransport(create_app(self._settings, self.state, metrics))
+            async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+                yield client
+
+    def post(
+        self, body: object, headers: Mapping[str, str] = JSON, path: str = "/invocations"
+    ) -> httpx.Response:
+        """Send a body; what is not bytes yet becomes JSON."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.send("POST", path, content=content, headers=headers)
