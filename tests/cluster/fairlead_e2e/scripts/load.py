@@ -23,6 +23,7 @@ KEPT_NOTES = 200
 OK = 200
 TIMEOUT = 15.0
 CONNECT = 3.0
+OPENED_WITHIN = 60.0
 NODES_TRIED = 16  # connections in a row: each goes to any of the gateways
 BODY = json.dumps({"dataframe_split": {"columns": ["x"], "data": [[1.0]]}})
 
@@ -111,11 +112,14 @@ class Connection:
         return f"request {self.used} of its connection"
 
     def open(self):
-        """Connect, unless an open connection is there; for ten seconds at most."""
+        """Connect, unless an open connection is there, with as many tries as it takes in a while.
+
+        Until the cluster knows that a node is lost, every second new connection goes to it.
+        """
         if self.http is not None and not self._is_closed():
             return
         self.close()
-        deadline = time.monotonic() + 10.0
+        deadline = time.monotonic() + OPENED_WITHIN
         while True:
             self.http = http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT)
             try:
