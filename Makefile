@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := .venv-clients
 PACKAGES := operators/rollout services/serving services/gateway services/experiments services/training
 PROJECTS := $(addsuffix /pyproject.toml,$(PACKAGES))
 EDITABLE := $(foreach package,$(PACKAGES),-e ./$(package))
@@ -41,7 +42,7 @@ help:  ## List the targets
 demo: $(VENV)/.local  ## Train real models, promote them, watch each one be decided
 	@fairlead demo
 
-test: $(VENV)/.dev  ## Run every test that needs no cluster
+test: $(VENV)/.dev $(CLIENTS)/.installed  ## Run every test that needs no cluster
 	@pytest -n 2
 
 e2e: $(VENV)/.dev  ## Run the cluster tests against the current kubeconfig (E2E='-k supersede')
@@ -70,23 +71,26 @@ format: $(VENV)/.dev  ## Format the code and mend what the linter can
 	@ruff format .
 	@ruff check --fix .
 
-generate: $(VENV)/.dev  ## Write the generated files (schemas, OpenAPI documents)
+generate: $(VENV)/.dev $(CLIENTS)/.installed  ## Write the generated files (schemas, OpenAPI documents, gRPC messages)
 	@fairlead generate
 	@python charts/generate.py
 	@fairlead-experiments openapi > docs/reference/experiments.openapi.json
+	@cd services/serving/src && $(CURDIR)/$(CLIENTS)/bin/python -m grpc_tools.protoc \
+		-I. --python_out=. --pyi_out=. fairlead_serving/protocol/open_inference.proto
 
 requirements: $(VENV)/.uv  ## Pin the requirement files again, with hashes
 	@$(COMPILE) requirements/bootstrap.in -o requirements/bootstrap.txt
 	@$(COMPILE) --all-extras requirements/build.in $(PROJECTS) -o requirements/local.txt
 	@$(COMPILE) --all-extras requirements/dev.in requirements/build.in $(PROJECTS) -o requirements/dev.txt
+	@$(COMPILE) requirements/clients.in -o requirements/clients.txt
 	@$(COMPILE_IMAGE) requirements/images/build.in -o requirements/images/build.txt
 	@$(COMPILE_IMAGE) --extra kubernetes operators/rollout/pyproject.toml -o requirements/images/controller.txt
 	@$(COMPILE_IMAGE) --extra kubernetes services/gateway/pyproject.toml -o requirements/images/gateway.txt
 	@$(COMPILE_IMAGE) --extra postgresql services/experiments/pyproject.toml -o requirements/images/experiments.txt
 	@$(COMPILE_IMAGE) services/training/pyproject.toml -o requirements/images/training.txt
-	@$(COMPILE_IMAGE) services/serving/pyproject.toml -o requirements/images/serving-sklearn.txt
-	@$(COMPILE_IMAGE) --extra xgboost services/serving/pyproject.toml -o requirements/images/serving-xgboost.txt
-	@$(COMPILE_IMAGE) --extra xgboost --extra pyfunc services/serving/pyproject.toml -o requirements/images/serving-full.txt
+	@$(COMPILE_IMAGE) --extra grpc services/serving/pyproject.toml -o requirements/images/serving-sklearn.txt
+	@$(COMPILE_IMAGE) --extra grpc --extra xgboost services/serving/pyproject.toml -o requirements/images/serving-xgboost.txt
+	@$(COMPILE_IMAGE) --extra grpc --extra xgboost --extra pyfunc services/serving/pyproject.toml -o requirements/images/serving-full.txt
 	@grep -oE '^mlflow==[0-9.]+' requirements/local.txt \
 		| $(PIN) --python-platform linux - images/mlflow/requirements.in -o requirements/images/mlflow.txt
 	@$(COMPILE) --constraint requirements/local.txt tests/load/requirements.in -o tests/load/requirements.txt
@@ -140,6 +144,13 @@ $(VENV)/.local: $(VENV)/.uv requirements/local.txt $(PROJECTS)
 	@echo "Installing what Fairlead needs"
 	@$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements/local.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation $(EDITABLE)
+	@touch $@
+
+# Client libraries of other servers, whose pins do not go with ours.
+$(CLIENTS)/.installed: $(VENV)/.uv requirements/clients.txt
+	@echo "Installing the client libraries of other servers"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(CLIENTS)
+	@$(BIN)/uv pip install --quiet --python $(CLIENTS)/bin/python --require-hashes -r requirements/clients.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.local requirements/dev.txt

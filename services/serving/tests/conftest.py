@@ -108,6 +108,18 @@ def serve(tmp_path: Path) -> Serve:
     return start
 
 
+@pytest.fixture(scope="session")
+def start_server() -> Callable[..., Any]:
+    """Start a server whose end is the caller's business."""
+    return started
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Find a port that nobody listens on."""
+    return _free_port
+
+
 @pytest.fixture
 def wait() -> Callable[[Callable[[], bool]], None]:
     """Wait for a condition, with a limit."""

@@ -36,6 +36,13 @@ class Output:
         words = [(value or "").encode() for value in self.values]
         return b"".join(struct.pack("<I", len(word)) + word for word in words)
 
+    def as_list(self) -> list[Any]:
+        """Give the values as Python has them; strings as bytes, a missing one empty."""
+        if isinstance(self.values, np.ndarray):
+            listed: list[Any] = self.values.tolist()
+            return listed
+        return [(value or "").encode() for value in self.values]
+
 
 def to_outputs(predictions: Any, rows: int, described: Sequence[Column | Tensor]) -> list[Output]:
     """Make output tensors of predictions.
@@ -75,7 +82,7 @@ def answer_infer(model: str, version: str, infer: Infer, outputs: Sequence[Outpu
     """
     binary: list[bytes] = []
     documents = []
-    for output, is_binary in _chosen(infer, outputs):
+    for output, is_binary in chosen_outputs(infer, outputs):
         kind = "str" if output.datatype == "BYTES" else "np"
         document: dict[str, Any] = {
             "name": output.name,
@@ -98,7 +105,19 @@ def answer_infer(model: str, version: str, infer: Infer, outputs: Sequence[Outpu
     return Answer(200, text + b"".join(binary), len(text) if binary else None)
 
 
-def _chosen(infer: Infer, outputs: Sequence[Output]) -> list[tuple[Output, bool]]:
+def chosen_outputs(infer: Infer, outputs: Sequence[Output]) -> list[tuple[Output, bool]]:
+    """Choose the outputs that were asked for.
+
+    Args:
+        infer: The request.
+        outputs: All outputs.
+
+    Returns:
+        Each output, and whether it is wanted as bytes.
+
+    Raises:
+        BadInputError: An output was asked for that is none of the model's.
+    """
     if not infer.outputs:
         return [(output, infer.is_binary) for output in outputs]
     by_name = {output.name: output for output in outputs}

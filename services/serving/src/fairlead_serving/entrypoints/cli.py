@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--version", default="", help="the version in the same places; that of the URI if left out")
     add("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
     add("--port", type=int, required=True, help="the port to listen on")
+    add("--grpc-port", type=int, help="the port for the Open Inference Protocol over gRPC")
     add("--cache", type=Path, default=_default_cache(), help="where fetched models are kept")
     add(
         "--tracking-uri",

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -28,7 +28,13 @@ CANNOT_FETCH = 4
 _KEEP_ALIVE_SECONDS = 75
 """Longer than the gateway keeps idle connections, so that it is the gateway that closes them."""
 
+_RPC_GRACE_SECONDS = 5.0
+
 _log = logging.getLogger(__name__)
+
+
+class _CannotStartError(Exception):
+    """The process cannot serve as it was told to."""
 
 
 class _Server(uvicorn.Server):
@@ -93,9 +99,40 @@ async def _serve(
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )
     server = _Server(config, state, settings.drain_seconds)
-    loading = asyncio.create_task(_load(settings, state, worker, metrics, server))
-    await server.serve([listener])
+    try:
+        async with _rpc(settings, state, metrics):
+            loading = asyncio.create_task(_load(settings, state, worker, metrics, server))
+            await server.serve([listener])
+    except _CannotStartError as error:
+        report(settings, str(error))
+        return UNEXPECTED
     return await loading if loading.done() else 0
+
+
+@contextlib.asynccontextmanager
+async def _rpc(settings: Settings, state: State, metrics: Metrics) -> AsyncIterator[None]:
+    """Answer gRPC too, if there is a port for it; what is under way at the end is finished."""
+    if settings.grpc_port is None:
+        yield
+        return
+    try:
+        # An extra, and slow to import.
+        from fairlead_serving.entrypoints.rpc import create_rpc_server  # noqa: PLC0415
+
+        server = create_rpc_server(settings, state, metrics)
+    except ImportError as error:
+        raise _CannotStartError(
+            "--grpc-port needs grpcio, which is not installed; install fairlead-serving[grpc]."
+        ) from error
+    except OSError as error:
+        raise _CannotStartError(
+            f"Cannot listen on {settings.host}:{settings.grpc_port}: {error.strerror}."
+        ) from error
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(_RPC_GRACE_SECONDS)
 
 
 async def _load(

@@ -16,6 +16,7 @@ class Settings:
         version: The version in the same places; empty for a folder.
         host: The address to listen on.
         port: The port; 0 lets the system choose.
+        grpc_port: The port for gRPC; None speaks none.
         cache: Where fetched models are kept.
         tracking_uri: The MLflow server to fetch from.
         drain_seconds: How long requests are still taken after SIGTERM.
@@ -31,6 +32,7 @@ class Settings:
     version: str = ""
     host: str = "127.0.0.1"
     port: int = 0
+    grpc_port: int | None = None
     cache: Path = Path(".cache/models")
     tracking_uri: str = ""
     drain_seconds: float = 2.0

@@ -1,0 +1,193 @@
+"""The Open Inference Protocol over gRPC, beside HTTP, in the same event loop."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import grpc
+
+from fairlead_serving.adapters.metrics import Metrics
+from fairlead_serving.adapters.outputs import Output, chosen_outputs, to_outputs
+from fairlead_serving.app.lane import OverloadedError
+from fairlead_serving.domain.errors import BadInputError, ModelRaisedError
+from fairlead_serving.domain.v2 import Infer, Input, Wanted, to_request, unpack
+from fairlead_serving.entrypoints.settings import Settings
+from fairlead_serving.entrypoints.state import State
+from fairlead_serving.entrypoints.v2 import model_metadata, server_metadata
+from fairlead_serving.protocol import open_inference_pb2 as pb
+
+_SERVICE = "inference.GRPCInferenceService"
+_CONTENTS: Mapping[str, str] = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+
+
+def create_rpc_server(settings: Settings, state: State, metrics: Metrics) -> grpc.aio.Server:
+    """Make the gRPC server of one model; it listens once it is started.
+
+    Args:
+        settings: The settings of the process.
+        state: Holds the model as soon as it is loaded.
+        metrics: Counts what is answered, as HTTP's status codes.
+
+    Returns:
+        The server, bound to its port.
+
+    Raises:
+        OSError: The address is taken.
+    """
+    service = _Service(settings, state, metrics)
+    handlers = {
+        name: grpc.unary_unary_rpc_method_handler(
+            call,
+            request_deserializer=request.FromString,
+            response_serializer=lambda answer: answer.SerializeToString(),
+        )
+        for name, call, request in (
+            ("ServerLive", service.server_live, pb.ServerLiveRequest),
+            ("ServerReady", service.server_ready, pb.ServerReadyRequest),
+            ("ModelReady", service.model_ready, pb.ModelReadyRequest),
+            ("ServerMetadata", service.server_metadata, pb.ServerMetadataRequest),
+            ("ModelMetadata", service.model_metadata, pb.ModelMetadataRequest),
+            ("ModelInfer", service.model_infer, pb.ModelInferRequest),
+        )
+    }
+    options = [
+        ("grpc.max_receive_message_length", settings.max_body_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.so_reuseport", 0),
+    ]
+    server = grpc.aio.server(options=options)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
+    address = f"[{settings.host}]" if ":" in settings.host else settings.host
+    try:
+        server.add_insecure_port(f"{address}:{settings.grpc_port}")
+    except RuntimeError as error:
+        raise OSError(None, "the address is taken or not this machine's") from error
+    return server
+
+
+class _Service:
+    def __init__(self, settings: Settings, state: State, metrics: Metrics) -> None:
+        self._settings = settings
+        self._state = state
+        self._metrics = metrics
+
+    async def server_live(self, _: Any, context: Any) -> Any:
+        del context
+        return pb.ServerLiveResponse(live=True)
+
+    async def server_ready(self, _: Any, context: Any) -> Any:
+        del context
+        return pb.ServerReadyResponse(ready=self._state.is_ready)
+
+    async def model_ready(self, request: Any, context: Any) -> Any:
+        await self._check_model(request.name, request.version, context)
+        return pb.ModelReadyResponse(ready=self._state.is_ready)
+
+    async def server_metadata(self, _: Any, context: Any) -> Any:
+        del context
+        return pb.ServerMetadataResponse(**server_metadata())
+
+    async def model_metadata(self, request: Any, context: Any) -> Any:
+        await self._check_model(request.name, request.version, context)
+        found = model_metadata(self._settings, self._state) or {}
+        if not found:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "The model is still being loaded.")
+        return pb.ModelMetadataResponse(**found)
+
+    async def model_infer(self, request: Any, context: Any) -> Any:
+        await self._check_model(request.model_name, request.model_version, context)
+        return await self._counted(lambda: self._infer(request), context)
+
+    async def _check_model(self, name: str, version: str, context: Any) -> None:
+        known = self._settings.version or "1"
+        if name != self._settings.name or version not in {"", known}:
+            words = f"This process serves version {known} of '{self._settings.name}' alone."
+            await context.abort(grpc.StatusCode.NOT_FOUND, words)
+
+    async def _counted(self, answer: Callable[[], Awaitable[Any]], context: Any) -> Any:
+        started = time.perf_counter()
+        self._metrics.in_flight += 1
+        status, code, words, answered = 200, grpc.StatusCode.OK, "", None
+        try:
+            answered = await answer()
+        except BadInputError as error:
+            status, code, words = 400, grpc.StatusCode.INVALID_ARGUMENT, error.message
+        except OverloadedError as error:
+            status, code, words = 503, grpc.StatusCode.UNAVAILABLE, str(error)
+        except ModelRaisedError as error:
+            status, code, words = 500, grpc.StatusCode.INTERNAL, str(error)
+        finally:
+            self._metrics.in_flight -= 1
+        self._metrics.observe(status, time.perf_counter() - started)
+        if answered is None:
+            await context.abort(code, words)
+        return answered
+
+    async def _infer(self, request: Any) -> Any:
+        served, lane = self._state.served, self._state.lane
+        if served is None or lane is None:
+            raise OverloadedError("The model is still being loaded.")
+        parameters = _parameters(request.parameters)
+        infer = Infer(
+            to_request(_inputs(request), parameters, served.signature),
+            request.id or None,
+            [Wanted(output.name, _parameters(output.parameters)) for output in request.outputs],
+            bool(request.raw_input_contents),
+        )
+        predictions = await lane.submit(infer.request)
+        rows, described = infer.request.data.rows, served.signature.outputs
+        return _answer(self._settings, infer, to_outputs(predictions, rows, described))
+
+
+def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    chosen = {name: value.WhichOneof("parameter_choice") for name, value in given.items()}
+    return {name: getattr(given[name], choice) for name, choice in chosen.items() if choice}
+
+
+def _inputs(request: Any) -> list[Input]:
+    """Read the tensors: all from raw bytes, or each from the list for its datatype."""
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise BadInputError("raw_input_contents must hold the bytes of each input.", "inputs")
+    inputs = []
+    for number, tensor in enumerate(request.inputs):
+        field = f"inputs[{number}]"
+        if raw:
+            values = unpack(field, tensor.datatype, raw[number])
+        else:
+            # An unknown datatype is refused with the words that name those there are.
+            contents = _CONTENTS.get(tensor.datatype)
+            values = list(getattr(tensor.contents, contents)) if contents else []
+        is_base64 = _parameters(tensor.parameters).get("content_type") == "base64"
+        shape = tuple(tensor.shape)
+        inputs.append(Input(field, tensor.name, shape, tensor.datatype, values, is_base64))
+    return inputs
+
+
+def _answer(settings: Settings, infer: Infer, outputs: Sequence[Output]) -> Any:
+    answer = pb.ModelInferResponse(
+        model_name=settings.name, model_version=settings.version or "1", id=infer.id or ""
+    )
+    chosen = [output for output, _ in chosen_outputs(infer, outputs)]
+    # Half floats have no list of their own in the protocol.
+    is_raw = infer.is_binary or any(output.datatype not in _CONTENTS for output in chosen)
+    for output in chosen:
+        tensor = answer.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
+        if is_raw:
+            answer.raw_output_contents.append(output.pack())
+        else:
+            getattr(tensor.contents, _CONTENTS[output.datatype]).extend(output.as_list())
+    return answer

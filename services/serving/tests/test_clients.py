@@ -1,0 +1,152 @@
+"""Client libraries of other servers against a real process, over REST and gRPC."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from fairlead_serving.protocol import open_inference_pb2 as pb
+
+CLIENTS = Path(sys.prefix).parent / ".venv-clients" / "bin" / "python"
+SCRIPT = Path(__file__).with_name("other_clients.py")
+ROWS = {"hour": [1.5, 2.5], "day": [2, 3], "late": [0, 1]}
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory,
+    models: Path,
+    start_server: Callable[..., Any],
+    free_port: Callable[[], int],
+) -> Iterator[tuple[Any, int]]:
+    """A process that speaks both, and its gRPC port."""
+    port = free_port()
+    log = tmp_path_factory.mktemp("clients") / "server.log"
+    options = ("--name", "flights", "--grpc-port", str(port))
+    with ExitStack() as stack:
+        running = stack.enter_context(start_server(log, models / "cloudpickle", *options))
+        running.wait_ready()
+        yield running, port
+
+
+def _ask(library: str, server: tuple[Any, int]) -> Mapping[str, Any]:
+    """Have a library ask; give what it got over HTTP and over gRPC."""
+    running, grpc_port = server
+    assert CLIENTS.exists(), "make .venv-clients/.installed installs the client libraries"
+    command = [str(CLIENTS), "-W", "ignore", str(SCRIPT), library]
+    done = subprocess.run(
+        [*command, str(httpx.URL(running.url).port), str(grpc_port)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: Mapping[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def expected(server: tuple[Any, int]) -> list[float]:
+    """What the same process predicts by MLflow's protocol."""
+    predictions: list[float] = server[0].predict({"inputs": ROWS}).json()["predictions"]
+    return predictions
+
+
+def test_tritonclient(server: tuple[Any, int], expected: list[float]) -> None:
+    """Bytes and JSON, over HTTP and gRPC, give what the model predicts."""
+    found = _ask("triton", server)
+    for way in ("binary True", "binary False", "all outputs"):
+        assert found["http"][way] == expected
+    assert found["grpc"]["binary"] == expected
+    for answers in found.values():
+        assert (answers["live"], answers["ready"]) == (True, True)
+        assert answers["server"] == "fairlead-serving"
+        assert answers["refused"].endswith("The input 'day' is missing.")
+    assert [(one["name"], one["datatype"]) for one in found["http"]["model"]["inputs"]] == [
+        ("hour", "FP64"),
+        ("day", "INT64"),
+        ("late", "INT64"),
+    ]
+    assert found["grpc"]["inputs"] == ["hour", "day", "late"]
+    assert found["grpc"]["unknown"] == "This process serves version 1 of 'flights' alone."
+
+
+def test_kserve_clients(server: tuple[Any, int], expected: list[float]) -> None:
+    """KServe's own library gets the predictions by both protocols."""
+    wanted = {"live": True, "ready": True, "predictions": expected}
+    assert _ask("kserve", server) == {"http": wanted, "grpc": wanted}
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "words"),
+    [
+        pytest.param(
+            pb.ModelInferRequest(model_name="flights"), "INVALID_ARGUMENT", "no inputs", id="none"
+        ),
+        pytest.param(
+            pb.ModelInferRequest(
+                model_name="flights",
+                inputs=[{"name": "hour", "datatype": "X", "shape": [1]}],
+            ),
+            "INVALID_ARGUMENT",
+            "a datatype",
+            id="datatype",
+        ),
+        pytest.param(
+            pb.ModelInferRequest(
+                model_name="flights",
+                inputs=[{"name": "hour", "datatype": "FP64", "shape": [1]}],
+                raw_input_contents=[b"12345678", b""],
+            ),
+            "INVALID_ARGUMENT",
+            "raw_input_contents",
+            id="more bytes than inputs",
+        ),
+        pytest.param(
+            pb.ModelInferRequest(
+                model_name="flights",
+                inputs=[{"name": "hour", "datatype": "FP64", "shape": [1]}],
+                raw_input_contents=[b"123"],
+            ),
+            "INVALID_ARGUMENT",
+            "no values",
+            id="half a value",
+        ),
+        pytest.param(
+            pb.ModelInferRequest(model_name="flights", model_version="9"),
+            "NOT_FOUND",
+            "version 1",
+            id="another version",
+        ),
+    ],
+)
+def test_bad_calls_are_refused(
+    request_: Any, code: str, words: str, server: tuple[Any, int]
+) -> None:
+    """GRPC's own codes say whose mistake it is."""
+    with grpc.insecure_channel(f"127.0.0.1:{server[1]}") as channel:
+        call = channel.unary_unary(INFER, lambda one: one.SerializeToString(), bytes)
+        with pytest.raises(grpc.RpcError) as caught:
+            call(request_, timeout=10)
+    assert caught.value.code().name == code
+    assert words in caught.value.details()
+
+
+def test_taken_port_is_told(
+    server: tuple[Any, int],
+    models: Path,
+    serve: Callable[..., Any],
+) -> None:
+    """A second process on the same gRPC port ends and says why."""
+    with serve(models / "cloudpickle", "--grpc-port", str(server[1])) as second:
+        assert second.wait_exit() == 1
+        assert f"Cannot listen on 127.0.0.1:{server[1]}" in second.log.read_text()
