@@ -49,6 +49,13 @@ def _plain(model: Path, port: int) -> Launch:
     )
 
 
+def _floor(model: Path, port: int) -> Launch:
+    del model
+    command = (_tool("uvicorn"), "floor:app", "--app-dir", str(HERE), "--port", str(port))
+    options = ("--no-access-log", "--lifespan", "off")
+    return Launch(command=(*command, *options), port=port, path="/invocations")
+
+
 def _mlflow(model: Path, port: int) -> Launch:
     command = (_tool("mlflow"), "models", "serve", "-m", str(model / "mlflow"))
     options = ("--env-manager", "local", "-h", "127.0.0.1", "-p", str(port), "-w", "1")
@@ -71,6 +78,8 @@ def _fairlead(*options: str, v2: bool = False) -> Callable[[Path, int], Launch]:
 
 PEERS: Mapping[str, Callable[[Path, int], Launch]] = {
     "plain": _plain,
+    "floor": _floor,
     "mlflow": _mlflow,
-    "fairlead": _fairlead(),
+    "fairlead": _fairlead("--predictor", "exact"),
+    "fairlead-compiled": _fairlead(),
 }

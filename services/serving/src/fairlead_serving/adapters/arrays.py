@@ -75,19 +75,25 @@ class Arrays:
         return frame
 
 
-def build_matrix(data: Records | Columns) -> NDArray[Any] | None:
-    """Build one array of a table whose columns all have one numeric type.
+def build_matrix(data: Records | Columns, *, mixed: bool = False) -> NDArray[Any] | None:
+    """Build one array of a table of numbers.
 
     Args:
         data: The checked table.
+        mixed: Whether columns of different types become 64-bit floats.
 
     Returns:
-        An array of the shape (rows, columns), or None for any other table.
+        An array of the shape (rows, columns); None for a table with other columns, or with columns
+        of different types if those are not wanted.
     """
     kind = data.layout.only_type
-    if kind not in _NUMERIC:
+    if kind in _NUMERIC:
+        dtype = _DTYPES[kind]
+    elif mixed and data.layout.types and _NUMERIC.issuperset(data.layout.types):
+        dtype = "float64"
+    else:
         return None
-    matrix = np.array(data.cells, dtype=_DTYPES[kind])
+    matrix = np.array(data.cells, dtype=dtype)
     return matrix.T if isinstance(data, Columns) else matrix
 
 

@@ -1,5 +1,6 @@
 """Loads scikit-learn models without MLflow."""
 
+import logging
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,16 +10,33 @@ import cloudpickle
 
 from fairlead_serving.adapters.arrays import Arrays, to_answer
 from fairlead_serving.adapters.code import add_code, data_path
+from fairlead_serving.adapters.compiled import (
+    CannotCompileError,
+    Compiled,
+    NotTakenError,
+    compile_model,
+    find_difference,
+)
 from fairlead_serving.adapters.rowwise import is_rowwise
 from fairlead_serving.app.ports import Model, ModelFolder
 from fairlead_serving.domain.data import Data
-from fairlead_serving.domain.errors import CannotLoadError
+from fairlead_serving.domain.decode import decode
+from fairlead_serving.domain.errors import BadInputError, CannotLoadError
+
+_log = logging.getLogger(__name__)
 
 _LIBRARIES: Mapping[str, Any] = {"pickle": pickle, "cloudpickle": cloudpickle}
 
 
 class SklearnLoader:
-    """Loads what `mlflow.sklearn` saved: skops, cloudpickle or pickle."""
+    """Loads what `mlflow.sklearn` saved: skops, cloudpickle or pickle.
+
+    Args:
+        predictor: `auto` to compile what can be compiled, `exact` for the model's own methods.
+    """
+
+    def __init__(self, predictor: str = "auto") -> None:
+        self._predictor = predictor
 
     def can_load(self, folder: ModelFolder) -> bool:
         """Tell whether MLflow would load the folder with its scikit-learn module."""
@@ -35,19 +53,60 @@ class SklearnLoader:
         estimator = _read(path, settings)
         if not hasattr(estimator, folder.predict_fn):
             raise CannotLoadError(f"The model has no method '{folder.predict_fn}' to predict with.")
-        return _SklearnModel(estimator, folder.predict_fn)
+        model = _SklearnModel(estimator, folder.predict_fn)
+        if self._predictor == "auto":
+            model.compile(folder)
+        return model
 
 
 class _SklearnModel:
     def __init__(self, estimator: Any, predict_fn: str) -> None:
         self.is_rowwise = hasattr(estimator, "get_params") and is_rowwise(estimator, predict_fn)
+        self._estimator = estimator
+        self._method = predict_fn
         self._predict = getattr(estimator, predict_fn)
         self._arrays = Arrays()
+        self._compiled: Compiled | None = None
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether predictions are made by what was compiled of the model."""
+        return self._compiled is not None
 
     def predict(self, data: Data, params: Mapping[str, object]) -> object:
         """Predict; scikit-learn has no use for parameters, and MLflow drops them here too."""
         del params
-        return to_answer(self._predict(self._arrays.build(data)))
+        if self._compiled is not None:
+            try:
+                return to_answer(self._compiled.predict(data))
+            except NotTakenError:
+                pass
+        return to_answer(self._own(data))
+
+    def _own(self, data: Data) -> Any:
+        return self._predict(self._arrays.build(data))
+
+    def compile(self, folder: ModelFolder) -> None:
+        """Compile the model, if all of it is known and nothing differs; else say why not."""
+        signature = folder.signature
+        try:
+            compiled = compile_model(self._estimator, self._method, signature)
+        except CannotCompileError as error:
+            _log.info("The model is not compiled: %s is not known", error)
+            return
+        example = _example(folder)
+        differs = find_difference(compiled, self._own, self._estimator, signature, example)
+        if differs:
+            _log.warning("The compiled model is dropped, as it differs from the model: %s", differs)
+            return
+        self._compiled = compiled
+
+
+def _example(folder: ModelFolder) -> Data | None:
+    try:
+        return decode(folder.example, folder.signature).data if folder.example else None
+    except BadInputError:
+        return None  # The warm-up says so.
 
 
 def _read(path: str, settings: Mapping[str, Any]) -> Any:

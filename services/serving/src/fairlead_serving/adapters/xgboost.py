@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from fairlead_serving.adapters.arrays import Arrays, to_answer
+from fairlead_serving.adapters.arrays import Arrays, build_matrix, to_answer
 from fairlead_serving.adapters.code import add_code, data_path
 from fairlead_serving.app.ports import Model, ModelFolder
-from fairlead_serving.domain.data import Data
+from fairlead_serving.domain.data import Columns, Data, Records
 from fairlead_serving.domain.errors import CannotLoadError
 
 _PACKAGE = "xgboost"
@@ -36,21 +36,39 @@ class XgboostLoader:
         model.load_model(data_path(folder, settings.get("data") or folder.pyfunc.get("data")))
         predict = _predict_fn(model, folder.predict_fn, self._threads)
         known = inspect.signature(getattr(model, folder.predict_fn)).parameters
-        return _XgboostModel(predict, frozenset(known))
+        return _XgboostModel(predict, frozenset(known), _feature_names(model))
 
 
 class _XgboostModel:
     is_rowwise = True  # Trees and linear boosters alike.
 
-    def __init__(self, predict: Callable[..., Any], known: frozenset[str]) -> None:
+    def __init__(
+        self, predict: Callable[..., Any], known: frozenset[str], names: tuple[str, ...] | None
+    ) -> None:
         self._predict = predict
         self._known = known
+        self._names = names
         self._arrays = Arrays()
 
     def predict(self, data: Data, params: Mapping[str, object]) -> object:
         """Predict; as in MLflow, parameters that the method does not have are dropped."""
         taken = {name: value for name, value in params.items() if name in self._known}
-        return to_answer(self._predict(self._arrays.build(data), **taken))
+        return to_answer(self._predict(self._input(data), **taken))
+
+    def _input(self, data: Data) -> Any:
+        """Give numbers without a frame around them, which costs four times the prediction."""
+        if isinstance(data, Records | Columns) and self._names in {None, data.layout.names}:
+            matrix = build_matrix(data, mixed=True)
+            if matrix is not None:
+                return matrix
+        return self._arrays.build(data)
+
+
+def _feature_names(model: Any) -> tuple[str, ...] | None:
+    """Give the names that the model was trained with, in order; None if it had none."""
+    booster = model.get_booster() if hasattr(model, "get_booster") else model
+    names = booster.feature_names
+    return None if names is None else tuple(names)
 
 
 def _new(name: str, threads: int) -> Any:
@@ -70,7 +88,10 @@ def _predict_fn(model: Any, name: str, threads: int) -> Callable[..., Any]:
     if isinstance(model, xgboost.Booster):
 
         def predict(data: Any, **params: object) -> Any:
-            return model.predict(xgboost.DMatrix(data, nthread=threads), **params)
+            if params:
+                matrix = xgboost.DMatrix(data, feature_names=model.feature_names, nthread=threads)
+                return model.predict(matrix, **params)
+            return model.inplace_predict(data)
 
         return predict
     method = getattr(model, name, None)

@@ -97,6 +97,12 @@ def _parser() -> argparse.ArgumentParser:
         help="stop when the model's requirements are not met, or only warn",
     )
     add("--threads", type=int, default=1, help="how many threads one prediction may use")
+    add(
+        "--predictor",
+        choices=("auto", "exact"),
+        default="auto",
+        help="compile a faster predict where it gives the same, or use the model's own",
+    )
     add("--max-body-bytes", type=int, default=10 * 1024 * 1024, help="the largest body taken")
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     return parser

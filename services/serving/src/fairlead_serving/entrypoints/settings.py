@@ -23,6 +23,7 @@ class Settings:
         termination_log: The file for the one sentence on why the process ended.
         environment: `check` the model's requirements, or `ignore` what is not met.
         threads: How many threads one prediction may use.
+        predictor: `auto` to compile a faster predict where it gives the same, or `exact`.
         max_body_bytes: The largest body taken.
         limits: What waits for the model, and for how long.
     """
@@ -39,5 +40,6 @@ class Settings:
     termination_log: Path | None = None
     environment: str = "check"
     threads: int = 1
+    predictor: str = "auto"
     max_body_bytes: int = 10 * 1024 * 1024
     limits: Limits = field(default_factory=Limits)

@@ -31,7 +31,7 @@ def fetch_and_load(settings: Settings) -> Served:
         CannotLoadError: It will never be served like this.
         CannotFetchError: The registry did not give it just now.
     """
-    loaders = (SklearnLoader(), XgboostLoader(settings.threads), PyfuncLoader())
+    loaders = (SklearnLoader(settings.predictor), XgboostLoader(settings.threads), PyfuncLoader())
 
     def check_environment(folder: ModelFolder, loader: FlavorLoader) -> None:
         native = not isinstance(loader, PyfuncLoader)

@@ -1,0 +1,147 @@
+"""Compares a compiled model with the model itself, on rows that a caller might send."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import Pipeline
+
+from fairlead_serving.adapters.compiled.blocks import Shape, shape_of
+from fairlead_serving.adapters.compiled.errors import NotTakenError
+from fairlead_serving.adapters.compiled.pipeline import Compiled, indexes_of
+from fairlead_serving.domain.data import Array as FlatArray
+from fairlead_serving.domain.data import Data, Layout, Records, Tensors
+from fairlead_serving.domain.signature import Kind, Signature
+
+TOLERANCE = 1e-12
+"""How far floats may differ, relative to the largest: scikit-learn's own predictions of one row
+differ as much with the number of rows beside it."""
+_BATCH, _SINGLES = 64, 8
+_UNSEEN = ("", "never seen before")
+Predict = Callable[[Data], Any]
+
+
+def find_difference(
+    compiled: Compiled,
+    predict: Predict,
+    estimator: Any,
+    signature: Signature,
+    example: Data | None,
+) -> str:
+    """Look for rows on which a compiled model is not the model.
+
+    Args:
+        compiled: What was compiled.
+        predict: The model's own method.
+        estimator: The model, which knows the categories it was trained on.
+        signature: What rows look like.
+        example: The model's input example.
+
+    Returns:
+        What differs, in words without values; empty if nothing does.
+    """
+    for what, data in _samples(estimator, signature, example):
+        try:
+            found = compiled.predict(data)
+        except NotTakenError:
+            continue
+        try:
+            expected = np.asarray(predict(data))
+        except Exception as error:  # noqa: BLE001  # Whatever it is, nothing should have come.
+            return f"{what}: the model raises {type(error).__name__}"
+        if not _is_same(np.asarray(found), expected):
+            return what
+    return ""
+
+
+def _is_same(found: Any, expected: Any) -> bool:
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    if found.dtype.kind != "f":
+        return bool(np.array_equal(found, expected))
+    scale = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)
+    return bool(
+        np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE * scale, equal_nan=True)
+    )
+
+
+def _samples(
+    estimator: Any, signature: Signature, example: Data | None
+) -> Iterator[tuple[str, Data]]:
+    if example is not None:
+        yield "the input example", example
+    shape = shape_of(signature)
+    if shape is None:
+        return
+    draw = _Drawer(shape, _categories(estimator, shape))
+    yield "many rows", _data([draw.row() for _ in range(_BATCH)], signature, shape)
+    for _ in range(_SINGLES):
+        yield "a single row", _data([draw.row()], signature, shape)
+    for at in range(min(len(shape.names), _SINGLES)):
+        yield "a missing value", _data([draw.row(missing=at)], signature, shape)
+        yield "an unseen value", _data([draw.row(unseen=at)], signature, shape)
+
+
+class _Drawer:
+    """Draws rows: always the same ones, lest a model be compiled on one start and not the next."""
+
+    def __init__(self, shape: Shape, categories: Mapping[int, Sequence[Any]]) -> None:
+        self._shape = shape
+        self._categories = categories
+        self._random = random.Random(1)  # noqa: S311  # Nothing secret.
+
+    def row(self, missing: int | None = None, unseen: int | None = None) -> list[Any]:
+        """Draw a row; one of its values may be missing, or one that the model has not seen."""
+        row = [self._value(at, kind, unseen) for at, kind in enumerate(self._shape.kinds)]
+        if missing is not None and self._shape.kinds[missing] in _MAY_MISS:
+            row[missing] = None
+        return row
+
+    def _value(self, at: int, kind: Kind, unseen: int | None) -> Any:
+        categories = self._categories.get(at, ())
+        if kind is Kind.STRING:
+            words = categories if categories and at != unseen else _UNSEEN
+            return self._random.choice(list(words))
+        if categories and at != unseen:
+            return self._random.choice(list(categories))
+        if kind is Kind.BOOLEAN:
+            return self._random.random() < 0.5  # noqa: PLR2004
+        number = self._random.gauss(0, 1) * 10.0 ** self._random.randrange(-3, 6)
+        return number if kind in _REAL else round(number)
+
+
+_REAL = frozenset({Kind.FLOAT, Kind.DOUBLE})
+_MAY_MISS = _REAL | {Kind.STRING}
+
+
+def _categories(estimator: Any, shape: Shape) -> Mapping[int, Sequence[Any]]:
+    """Give the categories that were seen in each column, where an encoder has learnt them."""
+    steps = [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else []
+    branches = [(steps, list(range(len(shape.names))))]
+    if steps and isinstance(steps[0], ColumnTransformer):
+        branches = [
+            (
+                [step for _, step in part.steps] if isinstance(part, Pipeline) else [part],
+                indexes_of(columns, shape),
+            )
+            for _, part, columns in steps[0].transformers_
+        ]
+    found: dict[int, Sequence[Any]] = {}
+    for parts, indexes in branches:
+        for part in parts:
+            for at, categories in zip(indexes, getattr(part, "categories_", ()), strict=False):
+                missing = pd.isna(categories)
+                found[at] = categories[~missing].tolist()
+    return found
+
+
+def _data(rows: list[list[Any]], signature: Signature, shape: Shape) -> Data:
+    if signature.tensors:
+        (spec,) = signature.tensors
+        values = [value for row in rows for value in row]
+        array = FlatArray(values, (len(rows), len(shape.names)), spec.dtype)
+        return Tensors({spec.name: array}, len(rows), None)
+    return Records(Layout(shape.names, shape.kinds), rows)

@@ -1,0 +1,259 @@
+"""The estimators that are known: each becomes a function from numbers to predictions.
+
+Trees are walked by scikit-learn's own native code, through names that it does not promise to
+keep. If one is gone the model is not compiled; if it does something else the check at load tells.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    ExtraTreesRegressor,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.linear_model import (
+    ElasticNet,
+    Lasso,
+    LinearRegression,
+    LogisticRegression,
+    Ridge,
+    RidgeClassifier,
+    SGDClassifier,
+    SGDRegressor,
+)
+from sklearn.utils.extmath import softmax
+
+from fairlead_serving.adapters.compiled.blocks import Numbers
+from fairlead_serving.adapters.compiled.errors import CannotCompileError, NotTakenError
+
+Head = Callable[[Numbers], Any]
+Finish = Callable[[Any, Any], Any]
+
+
+def compile_head(estimator: Any, method: str) -> Head:
+    """Compile a fitted estimator.
+
+    Args:
+        estimator: The estimator.
+        method: The method that predicts.
+
+    Returns:
+        The function; it raises `NotTakenError` on what the estimator would refuse.
+
+    Raises:
+        CannotCompileError: It is not known, or not with this method.
+    """
+    compiler = _COMPILERS.get((type(estimator), method))
+    if compiler is None:
+        raise CannotCompileError(f"{type(estimator).__name__}.{method}")
+    return compiler(estimator)
+
+
+def _finite(block: Numbers) -> Numbers:
+    # A sum is finite only if all numbers are; scikit-learn asks the same way.
+    if not np.isfinite(block.sum(dtype=np.float64)):
+        raise NotTakenError
+    return block
+
+
+def _for_trees(block: Numbers) -> Numbers:
+    """Give the numbers as trees compare them: of 32 bits, in C order."""
+    return _finite(np.ascontiguousarray(block, dtype=np.float32))
+
+
+def _linear(estimator: Any) -> Head:
+    coefficients, intercept = np.asarray(estimator.coef_), estimator.intercept_
+    weights = coefficients.T if coefficients.ndim > 1 else coefficients
+    return lambda block: _finite(block) @ weights + intercept
+
+
+def _scores(estimator: Any) -> Head:
+    """Give a score for each class; a single one where there are two."""
+    linear = _linear(estimator)
+    if np.asarray(estimator.coef_).shape[0] > 1:
+        return linear
+    return lambda block: linear(block).reshape(-1)
+
+
+def _linear_classes(estimator: Any) -> Head:
+    scores, classes = _scores(estimator), estimator.classes_
+
+    def run(block: Numbers) -> Any:
+        found = scores(block)
+        chosen = (found > 0).astype(int) if found.ndim == 1 else found.argmax(axis=1)
+        return classes.take(chosen, axis=0)
+
+    return run
+
+
+def _logistic_probabilities(estimator: LogisticRegression) -> Head:
+    scores = _scores(estimator)
+    if len(estimator.classes_) > 2:  # noqa: PLR2004
+        return lambda block: softmax(scores(block), copy=False)
+
+    def run(block: Numbers) -> Any:
+        likely = expit(scores(block))
+        return np.vstack([1 - likely, likely]).T
+
+    return run
+
+
+def _boosted_raw(estimator: Any) -> Head:
+    try:
+        from sklearn.ensemble._gradient_boosting import predict_stages  # noqa: PLC0415
+    except ImportError as error:
+        raise CannotCompileError("gradient boosting of this scikit-learn") from error
+    # What boosting starts from does not depend on the row, unless somebody chose an estimator.
+    if estimator.init is not None and estimator.init != "zero":
+        raise CannotCompileError("gradient boosting that starts from an estimator")
+    start = estimator._raw_predict_init(np.zeros((1, estimator.n_features_in_), np.float32))
+    trees, rate = estimator.estimators_, estimator.learning_rate
+
+    def run(block: Numbers) -> Any:
+        raw = np.repeat(start, len(block), axis=0)
+        predict_stages(trees, _for_trees(block), rate, raw)
+        return raw
+
+    return run
+
+
+def _boosted_values(estimator: Any) -> Head:
+    raw = _boosted_raw(estimator)
+    return lambda block: raw(block).ravel()
+
+
+def _boosted_classes(estimator: Any) -> Head:
+    raw, classes = _boosted_raw(estimator), estimator.classes_
+
+    def run(block: Numbers) -> Any:
+        found = raw(block)
+        chosen = (found.ravel() >= 0).astype(int) if found.shape[1] == 1 else found.argmax(axis=1)
+        return classes.take(chosen, axis=0)
+
+    return run
+
+
+def _boosted_probabilities(estimator: Any) -> Head:
+    raw, loss = _boosted_raw(estimator), estimator._loss
+    return lambda block: loss.predict_proba(raw(block))
+
+
+def _forest_values(estimator: Any) -> Head:
+    if estimator.n_outputs_ != 1:
+        raise CannotCompileError("a forest with several outputs")
+    try:
+        from sklearn.ensemble._gradient_boosting import predict_stages  # noqa: PLC0415
+    except ImportError as error:
+        raise CannotCompileError("forests of this scikit-learn") from error
+    trees = np.array(estimator.estimators_, dtype=object).reshape(-1, 1)
+
+    def run(block: Numbers) -> Any:
+        total = np.zeros((len(block), 1))
+        predict_stages(trees, _for_trees(block), 1.0, total)
+        total /= len(trees)
+        return total.ravel()
+
+    return run
+
+
+def _forest_probabilities(estimator: Any) -> Head:
+    if estimator.n_outputs_ != 1:
+        raise CannotCompileError("a forest with several outputs")
+    trees = [tree.tree_ for tree in estimator.estimators_]
+    classes = len(estimator.classes_)
+
+    def run(block: Numbers) -> Any:
+        rows = _for_trees(block)
+        total = np.zeros((len(rows), classes))
+        for tree in trees:
+            total += tree.predict(rows)[:, :classes]
+        total /= len(trees)
+        return total
+
+    return run
+
+
+def _forest_classes(estimator: Any) -> Head:
+    probabilities, classes = _forest_probabilities(estimator), estimator.classes_
+    return lambda block: classes.take(probabilities(block).argmax(axis=1), axis=0)
+
+
+def _hist_raw(estimator: Any) -> Head:
+    if estimator._preprocessor is not None:
+        raise CannotCompileError("histogram boosting with categories")
+    known, places = estimator._bin_mapper.make_known_categories_bitsets()
+    trees = [
+        (number, partial(tree.predict, known_cat_bitsets=known, f_idx_map=places, n_threads=1))
+        for stage in estimator._predictors
+        for number, tree in enumerate(stage)
+    ]
+    start, outputs = estimator._baseline_prediction, estimator.n_trees_per_iteration_
+
+    def run(block: Numbers) -> Any:
+        rows = np.ascontiguousarray(block, dtype=np.float64)
+        raw = np.zeros((len(rows), outputs), dtype=start.dtype, order="F")
+        raw += start
+        columns = [raw[:, number] for number in range(outputs)]
+        for number, predict in trees:
+            columns[number] += predict(rows)
+        return raw
+
+    return run
+
+
+def _hist_values(estimator: Any) -> Head:
+    raw, link = _hist_raw(estimator), estimator._loss.link
+    return lambda block: link.inverse(raw(block).ravel())
+
+
+def _hist_classes(estimator: Any) -> Head:
+    raw, classes = _hist_raw(estimator), estimator.classes_
+
+    def run(block: Numbers) -> Any:
+        found = raw(block)
+        chosen = (found.ravel() > 0).astype(int) if found.shape[1] == 1 else found.argmax(axis=1)
+        return classes[chosen]
+
+    return run
+
+
+def _hist_probabilities(estimator: Any) -> Head:
+    raw, loss = _hist_raw(estimator), estimator._loss
+    return lambda block: loss.predict_proba(raw(block))
+
+
+_COMPILERS: Mapping[tuple[type, str], Callable[[Any], Head]] = {
+    **{
+        (kind, "predict"): _linear
+        for kind in (ElasticNet, Lasso, LinearRegression, Ridge, SGDRegressor)
+    },
+    **{
+        (kind, "predict"): _linear_classes
+        for kind in (LogisticRegression, RidgeClassifier, SGDClassifier)
+    },
+    (LogisticRegression, "predict_proba"): _logistic_probabilities,
+    (GradientBoostingRegressor, "predict"): _boosted_values,
+    (GradientBoostingClassifier, "predict"): _boosted_classes,
+    (GradientBoostingClassifier, "predict_proba"): _boosted_probabilities,
+    **{(kind, "predict"): _forest_values for kind in (ExtraTreesRegressor, RandomForestRegressor)},
+    **{
+        (kind, "predict"): _forest_classes
+        for kind in (ExtraTreesClassifier, RandomForestClassifier)
+    },
+    **{
+        (kind, "predict_proba"): _forest_probabilities
+        for kind in (ExtraTreesClassifier, RandomForestClassifier)
+    },
+    (HistGradientBoostingRegressor, "predict"): _hist_values,
+    (HistGradientBoostingClassifier, "predict"): _hist_classes,
+    (HistGradientBoostingClassifier, "predict_proba"): _hist_probabilities,
+}
