@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import ctypes
+import gc
 import logging
 import os
 import signal
@@ -19,6 +21,7 @@ from fairlead_serving.domain.errors import CannotFetchError, CannotLoadError
 from fairlead_serving.entrypoints.http import create_app
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
+from fairlead_serving.entrypoints.transport import JoiningProtocol
 from fairlead_serving.entrypoints.wiring import fetch_and_load
 
 UNEXPECTED = 1
@@ -93,6 +96,7 @@ async def _serve(
     config = uvicorn.Config(
         create_app(settings, state, metrics),
         access_log=False,
+        http=JoiningProtocol,
         log_config=None,
         lifespan="off",
         server_header=False,
@@ -155,11 +159,25 @@ async def _load(
         report(settings, f"The model cannot be served: {type(error).__name__}.")
         server.should_exit = True
         return UNEXPECTED
+    _settle()
     limits = settings.limits if served.is_mergeable else replace(settings.limits, merged_rows=0)
     state.served = served
     state.lane = Lane(served.predict, worker, limits, metrics, served.pace)
     _log.info("Ready: %s %s", settings.name, settings.version)
     return 0
+
+
+def _settle() -> None:
+    """Make what was loaded a part of the furniture.
+
+    Collecting garbage would look through the hundreds of thousands of objects that libraries
+    brought, again and again, for as long as a slow prediction takes. What loading needed only for
+    a while is given back to the system.
+    """
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(OSError, AttributeError):  # The C library of GNU alone has it.
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def report(settings: Settings, sentence: str) -> None:

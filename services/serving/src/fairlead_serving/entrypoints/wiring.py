@@ -6,7 +6,6 @@ from pathlib import Path
 from fairlead_serving.adapters.environment import unmet_requirements
 from fairlead_serving.adapters.mlmodel import read_folder
 from fairlead_serving.adapters.pyfunc import PyfuncLoader
-from fairlead_serving.adapters.registry import Registry
 from fairlead_serving.adapters.sklearn import SklearnLoader
 from fairlead_serving.adapters.xgboost import XgboostLoader
 from fairlead_serving.app.ports import FlavorLoader, ModelFolder
@@ -44,6 +43,9 @@ def _folder(settings: Settings) -> Path:
     version = parse_model(settings.model)
     if version is None:
         return Path(settings.model)
+    # Slow to import, and a folder does not need it.
+    from fairlead_serving.adapters.registry import Registry  # noqa: PLC0415
+
     with Registry(settings.tracking_uri, settings.cache) as registry:
         return registry.fetch(version)
 

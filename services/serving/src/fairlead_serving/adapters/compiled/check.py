@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.compose import ColumnTransformer
-from sklearn.pipeline import Pipeline
 
 from fairlead_serving.adapters.compiled.blocks import Shape, shape_of
 from fairlead_serving.adapters.compiled.errors import NotTakenError
+from fairlead_serving.adapters.compiled.parts import name_of, steps_of
 from fairlead_serving.adapters.compiled.pipeline import Compiled, indexes_of
 from fairlead_serving.domain.data import Array as FlatArray
 from fairlead_serving.domain.data import Data, Layout, Records, Tensors
@@ -119,14 +118,11 @@ _MAY_MISS = _REAL | {Kind.STRING}
 
 def _categories(estimator: Any, shape: Shape) -> Mapping[int, Sequence[Any]]:
     """Give the categories that were seen in each column, where an encoder has learnt them."""
-    steps = [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else []
+    steps = steps_of(estimator)
     branches = [(steps, list(range(len(shape.names))))]
-    if steps and isinstance(steps[0], ColumnTransformer):
+    if name_of(steps[0]) == "ColumnTransformer":
         branches = [
-            (
-                [step for _, step in part.steps] if isinstance(part, Pipeline) else [part],
-                indexes_of(columns, shape),
-            )
+            (steps_of(part), indexes_of(columns, shape))
             for _, part, columns in steps[0].transformers_
         ]
     found: dict[int, Sequence[Any]] = {}

@@ -9,31 +9,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
-from sklearn.ensemble import (
-    ExtraTreesClassifier,
-    ExtraTreesRegressor,
-    GradientBoostingClassifier,
-    GradientBoostingRegressor,
-    HistGradientBoostingClassifier,
-    HistGradientBoostingRegressor,
-    RandomForestClassifier,
-    RandomForestRegressor,
-)
-from sklearn.linear_model import (
-    ElasticNet,
-    Lasso,
-    LinearRegression,
-    LogisticRegression,
-    Ridge,
-    RidgeClassifier,
-    SGDClassifier,
-    SGDRegressor,
-)
-from sklearn.utils.extmath import softmax
 
 from fairlead_serving.adapters.compiled.blocks import Numbers
 from fairlead_serving.adapters.compiled.errors import CannotCompileError, NotTakenError
+from fairlead_serving.adapters.compiled.parts import name_of
 
 Head = Callable[[Numbers], Any]
 Finish = Callable[[Any, Any], Any]
@@ -52,7 +31,7 @@ def compile_head(estimator: Any, method: str) -> Head:
     Raises:
         CannotCompileError: It is not known, or not with this method.
     """
-    compiler = _COMPILERS.get((type(estimator), method))
+    compiler = _COMPILERS.get((name_of(estimator), method))
     if compiler is None:
         raise CannotCompileError(f"{type(estimator).__name__}.{method}")
     return compiler(estimator)
@@ -95,7 +74,10 @@ def _linear_classes(estimator: Any) -> Head:
     return run
 
 
-def _logistic_probabilities(estimator: LogisticRegression) -> Head:
+def _logistic_probabilities(estimator: Any) -> Head:
+    from scipy.special import expit  # noqa: PLC0415  # Not every model needs it.
+    from sklearn.utils.extmath import softmax  # noqa: PLC0415
+
     scores = _scores(estimator)
     if len(estimator.classes_) > 2:  # noqa: PLR2004
         return lambda block: softmax(scores(block), copy=False)
@@ -231,29 +213,26 @@ def _hist_probabilities(estimator: Any) -> Head:
     return lambda block: loss.predict_proba(raw(block))
 
 
-_COMPILERS: Mapping[tuple[type, str], Callable[[Any], Head]] = {
-    **{
-        (kind, "predict"): _linear
-        for kind in (ElasticNet, Lasso, LinearRegression, Ridge, SGDRegressor)
-    },
-    **{
-        (kind, "predict"): _linear_classes
-        for kind in (LogisticRegression, RidgeClassifier, SGDClassifier)
-    },
-    (LogisticRegression, "predict_proba"): _logistic_probabilities,
-    (GradientBoostingRegressor, "predict"): _boosted_values,
-    (GradientBoostingClassifier, "predict"): _boosted_classes,
-    (GradientBoostingClassifier, "predict_proba"): _boosted_probabilities,
-    **{(kind, "predict"): _forest_values for kind in (ExtraTreesRegressor, RandomForestRegressor)},
-    **{
-        (kind, "predict"): _forest_classes
-        for kind in (ExtraTreesClassifier, RandomForestClassifier)
-    },
-    **{
-        (kind, "predict_proba"): _forest_probabilities
-        for kind in (ExtraTreesClassifier, RandomForestClassifier)
-    },
-    (HistGradientBoostingRegressor, "predict"): _hist_values,
-    (HistGradientBoostingClassifier, "predict"): _hist_classes,
-    (HistGradientBoostingClassifier, "predict_proba"): _hist_probabilities,
+_COMPILERS: Mapping[tuple[str, str], Callable[[Any], Head]] = {
+    ("ElasticNet", "predict"): _linear,
+    ("Lasso", "predict"): _linear,
+    ("LinearRegression", "predict"): _linear,
+    ("Ridge", "predict"): _linear,
+    ("SGDRegressor", "predict"): _linear,
+    ("LogisticRegression", "predict"): _linear_classes,
+    ("RidgeClassifier", "predict"): _linear_classes,
+    ("SGDClassifier", "predict"): _linear_classes,
+    ("LogisticRegression", "predict_proba"): _logistic_probabilities,
+    ("GradientBoostingRegressor", "predict"): _boosted_values,
+    ("GradientBoostingClassifier", "predict"): _boosted_classes,
+    ("GradientBoostingClassifier", "predict_proba"): _boosted_probabilities,
+    ("ExtraTreesRegressor", "predict"): _forest_values,
+    ("RandomForestRegressor", "predict"): _forest_values,
+    ("ExtraTreesClassifier", "predict"): _forest_classes,
+    ("RandomForestClassifier", "predict"): _forest_classes,
+    ("ExtraTreesClassifier", "predict_proba"): _forest_probabilities,
+    ("RandomForestClassifier", "predict_proba"): _forest_probabilities,
+    ("HistGradientBoostingRegressor", "predict"): _hist_values,
+    ("HistGradientBoostingClassifier", "predict"): _hist_classes,
+    ("HistGradientBoostingClassifier", "predict_proba"): _hist_probabilities,
 }

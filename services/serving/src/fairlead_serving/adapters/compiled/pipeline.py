@@ -5,8 +5,6 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-from sklearn.compose import ColumnTransformer
-from sklearn.pipeline import Pipeline
 
 from fairlead_serving.adapters.compiled.blocks import (
     Block,
@@ -18,6 +16,7 @@ from fairlead_serving.adapters.compiled.blocks import (
 )
 from fairlead_serving.adapters.compiled.errors import CannotCompileError
 from fairlead_serving.adapters.compiled.heads import compile_head
+from fairlead_serving.adapters.compiled.parts import name_of, steps_of
 from fairlead_serving.adapters.compiled.transforms import (
     Step,
     compile_transform,
@@ -74,9 +73,7 @@ def compile_model(estimator: Any, method: str, signature: Signature) -> Compiled
     shape = shape_of(signature)
     if shape is None:
         raise CannotCompileError("a signature with optional, nested or other special inputs")
-    steps = (
-        [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else [estimator]
-    )
+    steps = steps_of(estimator)
     head = compile_head(steps[-1], method)
     return Compiled(shape, _compile_steps(steps[:-1], shape), head)
 
@@ -84,7 +81,7 @@ def compile_model(estimator: Any, method: str, signature: Signature) -> Compiled
 def _compile_steps(steps: Sequence[Any], shape: Shape) -> Enter:
     steps = [step for step in steps if not _is_passthrough(step)]
     everything = range(len(shape.names))
-    if steps and isinstance(steps[0], ColumnTransformer):
+    if steps and name_of(steps[0]) == "ColumnTransformer":
         enter, steps = _compile_columns(steps[0], shape), steps[1:]
         return _chained(enter, [compile_transform(step, Holds.NUMBERS) for step in steps])
     return _compile_branch(steps, everything, shape)
@@ -100,15 +97,14 @@ def _chained(enter: Callable[[Frame], Block], chain: Sequence[Step]) -> Enter:
     return run
 
 
-def _compile_columns(transformer: ColumnTransformer, shape: Shape) -> Enter:
+def _compile_columns(transformer: Any, shape: Shape) -> Enter:
     if transformer.transformer_weights:
         raise CannotCompileError("ColumnTransformer with weights")
     branches = []
     for _, part, columns in transformer.transformers_:
         indexes = indexes_of(columns, shape)
         if indexes and part != "drop":
-            steps = [step for _, step in part.steps] if isinstance(part, Pipeline) else [part]
-            branches.append(_compile_branch(steps, indexes, shape))
+            branches.append(_compile_branch(steps_of(part), indexes, shape))
     if not branches:
         raise CannotCompileError("ColumnTransformer without columns")
     if len(branches) == 1:
@@ -135,7 +131,7 @@ def _is_passthrough(step: Any) -> bool:
     if step is None or (isinstance(step, str) and step == "passthrough"):
         return True
     # What a fitted ColumnTransformer puts in the place of the word.
-    return type(step).__name__ == "FunctionTransformer" and step.func is None
+    return name_of(step) == "FunctionTransformer" and step.func is None
 
 
 def indexes_of(columns: Any, shape: Shape) -> list[int]:

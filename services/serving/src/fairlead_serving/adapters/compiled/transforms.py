@@ -6,18 +6,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from sklearn.impute import SimpleImputer
-from sklearn.preprocessing import (
-    MaxAbsScaler,
-    MinMaxScaler,
-    OneHotEncoder,
-    OrdinalEncoder,
-    RobustScaler,
-    StandardScaler,
-)
 
 from fairlead_serving.adapters.compiled.blocks import Block, Cells, Holds, Numbers
 from fairlead_serving.adapters.compiled.errors import CannotCompileError, NotTakenError
+from fairlead_serving.adapters.compiled.parts import name_of
 
 Step = Callable[[Any], Any]
 _MISSING = object()
@@ -34,7 +26,7 @@ def compile_transform(transformer: Any, holds: Holds) -> Step:
     Raises:
         CannotCompileError: It is not known, or its settings are not.
     """
-    compiler = _COMPILERS.get(type(transformer))
+    compiler = _COMPILERS.get(name_of(transformer))
     if compiler is None:
         raise CannotCompileError(type(transformer).__name__)
     return compiler(transformer, holds)
@@ -42,24 +34,24 @@ def compile_transform(transformer: Any, holds: Holds) -> Step:
 
 def held_after(transformer: Any, holds: Holds) -> Holds:
     """Tell what a transformer gives: an imputer what it gets, all others numbers."""
-    return holds if isinstance(transformer, SimpleImputer) else Holds.NUMBERS
+    return holds if name_of(transformer) == "SimpleImputer" else Holds.NUMBERS
 
 
-def _standard(scaler: StandardScaler, holds: Holds) -> Step:
+def _standard(scaler: Any, holds: Holds) -> Step:
     _require(holds is Holds.NUMBERS, scaler)
     mean = scaler.mean_ if scaler.with_mean else None
     scale = scaler.scale_ if scaler.with_std else None
     return partial(_scale, mean, scale)
 
 
-def _robust(scaler: RobustScaler, holds: Holds) -> Step:
+def _robust(scaler: Any, holds: Holds) -> Step:
     _require(holds is Holds.NUMBERS, scaler)
     center = scaler.center_ if scaler.with_centering else None
     scale = scaler.scale_ if scaler.with_scaling else None
     return partial(_scale, center, scale)
 
 
-def _max_abs(scaler: MaxAbsScaler, holds: Holds) -> Step:
+def _max_abs(scaler: Any, holds: Holds) -> Step:
     _require(holds is Holds.NUMBERS and not getattr(scaler, "clip", False), scaler)
     return partial(_scale, None, scaler.scale_)
 
@@ -73,7 +65,7 @@ def _scale(centre: Any, scale: Any, block: Numbers) -> Numbers:
     return block
 
 
-def _min_max(scaler: MinMaxScaler, holds: Holds) -> Step:
+def _min_max(scaler: Any, holds: Holds) -> Step:
     _require(holds is Holds.NUMBERS, scaler)
 
     def run(block: Numbers) -> Numbers:
@@ -86,7 +78,7 @@ def _min_max(scaler: MinMaxScaler, holds: Holds) -> Step:
     return run
 
 
-def _impute(imputer: SimpleImputer, holds: Holds) -> Step:
+def _impute(imputer: Any, holds: Holds) -> Step:
     _require(imputer.indicator_ is None, imputer)
     fill = imputer.statistics_
     _require(not any(_is_nan(value) for value in fill), imputer)
@@ -110,7 +102,7 @@ def _impute_cells(fill: Sequence[Any], block: Cells) -> Cells:
     ]
 
 
-def _one_hot(encoder: OneHotEncoder, holds: Holds) -> Step:
+def _one_hot(encoder: Any, holds: Holds) -> Step:
     _require(encoder.handle_unknown in {"error", "ignore"}, encoder)
     _require_plain_categories(encoder)
     drops = encoder.drop_idx_
@@ -150,7 +142,7 @@ def _set_ones(
     return ones
 
 
-def _ordinal(encoder: OrdinalEncoder, holds: Holds) -> Step:
+def _ordinal(encoder: Any, holds: Holds) -> Step:
     _require_plain_categories(encoder)
     unknown = encoder.unknown_value if encoder.handle_unknown == "use_encoded_value" else None
     tables: list[Mapping[Any, float]] = []
@@ -201,12 +193,12 @@ def _require(condition: object, transformer: Any) -> None:
         raise CannotCompileError(f"{type(transformer).__name__} with these settings")
 
 
-_COMPILERS: Mapping[type, Callable[[Any, Holds], Step]] = {
-    StandardScaler: _standard,
-    RobustScaler: _robust,
-    MaxAbsScaler: _max_abs,
-    MinMaxScaler: _min_max,
-    SimpleImputer: _impute,
-    OneHotEncoder: _one_hot,
-    OrdinalEncoder: _ordinal,
+_COMPILERS: Mapping[str, Callable[[Any, Holds], Step]] = {
+    "StandardScaler": _standard,
+    "RobustScaler": _robust,
+    "MaxAbsScaler": _max_abs,
+    "MinMaxScaler": _min_max,
+    "SimpleImputer": _impute,
+    "OneHotEncoder": _one_hot,
+    "OrdinalEncoder": _ordinal,
 }
