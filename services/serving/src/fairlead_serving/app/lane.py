@@ -19,6 +19,7 @@ from fairlead_serving.domain.data import Request, can_merge, merge
 Predict = Callable[[Request], object]
 Outcome = tuple[object, Exception | None]
 
+_LOOKS = 2  # More let no more in; the first alone misses half of sixteen callers.
 _NEWS = 0.2  # The share of the last call in what is expected of the next one.
 
 
@@ -134,8 +135,18 @@ class Lane:
             self._set_alarm(self._queue[0].deadline)
         if not self._is_busy:
             self._is_busy = True
-            self._loop.call_soon(self._turn)
+            self._loop.call_soon(self._look_round, _LOOKS)
         return answer
+
+    def _look_round(self, times: int) -> None:
+        """Let the loop read what has come to the other connections, and only then call.
+
+        That is no wait: with nothing to read, a turn of the loop takes no time.
+        """
+        if times > 0:
+            self._loop.call_soon(self._look_round, times - 1)
+        else:
+            self._turn()
 
     def _turn(self) -> None:
         """Make the next call, with all that may be in it."""
@@ -186,7 +197,7 @@ class Lane:
         self._observer.observe_call(len(self._running), call.rows, call.seconds)
         self._running = []
         if self._queue:
-            self._loop.call_soon(self._turn)
+            self._loop.call_soon(self._look_round, _LOOKS)
         else:
             self._is_busy = False
 
