@@ -107,11 +107,13 @@ def metrics() -> dict[str, set[str]]:
 
 
 def described(registry: CollectorRegistry) -> dict[str, set[str]]:
-    """The metrics of a registry, with their labels."""
-    collectors = registry._collector_to_names
+    """The metrics of a registry, with their labels; one may have no samples yet."""
     return {
-        metric.name: set(getattr(collector, "_labelnames", ()))
-        for collector in collectors
+        metric.name: {
+            *getattr(collector, "_labelnames", ()),
+            *(label for sample in metric.samples for label in sample.labels if label != "le"),
+        }
+        for collector in registry._collector_to_names
         for metric in collector.collect()
     }
 

@@ -32,6 +32,7 @@ EXAMPLE = {"dataframe_records": [{"hour": 1.5, "gate": "B"}]}
 class Fake:
     """Answers with what it was made with; raises it when it is an exception."""
 
+    is_compiled = False
     is_rowwise = True
 
     def __init__(self, answer: object) -> None:
@@ -48,10 +49,19 @@ class Fake:
 class Client:
     """Calls an application without a socket."""
 
-    def __init__(self, answer: object = None, signature: Signature = COLUMNS, **state: Any) -> None:
+    def __init__(
+        self,
+        answer: object = None,
+        signature: Signature = COLUMNS,
+        limits: Limits = Limits(),  # noqa: B008  # Frozen.
+        **state: Any,
+    ) -> None:
+        self._limits = limits
         folder = ModelFolder(path=Path(), flavors={}, signature=signature, example=EXAMPLE)
         self.state = State(**{"served": Served(Fake(answer), folder), **state})
-        self._settings = Settings(model="x", name="flights", version="4", max_body_bytes=1000)
+        self._settings = Settings(
+            model="x", name="flights", version="4", max_body_bytes=1000, max_rows=50
+        )
 
     def send(self, method: str, path: str, **request: Any) -> httpx.Response:
         """Send one request."""
@@ -68,7 +78,7 @@ class Client:
         metrics, served = Metrics("flights", "4"), self.state.served
         with ThreadPoolExecutor(1) as worker:
             if served:
-                self.state.lane = Lane(served.predict, worker, Limits(), metrics, served.pace)
+                self.state.lane = Lane(served.predict, worker, self._limits, metrics, served.pace)
             transport = httpx.ASGITransport(create_app(self._settings, self.state, metrics))
             async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
                 yield client

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from openapi_spec_validator import validate
 from serving_asgi import COLUMNS, EXAMPLE, JSON, Client
 
+from fairlead_serving.app.lane import Limits
 from fairlead_serving.domain.signature import Column, Kind, Signature, Tensor
 
 CANARY = "c4n4ry"
@@ -72,6 +73,37 @@ def test_body_of_unknown_length_is_limited() -> None:
 
     answer = Client().send("POST", "/invocations", content=parts(), headers=JSON)
     assert answer.status_code == 413
+
+
+@pytest.mark.parametrize("path", ["/invocations", "/v2/models/flights/infer"])
+def test_rows_are_limited(path: str) -> None:
+    """More rows than are allowed are refused before the model sees them."""
+    many = [1.0] * 51
+    body: dict[str, Any] = {"inputs": {"hour": many}}
+    if "v2" in path:
+        tensor = {"name": "hour", "shape": [51], "datatype": "FP64", "data": many}
+        body = {"inputs": [tensor]}
+    answer = Client().post(body, path=path)
+    assert answer.status_code == 413
+    assert "51 rows; 50 are allowed" in answer.text
+
+
+def test_overload_says_when_to_come_back() -> None:
+    """A full queue and a slow model are a 503 with Retry-After; the slot is free again."""
+
+    async def calls() -> None:
+        client = Client(limits=Limits(queue=0))
+        async with client.connected() as http:
+            answer = await http.post("/invocations", json=EXAMPLE)
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert answer.json()["error_code"] == "OVERLOADED"
+            tensor = {"name": "hour", "shape": [1], "datatype": "FP64", "data": [1]}
+            answer = await http.post("/v2/models/flights/infer", json={"inputs": [tensor]})
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            metrics = (await http.get("/metrics")).text
+            assert 'requests_in_flight{model="flights",version="4"} 0.0' in metrics
+
+    asyncio.run(calls())
 
 
 def test_wrong_field_is_named_and_the_payload_is_not_repeated() -> None:

@@ -5,7 +5,7 @@ asks: a client library's locks would cost more than the rest of the way of a pre
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
@@ -19,7 +19,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-_SECONDS = (
+SECONDS = (
     0.001,
     0.0025,
     0.005,
@@ -63,21 +63,26 @@ class Metrics(Collector):
     Args:
         model: The name of the model.
         version: Its version, or an empty string for a folder.
+        edges: The upper edges of the latency histogram in seconds, ascending.
 
     Attributes:
         in_flight: How many requests are being answered.
+        waiting: Tells how many requests wait for the model.
         ready: Whether new traffic is welcome.
+        is_compiled: Whether the model's predict was compiled.
     """
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, model: str, version: str) -> None:
+    def __init__(self, model: str, version: str, edges: Sequence[float] = SECONDS) -> None:
         self.in_flight = 0
+        self.waiting: Callable[[], int] = int
         self.ready = False
+        self.is_compiled = False
         self._names = (model, version)
         self._rows = 0
-        self._by_code = {code: _Counts(_SECONDS) for code in range(2, 6)}
-        self._predict = _Counts(_SECONDS)
+        self._by_code = {code: _Counts(edges) for code in range(2, 6)}
+        self._predict = _Counts(SECONDS)
         self._merged = _Counts(_SIZES)
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -119,6 +124,8 @@ class Metrics(Collector):
         yield rows
         for name, words, value in (
             ("requests_in_flight", "Requests being answered.", self.in_flight),
+            ("requests_waiting", "Requests that wait for the model.", self.waiting()),
+            ("compiled", "1 if predictions are made by a compiled model.", self.is_compiled),
             ("ready", "1 while the model is loaded, warm and not draining.", self.ready),
             ("model_info", "1; names the model and the version.", 1),
         ):

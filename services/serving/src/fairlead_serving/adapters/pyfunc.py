@@ -26,6 +26,7 @@ class PyfuncLoader:
 
 
 class _PyfuncModel:
+    is_compiled = False
     is_rowwise = False  # Nobody can tell from outside.
 
     def __init__(self, model: Any, folder: ModelFolder) -> None:

@@ -40,6 +40,7 @@ class XgboostLoader:
 
 
 class _XgboostModel:
+    is_compiled = False
     is_rowwise = True  # Trees and linear boosters alike.
 
     def __init__(

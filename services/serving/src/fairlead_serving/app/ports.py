@@ -45,9 +45,16 @@ class Model(Protocol):
     Attributes:
         is_rowwise: Whether the prediction of a row does not depend on the rows beside it, so
             that the rows of several requests may be one call.
+        is_compiled: Whether predictions are made by something faster than the model's own method.
     """
 
-    is_rowwise: bool
+    @property
+    def is_rowwise(self) -> bool:
+        """See above."""
+
+    @property
+    def is_compiled(self) -> bool:
+        """See above."""
 
     def predict(self, data: Data, params: Mapping[str, object]) -> object:
         """Predict.

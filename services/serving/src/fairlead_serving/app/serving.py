@@ -37,11 +37,6 @@ class Served:
         signature = self.folder.signature
         return Signature(params=signature.params) if self.folder.takes_anything else signature
 
-    @property
-    def is_mergeable(self) -> bool:
-        """Whether several requests may be one call."""
-        return self.model.is_rowwise and self.signature.has_rows
-
     @cached_property
     def reader(self) -> Reader:
         """What reads the bodies of requests."""

@@ -2,12 +2,15 @@
 
 import argparse
 import logging
+import math
 import os
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fairlead_serving.adapters.metrics import SECONDS
+from fairlead_serving.app.lane import Limits
 from fairlead_serving.domain.source import parse_model
 from fairlead_serving.entrypoints.settings import Settings
 
@@ -65,7 +68,13 @@ def _parse(argv: Sequence[str] | None) -> tuple[Settings, str]:
     if version is not None and not given.tracking_uri:
         parser.error("models:/ needs --tracking-uri or MLFLOW_TRACKING_URI")
     log_level = given.log_level
-    fields = {key: value for key, value in vars(given).items() if key != "log_level"}
+    fields = dict(vars(given))
+    del fields["log_level"]
+    fields["limits"] = Limits(
+        merged_rows=fields.pop("max_merged_rows"),
+        queue=fields.pop("max_queue"),
+        timeout=fields.pop("timeout_seconds"),
+    )
     fields["name"] = given.name or (version and version.name) or Path(given.model).resolve().name
     fields["version"] = given.version or (version.version if version else "")
     return Settings(**fields), log_level
@@ -103,9 +112,52 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="compile a faster predict where it gives the same, or use the model's own",
     )
-    add("--max-body-bytes", type=int, default=10 * 1024 * 1024, help="the largest body taken")
+    add(
+        "--merge",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="call the model with all requests that queued, if it is known to predict row by row",
+    )
+    limits = Limits()
+    add("--max-merged-rows", type=_count, default=limits.merged_rows, help="of one merged call")
+    add("--max-body-bytes", type=_count, default=10 * 1024 * 1024, help="the largest body taken")
+    add("--max-rows", type=_count, default=100_000, help="the most rows of one request")
+    add("--max-queue", type=_count, default=limits.queue, help="how many requests may wait")
+    add(
+        "--timeout-seconds",
+        type=_seconds,
+        default=limits.timeout,
+        help="how long a request may take, its wait included",
+    )
+    add(
+        "--latency-buckets",
+        type=_edges,
+        default=SECONDS,
+        help="the upper edges of the latency histogram in seconds, with commas between them",
+    )
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
+    return number
+
+
+def _edges(text: str) -> tuple[float, ...]:
+    edges = tuple(_seconds(part) for part in text.split(","))
+    if list(edges) != sorted(set(edges)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not in ascending order")
+    return edges
 
 
 def _default_cache() -> Path:

@@ -19,6 +19,7 @@ from fairlead_serving.domain.answers import (
     answer_predictions,
     answer_v2_error,
 )
+from fairlead_serving.domain.data import Request
 from fairlead_serving.domain.errors import BadInputError, ModelRaisedError
 from fairlead_serving.domain.v2 import read_infer
 from fairlead_serving.entrypoints.settings import Settings
@@ -68,6 +69,7 @@ class HotPath:
 
     def __init__(self, settings: Settings, state: State, metrics: Metrics, behind: Asgi) -> None:
         self._limit = settings.max_body_bytes
+        self._max_rows = settings.max_rows
         self._state = state
         self._metrics = metrics
         self._behind = behind
@@ -115,16 +117,22 @@ class HotPath:
         is_csv = _content_type(scope) == _CSV
         body = await self._body(receive)
         request = served.reader.read_csv(body) if is_csv else served.reader.read_json(body)
-        return answer_predictions(await lane.submit(request))
+        return answer_predictions(await lane.submit(self._allowed(request)))
 
     async def _infer(self, scope: Scope, receive: Receive) -> Answer:
         served, lane = self._loaded()
         json_length = _json_length(scope)
         infer = read_infer(await self._body(receive), json_length, served.signature)
-        predictions = await lane.submit(infer.request)
+        predictions = await lane.submit(self._allowed(infer.request))
         rows, described = infer.request.data.rows, served.signature.outputs
         outputs = to_outputs(predictions, rows, described)
         return answer_infer(self._name, self._version, infer, outputs)
+
+    def _allowed(self, request: Request) -> Request:
+        if request.data.rows > self._max_rows:
+            words = f"The request has {request.data.rows} rows; {self._max_rows} are allowed."
+            raise RefusedError(413, "PAYLOAD_TOO_LARGE", words)
+        return request
 
     def _loaded(self) -> tuple[Served, Lane]:
         served, lane = self._state.served, self._state.lane

@@ -147,9 +147,12 @@ class _Service:
             [Wanted(output.name, _parameters(output.parameters)) for output in request.outputs],
             bool(request.raw_input_contents),
         )
+        rows, most = infer.request.data.rows, self._settings.max_rows
+        if rows > most:
+            raise BadInputError(f"The request has {rows} rows; {most} are allowed.", "inputs")
         predictions = await lane.submit(infer.request)
-        rows, described = infer.request.data.rows, served.signature.outputs
-        return _answer(self._settings, infer, to_outputs(predictions, rows, described))
+        outputs = to_outputs(predictions, rows, served.signature.outputs)
+        return _answer(self._settings, infer, outputs)
 
 
 def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ import uvicorn
 import uvloop
 
 from fairlead_serving.adapters.metrics import Metrics
-from fairlead_serving.app.lane import Lane
+from fairlead_serving.app.lane import Lane, Limits
+from fairlead_serving.app.serving import Served
 from fairlead_serving.domain.errors import CannotFetchError, CannotLoadError
 from fairlead_serving.entrypoints.http import create_app
 from fairlead_serving.entrypoints.settings import Settings
@@ -92,7 +93,7 @@ def run(settings: Settings, listener: socket.socket) -> int:
 async def _serve(
     settings: Settings, listener: socket.socket, state: State, worker: ThreadPoolExecutor
 ) -> int:
-    metrics = Metrics(settings.name, settings.version)
+    metrics = Metrics(settings.name, settings.version, settings.latency_buckets)
     config = uvicorn.Config(
         create_app(settings, state, metrics),
         access_log=False,
@@ -160,11 +161,20 @@ async def _load(
         server.should_exit = True
         return UNEXPECTED
     _settle()
-    limits = settings.limits if served.is_mergeable else replace(settings.limits, merged_rows=0)
     state.served = served
-    state.lane = Lane(served.predict, worker, limits, metrics, served.pace)
+    lane = state.lane = Lane(
+        served.predict, worker, _limits(settings, served), metrics, served.pace
+    )
+    metrics.waiting, metrics.is_compiled = lambda: lane.waiting, served.model.is_compiled
     _log.info("Ready: %s %s", settings.name, settings.version)
     return 0
+
+
+def _limits(settings: Settings, served: Served) -> Limits:
+    merges = served.signature.has_rows and (served.model.is_rowwise or settings.merge == "on")
+    if merges and settings.merge != "off":
+        return settings.limits
+    return replace(settings.limits, merged_rows=0)
 
 
 def _settle() -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fairlead_serving.adapters.metrics import SECONDS
 from fairlead_serving.app.lane import Limits
 
 
@@ -25,7 +26,11 @@ class Settings:
         threads: How many threads one prediction may use.
         predictor: `auto` to compile a faster predict where it gives the same, or `exact`.
         max_body_bytes: The largest body taken.
+        max_rows: The most rows of one request.
+        merge: `auto` to merge the requests for models that are known to predict row by row, or
+            `on` or `off` for any model.
         limits: What waits for the model, and for how long.
+        latency_buckets: The upper edges of the latency histogram in seconds.
     """
 
     model: str
@@ -42,4 +47,7 @@ class Settings:
     threads: int = 1
     predictor: str = "auto"
     max_body_bytes: int = 10 * 1024 * 1024
+    max_rows: int = 100_000
+    merge: str = "auto"
+    latency_buckets: tuple[float, ...] = SECONDS
     limits: Limits = field(default_factory=Limits)
