@@ -64,8 +64,8 @@ NONE = Signature()
         pytest.param(
             NAMED,
             {"inputs": {"hour": 1.0, "day": 2, "gate": None}},
-            {"hour": [1.0], "day": [2]},
-            id="scalars are one row, optional null is absent",
+            {"hour": [1.0], "day": [2], "gate": [None]},
+            id="scalars are one row, optional null is missing",
         ),
         pytest.param(
             UNNAMED, {"inputs": [[1, 2], [3, 4]]}, {0: [1, 3], 1: [2, 4]}, id="rows without names"

@@ -12,7 +12,7 @@ from fairlead_serving.domain.errors import BadInputError
 from fairlead_serving.domain.params import read_params
 from fairlead_serving.domain.signature import Column, Kind, Name, Signature
 from fairlead_serving.domain.tensors import read_tensors
-from fairlead_serving.domain.values import read_column
+from fairlead_serving.domain.values import is_given, read_column
 
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _SPLIT_KEYS = frozenset({"columns", "data", "index"})
@@ -133,8 +133,7 @@ def _is_given(columns: RawColumns, spec: Column) -> bool:
     values = columns.get(str(spec.name))
     if values is None and spec.required:
         raise BadInputError(f"The column '{spec.name}' is missing.", spec.name)
-    # An optional column of nothing but nulls says the same as one left out.
-    return values is not None and (spec.required or any(value is not None for value in values))
+    return values is not None and is_given(spec, values)
 
 
 def _unnamed(columns: RawColumns, specs: Sequence[Column]) -> list[tuple[Name, Column]]:

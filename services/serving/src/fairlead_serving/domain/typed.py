@@ -27,7 +27,7 @@ from fairlead_serving.domain.data import (
 from fairlead_serving.domain.params import read_params
 from fairlead_serving.domain.signature import Column, Kind, Name, Signature, Tensor, ValueType
 from fairlead_serving.domain.tensors import item_kind, item_range
-from fairlead_serving.domain.values import FLOAT32_MAX, RANGES, read_column
+from fairlead_serving.domain.values import FLOAT32_MAX, RANGES, is_given, read_column
 
 _FORMS = ("inputs", "dataframe_split", "dataframe_records", "instances")
 _MAX_DIMENSIONS = 4
@@ -129,10 +129,10 @@ def _struct(columns: Sequence[Column], type_of: Callable[[Column], Any]) -> Any:
         [
             (
                 f"field_{number}",
-                type_of(spec),
+                type_of(spec) if spec.required else type_of(spec) | UnsetType,
                 msgspec.field(name=str(spec.name))
                 if spec.required
-                else msgspec.field(name=str(spec.name), default=None),
+                else msgspec.field(name=str(spec.name), default=UNSET),
             )
             for number, spec in enumerate(columns)
         ],
@@ -147,7 +147,7 @@ def _cell(spec: Column) -> Any:
 
 
 def _cells(spec: Column) -> Any:
-    return list[_cell(spec)] if spec.required else list[_cell(spec)] | None  # type: ignore[misc]
+    return list[_cell(spec)]  # type: ignore[misc]
 
 
 def _read_split(names: list[Name], finish: Read, split: Any) -> Data | None:
@@ -178,18 +178,28 @@ def _column_finisher(columns: Sequence[Column], names: tuple[Name, ...]) -> Read
 
 
 def _finish_columns(
-    specs: Sequence[tuple[Name, Column]], columns: Sequence[Sequence[Any] | None]
+    specs: Sequence[tuple[Name, Column]], columns: Sequence[Sequence[Any] | UnsetType]
 ) -> Data | None:
     kept: list[tuple[Name, ValueType, Sequence[Any]]] = []
-    for (name, spec), values in zip(specs, columns, strict=True):
-        field = f"column {name}" if spec.name is None else spec.name
-        # An optional column of nothing but nulls says the same as one left out.
-        if values is not None and (spec.required or any(value is not None for value in values)):
+    for (name, spec), given in zip(specs, columns, strict=True):
+        values = _given(given, spec)
+        if values is not None and is_given(spec, values):
+            field = f"column {name}" if spec.name is None else spec.name
             kept.append((name, spec.type, read_column(field, values, spec.type)))
     if len({len(values) for _, _, values in kept}) != 1 or not kept[0][2]:
         return None
     chosen, types, cells = zip(*kept, strict=True)
     return Columns(Layout(chosen, types), cells)
+
+
+def _given(values: Any, spec: Column) -> Sequence[Any] | None:
+    """Give a column with null for what some rows leave out; None if all of them do."""
+    if spec.required:
+        required: Sequence[Any] = values
+        return required
+    if values is UNSET or all(value is UNSET for value in values):
+        return None
+    return [None if value is UNSET else value for value in values]
 
 
 def _tensor_forms(signature: Signature) -> Mapping[str, _Form]:

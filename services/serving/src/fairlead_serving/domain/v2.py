@@ -31,7 +31,7 @@ from fairlead_serving.domain.signature import (
     ValueType,
 )
 from fairlead_serving.domain.tensors import check_array, flatten, to_tensors
-from fairlead_serving.domain.values import read_column
+from fairlead_serving.domain.values import is_given, read_column
 
 DTYPES: Mapping[str, str] = {
     "BOOL": "bool",
@@ -346,8 +346,7 @@ def _by_name(
         if tensor is None and spec.required:
             raise BadInputError(f"The input '{name}' is missing.", str(name))
         cells = None if tensor is None else _cells(tensor, spec)
-        # An optional column of nothing but nulls says the same as one left out.
-        if cells is not None and (spec.required or any(cell is not None for cell in cells)):
+        if cells is not None and is_given(spec, cells):
             kept.append((name, spec.type, read_column(str(name), cells, spec.type)))
     if len({len(cells) for *_, cells in kept}) != 1:
         raise BadInputError("The inputs differ in how many rows they have.", "inputs")

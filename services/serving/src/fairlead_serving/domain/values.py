@@ -1,14 +1,16 @@
 """Checks one column, parameter or nested value against its type.
 
-The rules are MLflow's (integers widen to longs, floats and doubles; null is a missing value
-where the type has one), but stricter where MLflow would change a value in silence: a fraction
-is not cut to an integer, a number is not read from text, text is not taken for a boolean.
+What MLflow's server takes is taken (integers widen, text that is a number is one, null is a
+missing value where the type has one), but not where MLflow would change a value in silence: a
+fraction is not cut to an integer, a number does not wrap round, text is not taken for a boolean.
+`docs/reference/input-types.md` has every rule beside MLflow's own.
 Messages name the field, the row and the type that came, never the value.
 """
 
 import base64
 import binascii
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +21,7 @@ from fairlead_serving.domain.errors import BadInputError
 from fairlead_serving.domain.signature import (
     Anything,
     ArrayOf,
+    Column,
     Kind,
     MapOf,
     ObjectOf,
@@ -30,7 +33,10 @@ MAX_NESTING = 64
 
 FLOAT32_MAX = 3.4028234663852886e38
 RANGES = {Kind.INTEGER: (-(2**31), 2**31 - 1), Kind.LONG: (-(2**63), 2**63 - 1)}
+_WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
+_REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _YEARS = range(1678, 2262)  # What a timestamp in nanoseconds can hold, in whole years.
+_MAY_MISS = frozenset({Kind.FLOAT, Kind.DOUBLE, Kind.STRING, Kind.DATETIME})
 _JSON_NAMES = {
     NoneType: "null",
     bool: "a boolean",
@@ -86,6 +92,22 @@ def read_column(field: str, values: Sequence[Any], kind: ValueType) -> Sequence[
     if rule is not None and rule.as_is.issuperset(map(type, values)):
         return values
     return [_read_at(field, row, value, kind) for row, value in enumerate(values)]
+
+
+def is_given(spec: Column, values: Sequence[Any]) -> bool:
+    """Tell whether a column that came counts as given.
+
+    Args:
+        spec: The column.
+        values: Its values.
+
+    Returns:
+        False for an optional column of nothing but nulls whose type has no missing value: that
+        says the same as leaving it out.
+    """
+    if spec.required or spec.type in _MAY_MISS:
+        return True
+    return any(value is not None for value in values)
 
 
 def read_value(field: str, value: object, kind: ValueType) -> object:
@@ -170,9 +192,9 @@ def _refuse(value: object, kind: Kind, hint: str = "") -> _RefusedError:
 
 
 def _read_boolean(value: object) -> object:
-    if type(value) is not bool:
-        raise _refuse(value, Kind.BOOLEAN)
-    return value
+    if value in (0, 1) and isinstance(value, bool | int | float):
+        return bool(value)
+    raise _refuse(value, Kind.BOOLEAN)
 
 
 def _whole_number(kind: Kind) -> Callable[[object], object]:
@@ -182,8 +204,10 @@ def _whole_number(kind: Kind) -> Callable[[object], object]:
         if value is None:
             hint = "; a column that may miss values has to be a double in the signature"
             raise _refuse(value, kind, hint)
+        if isinstance(value, str) and _WHOLE.fullmatch(value):
+            value = int(value)
         # JavaScript and JSON do not tell 7.0 from 7, so a float without a fraction is welcome.
-        if type(value) is not int and not (type(value) is float and value.is_integer()):
+        if not isinstance(value, int) and not (isinstance(value, float) and value.is_integer()):
             raise _refuse(value, kind)
         number = int(value)
         if not low <= number <= high:
@@ -197,10 +221,14 @@ def _real_number(kind: Kind) -> Callable[[object], object]:
     def read(value: object) -> object:
         if value is None:
             return None
-        if type(value) is not float and type(value) is not int:
+        if isinstance(value, str) and _REAL.fullmatch(value):
+            value = float(value)
+        if not isinstance(value, float | int):
             raise _refuse(value, kind)
         number = float(value)
-        if kind is Kind.FLOAT and abs(number) > FLOAT32_MAX and math.isfinite(number):
+        if math.isinf(number):
+            raise _RefusedError(f"is out of the range of {_WANTED[kind]} ({kind})")
+        if kind is Kind.FLOAT and abs(number) > FLOAT32_MAX:
             raise _RefusedError(f"is out of the range of {_WANTED[kind]} ({kind})")
         return number
 
