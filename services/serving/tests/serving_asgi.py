@@ -41,7 +41,7 @@ class Fake:
     def predict(self, data: Data, params: Mapping[str, object]) -> object:
         """Answer."""
         del params
-        if isinstance(self._answer, Exception):
+        if isinstance(self._answer, BaseException):
             raise self._answer
         return [0.0] * data.rows if self._answer is None else self._answer
 
@@ -54,13 +54,15 @@ class Client:
         answer: object = None,
         signature: Signature = COLUMNS,
         limits: Limits = Limits(),  # noqa: B008  # Frozen.
+        max_body_bytes: int = 1000,
+        max_rows: int = 50,
         **state: Any,
     ) -> None:
         self._limits = limits
         folder = ModelFolder(path=Path(), flavors={}, signature=signature, example=EXAMPLE)
         self.state = State(**{"served": Served(Fake(answer), folder), **state})
         self._settings = Settings(
-            model="x", name="flights", version="4", max_body_bytes=1000, max_rows=50
+            model="x", name="flights", version="4", max_body_bytes=max_body_bytes, max_rows=max_rows
         )
 
     def send(self, method: str, path: str, **request: Any) -> httpx.Response:

@@ -130,6 +130,38 @@ def test_prediction_that_is_not_json_is_a_500() -> None:
     assert (answer.status_code, answer.json()["error_code"]) == (500, "MODEL_ERROR")
 
 
+def test_model_that_exits_is_a_500() -> None:
+    """A model that calls `exit` fails its request, not the process."""
+    answer = Client(SystemExit(3)).post(EXAMPLE)
+    assert (answer.status_code, answer.json()["message"]) == (500, "The model raised SystemExit.")
+
+
+def test_prediction_without_a_tensor_is_a_500() -> None:
+    """What no output tensor can hold is the model's failure, in the protocol's own form."""
+    tensor = {"name": "hour", "shape": [1], "datatype": "FP64", "data": [1]}
+    answer = Client([{"a": object()}]).post({"inputs": [tensor]}, path="/v2/models/flights/infer")
+    assert (answer.status_code, list(answer.json())) == (500, ["error"])
+
+
+def test_long_body_is_read_beside_the_probes() -> None:
+    """While a body of megabytes is read, probes are answered."""
+
+    async def calls() -> None:
+        client = Client(max_body_bytes=50_000_000, max_rows=10_000_000)
+        long = b'{"inputs": {"hour": [' + b",".join([b'"1.5"'] * 1_000_000) + b"]}}"
+        async with client.connected() as http:
+            asked = asyncio.create_task(http.post("/invocations", content=long, headers=JSON))
+            probes = 0
+            while not asked.done():
+                assert (await http.get("/livez")).status_code == 200
+                await asyncio.sleep(0)  # Without a socket nothing else lets the loop go on.
+                probes += 1
+            assert (await asked).status_code == 200
+            assert probes > 5
+
+    asyncio.run(calls())
+
+
 def test_nan_prediction_is_null() -> None:
     """JSON has no NaN, so a missing prediction is null."""
     assert Client([float("nan")]).post(EXAMPLE).text == '{"predictions":[null]}'

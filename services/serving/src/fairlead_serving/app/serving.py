@@ -59,7 +59,7 @@ class Served:
             return self.model.predict(request.data, request.params)
         except BadInputError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # A model may call `exit`; the process stays.
             _log.warning("The model raised %s", type(error).__name__)
             _log.debug("The traceback", exc_info=True)
             raise ModelRaisedError(type(error).__name__) from error

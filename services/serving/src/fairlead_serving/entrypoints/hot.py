@@ -4,10 +4,12 @@ Every layer that a framework puts between the socket and the model costs more th
 do, so the paths that predict have none; all other paths go to the application behind.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from fairlead_serving.adapters.metrics import Metrics
 from fairlead_serving.adapters.outputs import answer_infer, to_outputs
@@ -29,12 +31,14 @@ Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Read = TypeVar("Read")
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _JSON = b"application/json"
 _CSV = b"text/csv"
 _BINARY = b"application/octet-stream"
 _JSON_LENGTH = b"inference-header-content-length"
+_LONG = 256 * 1024
 _PATIENCE = 10
 """How many times the largest body is read and thrown away before the connection is closed."""
 
@@ -95,6 +99,10 @@ class HotPath:
             answer = await route.answer(scope, receive)
         except (RefusedError, BadInputError, ModelRaisedError, OverloadedError) as error:
             answer = route.refuse(error)
+        except Exception as error:  # noqa: BLE001  # Of what the model gave, most likely.
+            _log.warning("A request failed: %s", type(error).__name__)
+            _log.debug("The traceback", exc_info=True)
+            answer = route.refuse(ModelRaisedError(type(error).__name__))
         finally:
             self._metrics.in_flight -= 1
         self._metrics.observe(answer.status, time.perf_counter() - started)
@@ -115,14 +123,15 @@ class HotPath:
     async def _invoke(self, scope: Scope, receive: Receive) -> Answer:
         served, lane = self._loaded()
         is_csv = _content_type(scope) == _CSV
-        body = await self._body(receive)
-        request = served.reader.read_csv(body) if is_csv else served.reader.read_json(body)
+        read = served.reader.read_csv if is_csv else served.reader.read_json
+        request = await _off_loop_if_long(read, await self._body(receive))
         return answer_predictions(await lane.submit(self._allowed(request)))
 
     async def _infer(self, scope: Scope, receive: Receive) -> Answer:
         served, lane = self._loaded()
         json_length = _json_length(scope)
-        infer = read_infer(await self._body(receive), json_length, served.signature)
+        read = partial(read_infer, json_length=json_length, signature=served.signature)
+        infer = await _off_loop_if_long(read, await self._body(receive))
         predictions = await lane.submit(self._allowed(infer.request))
         rows, described = infer.request.data.rows, served.signature.outputs
         outputs = to_outputs(predictions, rows, described)
@@ -168,6 +177,11 @@ class HotPath:
         if not size:
             raise RefusedError(400, "BAD_REQUEST", "The body is empty.")
         return b"".join(parts)
+
+
+async def _off_loop_if_long(read: Callable[[bytes], Read], body: bytes) -> Read:
+    """Read a body: at once, or in a thread if it would hold up the probes."""
+    return read(body) if len(body) <= _LONG else await asyncio.to_thread(read, body)
 
 
 def _answer_to(error: Exception) -> Answer:

@@ -1,5 +1,6 @@
 """The Open Inference Protocol over gRPC, beside HTTP, in the same event loop."""
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from fairlead_serving.entrypoints.state import State
 from fairlead_serving.entrypoints.v2 import model_metadata, server_metadata
 from fairlead_serving.protocol import open_inference_pb2 as pb
 
+_log = logging.getLogger(__name__)
 _SERVICE = "inference.GRPCInferenceService"
 _CONTENTS: Mapping[str, str] = {
     "BOOL": "bool_contents",
@@ -129,6 +131,10 @@ class _Service:
             status, code, words = 503, grpc.StatusCode.UNAVAILABLE, str(error)
         except ModelRaisedError as error:
             status, code, words = 500, grpc.StatusCode.INTERNAL, str(error)
+        except Exception as error:  # noqa: BLE001  # Of what the model gave, most likely.
+            _log.warning("A call failed: %s", type(error).__name__)
+            status, code = 500, grpc.StatusCode.INTERNAL
+            words = str(ModelRaisedError(type(error).__name__))
         finally:
             self._metrics.in_flight -= 1
         self._metrics.observe(status, time.perf_counter() - started)
