@@ -412,6 +412,13 @@ def test_any_row_predicts_as_the_model_does(
             id="settings",
         ),
         pytest.param(
+            make_pipeline(SimpleImputer(missing_values=-1), Ridge()),
+            "predict",
+            NUMERIC,
+            "SimpleImputer",
+            id="another word for missing",
+        ),
+        pytest.param(
             GradientBoostingRegressor(init=Ridge(), n_estimators=2),
             "predict",
             NUMERIC,

@@ -18,7 +18,7 @@ from fairlead_serving.domain.signature import Kind, Signature
 TOLERANCE = 1e-12
 """How far floats may differ, relative to the largest: scikit-learn's own predictions of one row
 differ as much with the number of rows beside it."""
-_BATCH, _SINGLES = 64, 8
+_BATCH, _SINGLES, _COLUMNS = 64, 8, 32
 _UNSEEN = ("", "never seen before")
 Predict = Callable[[Data], Any]
 
@@ -79,7 +79,7 @@ def _samples(
     yield "many rows", _data([draw.row() for _ in range(_BATCH)], signature, shape)
     for _ in range(_SINGLES):
         yield "a single row", _data([draw.row()], signature, shape)
-    for at in range(min(len(shape.names), _SINGLES)):
+    for at in range(min(len(shape.names), _COLUMNS)):
         yield "a missing value", _data([draw.row(missing=at)], signature, shape)
         yield "an unseen value", _data([draw.row(unseen=at)], signature, shape)
 

@@ -83,6 +83,7 @@ def _impute(imputer: Any, holds: Holds) -> Step:
     fill = imputer.statistics_
     _require(not any(_is_nan(value) for value in fill), imputer)
     if holds is Holds.CELLS:
+        _require(_key(imputer.missing_values) is _MISSING, imputer)
         return partial(_impute_cells, list(fill))
     _require(_is_nan(imputer.missing_values), imputer)
     return partial(_impute_numbers, np.asarray(fill, dtype=float))
