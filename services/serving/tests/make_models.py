@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import lightgbm
 import mlflow
 import numpy as np
 import pandas as pd
@@ -143,6 +144,20 @@ def save(root: Path) -> None:
     )
     keep("tensor", rows.to_numpy(), {"inputs": rows.to_numpy().tolist()})
 
+    trees = {"n_estimators": 3, "min_child_samples": 2, "verbose": -1}
+    boosted_light = lightgbm.LGBMRegressor(**trees).fit(NUMBERS, LABELS)
+    for name, model in (("light", boosted_light), ("light_booster", boosted_light.booster_)):
+        mlflow.lightgbm.save_model(
+            model, str(root / name), signature=numbers, pip_requirements=["lightgbm"]
+        )
+        keep(name, rows, split)
+    mlflow.lightgbm.save_model(
+        lightgbm.LGBMClassifier(**trees).fit(NUMBERS, np.where(LABELS, "late", "on time")),
+        str(root / "light_words"),
+        signature=infer_signature(NUMBERS, np.array(["late"])),
+        pip_requirements=["lightgbm"],
+    )
+    keep("light_words", rows, split)
     mlflow.pyfunc.save_model(
         str(root / "pyfunc"),
         python_model=Scaling(),

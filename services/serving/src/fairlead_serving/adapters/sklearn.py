@@ -50,7 +50,7 @@ class SklearnLoader:
         add_code(folder, "sklearn")
         settings = folder.flavors["sklearn"]
         path = data_path(folder, settings.get("pickled_model") or folder.pyfunc.get("model_path"))
-        estimator = _read(path, settings)
+        estimator = read_estimator(path, settings)
         if not hasattr(estimator, folder.predict_fn):
             raise CannotLoadError(f"The model has no method '{folder.predict_fn}' to predict with.")
         model = _SklearnModel(estimator, folder.predict_fn)
@@ -109,7 +109,19 @@ def _example(folder: ModelFolder) -> Data | None:
         return None  # The warm-up says so.
 
 
-def _read(path: str, settings: Mapping[str, Any]) -> Any:
+def read_estimator(path: str, settings: Mapping[str, Any]) -> Any:
+    """Read an estimator from its file; a pickle runs code, so the model has to be trusted.
+
+    Args:
+        path: The file.
+        settings: Those of the flavor, which name the format.
+
+    Returns:
+        The estimator.
+
+    Raises:
+        CannotLoadError: The format is not known.
+    """
     serialization = settings.get("serialization_format", "pickle")
     if serialization == "skops":
         # Slow to import, and most models are not saved with it.

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from fairlead_serving.adapters.environment import unmet_requirements
+from fairlead_serving.adapters.lightgbm import LightgbmLoader
 from fairlead_serving.adapters.mlmodel import read_folder
 from fairlead_serving.adapters.pyfunc import PyfuncLoader
 from fairlead_serving.adapters.sklearn import SklearnLoader
@@ -30,7 +31,12 @@ def fetch_and_load(settings: Settings) -> Served:
         CannotLoadError: It will never be served like this.
         CannotFetchError: The registry did not give it just now.
     """
-    loaders = (SklearnLoader(settings.predictor), XgboostLoader(settings.threads), PyfuncLoader())
+    loaders = (
+        SklearnLoader(settings.predictor),
+        XgboostLoader(settings.threads),
+        LightgbmLoader(settings.threads),
+        PyfuncLoader(),
+    )
 
     def check_environment(folder: ModelFolder, loader: FlavorLoader) -> None:
         native = not isinstance(loader, PyfuncLoader)

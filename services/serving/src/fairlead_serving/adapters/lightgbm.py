@@ -1,0 +1,76 @@
+"""Loads LightGBM models without MLflow: boosters and the scikit-learn interface."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fairlead_serving.adapters.arrays import Arrays, build_matrix, to_answer
+from fairlead_serving.adapters.code import add_code, data_path
+from fairlead_serving.adapters.sklearn import read_estimator
+from fairlead_serving.app.ports import Model, ModelFolder
+from fairlead_serving.domain.data import Columns, Data, Records
+from fairlead_serving.domain.errors import CannotLoadError
+
+_PACKAGE = "lightgbm"
+_BOOSTER = "lightgbm.basic.Booster"
+
+
+class LightgbmLoader:
+    """Loads what `mlflow.lightgbm` saved.
+
+    Args:
+        threads: How many threads one prediction may use.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+
+    def can_load(self, folder: ModelFolder) -> bool:
+        """Tell whether MLflow would load the folder with its LightGBM module."""
+        loader = folder.pyfunc.get("loader_module")
+        return _PACKAGE in folder.flavors and loader == "mlflow.lightgbm"
+
+    def load(self, folder: ModelFolder) -> Model:
+        """Load the model; one of the scikit-learn interface is a pickle, which runs code."""
+        # Optional, and only this flavor needs it.
+        import lightgbm  # noqa: PLC0415
+
+        add_code(folder, _PACKAGE)
+        settings = folder.flavors[_PACKAGE]
+        path = data_path(folder, settings.get("data") or folder.pyfunc.get("data"))
+        if settings.get("model_class", _BOOSTER) == _BOOSTER:
+            return _LightgbmModel(lightgbm.Booster(model_file=path), self._threads)
+        model = read_estimator(path, {"serialization_format": "cloudpickle", **settings})
+        if not isinstance(model, lightgbm.LGBMModel):
+            raise CannotLoadError("The model is not one of LightGBM's, as its MLmodel says.")
+        return _LightgbmModel(model, self._threads)
+
+
+class _LightgbmModel:
+    is_compiled = False
+    is_rowwise = True  # Trees and linear leaves alike.
+
+    def __init__(self, model: Any, threads: int) -> None:
+        self._model = model
+        self._threads = threads
+        self._arrays = Arrays()
+        self._names = _names_of_plain_numbers(model)
+
+    def predict(self, data: Data, params: Mapping[str, object]) -> object:
+        """Predict; MLflow gives LightGBM no parameters either."""
+        del params
+        return to_answer(self._model.predict(self._input(data), num_threads=self._threads))
+
+    def _input(self, data: Data) -> Any:
+        """Give a booster numbers without a frame around them, which costs more than the trees."""
+        if isinstance(data, Records | Columns) and data.layout.names == self._names:
+            matrix = build_matrix(data, mixed=True)
+            if matrix is not None:
+                return matrix
+        return self._arrays.build(data)
+
+
+def _names_of_plain_numbers(model: Any) -> tuple[str, ...] | None:
+    """Give a booster's columns, in order; None where it has to see a frame to know categories."""
+    if not hasattr(model, "feature_name") or getattr(model, "pandas_categorical", None):
+        return None
+    return tuple(model.feature_name())
