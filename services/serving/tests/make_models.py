@@ -19,7 +19,7 @@ from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 PINS = ["scikit-learn", "mlflow"]
 NUMBERS = pd.DataFrame({"hour": np.arange(60.0), "day": np.arange(60), "late": np.arange(60) % 3})
@@ -99,6 +99,15 @@ def save(root: Path) -> None:
     keep("cloudpickle", rows, split)
     sklearn("skops", ridge, NUMBERS, numbers, serialization_format="skops")
     keep("skops", rows, split)
+    foreign = ["xgboost.core.Booster", "xgboost.sklearn.XGBRegressor"]
+    sklearn(
+        "foreign",
+        make_pipeline(StandardScaler(), xgboost.XGBRegressor(n_estimators=2)).fit(NUMBERS, LABELS),
+        NUMBERS,
+        numbers,
+        serialization_format="skops",
+        skops_trusted_types=foreign,
+    )
     boosted = HistGradientBoostingClassifier(max_iter=5).fit(NUMBERS, LABELS)
     sklearn(
         "proba",

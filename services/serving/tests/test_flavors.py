@@ -10,7 +10,7 @@ import pytest
 
 from fairlead_serving.app.serving import Served
 from fairlead_serving.domain.decode import decode, decode_columns
-from fairlead_serving.domain.errors import ModelRaisedError
+from fairlead_serving.domain.errors import CannotLoadError, ModelRaisedError
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.wiring import fetch_and_load
 
@@ -19,6 +19,7 @@ def _predict(served: Served, payload: object) -> Any:
     return served.predict(decode(payload, served.signature))
 
 
+ROW = {"dataframe_records": [{"hour": 1.5, "day": 2, "late": 0}]}
 NATIVE = (
     "cloudpickle",
     "skops",
@@ -54,6 +55,17 @@ def test_native_flavors_predict_what_mlflow_predicts(
             assert predictions.tolist() == wanted.tolist()
         else:
             np.testing.assert_allclose(predictions, wanted, rtol=1e-6, atol=0)
+
+
+def test_types_of_a_skops_file_are_not_trusted_on_its_own_word(models: Path) -> None:
+    """What the MLmodel trusts is its author's word; the refusal names what a setting may allow."""
+    with pytest.raises(CannotLoadError) as caught:
+        _load(models / "foreign")
+    words = str(caught.value)
+    assert "xgboost.sklearn.XGBRegressor" in words
+    trusted = words.partition("--trusted-types ")[2].partition(" ")[0].split(",")
+    served = fetch_and_load(Settings(model=str(models / "foreign"), trusted_types=tuple(trusted)))
+    assert served.model.predict(decode(ROW, served.signature).data, {})
 
 
 def test_every_form_gives_the_same_predictions(models: Path) -> None:

@@ -1,6 +1,6 @@
 """Loads LightGBM models without MLflow: boosters and the scikit-learn interface."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fairlead_serving.adapters.arrays import Arrays, build_matrix, to_answer
@@ -12,6 +12,14 @@ from fairlead_serving.domain.errors import CannotLoadError
 
 _PACKAGE = "lightgbm"
 _BOOSTER = "lightgbm.basic.Booster"
+_OWN_TYPES = (
+    _BOOSTER,
+    "lightgbm.sklearn.LGBMClassifier",
+    "lightgbm.sklearn.LGBMRanker",
+    "lightgbm.sklearn.LGBMRegressor",
+    "collections.OrderedDict",
+    "collections.defaultdict",
+)
 
 
 class LightgbmLoader:
@@ -19,10 +27,12 @@ class LightgbmLoader:
 
     Args:
         threads: How many threads one prediction may use.
+        trusted: Types that a skops file may hold besides LightGBM's own.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, trusted: Sequence[str] = ()) -> None:
         self._threads = threads
+        self._trusted = (*trusted, *_OWN_TYPES)
 
     def can_load(self, folder: ModelFolder) -> bool:
         """Tell whether MLflow would load the folder with its LightGBM module."""
@@ -39,7 +49,9 @@ class LightgbmLoader:
         path = data_path(folder, settings.get("data") or folder.pyfunc.get("data"))
         if settings.get("model_class", _BOOSTER) == _BOOSTER:
             return _LightgbmModel(lightgbm.Booster(model_file=path), self._threads)
-        model = read_estimator(path, {"serialization_format": "cloudpickle", **settings})
+        model = read_estimator(
+            path, {"serialization_format": "cloudpickle", **settings}, self._trusted
+        )
         if not isinstance(model, lightgbm.LGBMModel):
             raise CannotLoadError("The model is not one of LightGBM's, as its MLmodel says.")
         return _LightgbmModel(model, self._threads)

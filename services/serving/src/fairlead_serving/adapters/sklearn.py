@@ -2,7 +2,7 @@
 
 import logging
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from fairlead_serving.domain.errors import BadInputError, CannotLoadError
 
 _log = logging.getLogger(__name__)
 
+_KNOWN_PACKAGES = frozenset({"numpy", "scipy", "sklearn"})
 _LIBRARIES: Mapping[str, Any] = {"pickle": pickle, "cloudpickle": cloudpickle}
 
 
@@ -33,10 +34,12 @@ class SklearnLoader:
 
     Args:
         predictor: `auto` to compile what can be compiled, `exact` for the model's own methods.
+        trusted: Types that a skops file may hold besides scikit-learn's, numpy's and scipy's.
     """
 
-    def __init__(self, predictor: str = "auto") -> None:
+    def __init__(self, predictor: str = "auto", trusted: Sequence[str] = ()) -> None:
         self._predictor = predictor
+        self._trusted = trusted
 
     def can_load(self, folder: ModelFolder) -> bool:
         """Tell whether MLflow would load the folder with its scikit-learn module."""
@@ -50,7 +53,7 @@ class SklearnLoader:
         add_code(folder, "sklearn")
         settings = folder.flavors["sklearn"]
         path = data_path(folder, settings.get("pickled_model") or folder.pyfunc.get("model_path"))
-        estimator = read_estimator(path, settings)
+        estimator = read_estimator(path, settings, self._trusted)
         if not hasattr(estimator, folder.predict_fn):
             raise CannotLoadError(f"The model has no method '{folder.predict_fn}' to predict with.")
         model = _SklearnModel(estimator, folder.predict_fn)
@@ -109,26 +112,43 @@ def _example(folder: ModelFolder) -> Data | None:
         return None  # The warm-up says so.
 
 
-def read_estimator(path: str, settings: Mapping[str, Any]) -> Any:
+def read_estimator(path: str, settings: Mapping[str, Any], trusted: Sequence[str] = ()) -> Any:
     """Read an estimator from its file; a pickle runs code, so the model has to be trusted.
 
     Args:
         path: The file.
         settings: Those of the flavor, which name the format.
+        trusted: Types that a skops file may hold besides those of known packages. What the
+            model's own `MLmodel` trusts is its author's word, and is not taken.
 
     Returns:
         The estimator.
 
     Raises:
-        CannotLoadError: The format is not known.
+        CannotLoadError: The format is not known, or a type is not trusted.
     """
     serialization = settings.get("serialization_format", "pickle")
     if serialization == "skops":
-        # Slow to import, and most models are not saved with it.
-        from skops.io import load  # noqa: PLC0415
-
-        return load(path, trusted=settings.get("skops_trusted_types"))
+        return _read_skops(path, trusted)
     if serialization not in _LIBRARIES:
         raise CannotLoadError(f"The model is saved as '{serialization}', which is not known here.")
     with Path(path).open("rb") as file:
         return _LIBRARIES[serialization].load(file)
+
+
+def _read_skops(path: str, trusted: Sequence[str]) -> Any:
+    # Slow to import, and most models are not saved with it.
+    from skops.io import get_untrusted_types, load  # noqa: PLC0415
+
+    found = get_untrusted_types(file=path)
+    refused = [
+        name
+        for name in found
+        if name not in trusted and name.partition(".")[0] not in _KNOWN_PACKAGES
+    ]
+    if refused:
+        raise CannotLoadError(
+            f"The model's file holds types that are not trusted: {', '.join(refused)}; "
+            f"pass --trusted-types {','.join(refused)} if they are."
+        )
+    return load(path, trusted=found)

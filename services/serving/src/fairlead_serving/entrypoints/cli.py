@@ -113,6 +113,12 @@ def _parser() -> argparse.ArgumentParser:
         help="compile a faster predict where it gives the same, or use the model's own",
     )
     add(
+        "--trusted-types",
+        type=_names,
+        default=_names(os.environ.get("FAIRLEAD_TRUSTED_TYPES", "")),
+        help="types a skops file may hold besides scikit-learn's (FAIRLEAD_TRUSTED_TYPES)",
+    )
+    add(
         "--merge",
         choices=("auto", "on", "off"),
         default="auto",
@@ -137,6 +143,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _count(text: str) -> int:

@@ -25,6 +25,7 @@ class Settings:
         environment: `check` the model's requirements, or `ignore` what is not met.
         threads: How many threads one prediction may use.
         predictor: `auto` to compile a faster predict where it gives the same, or `exact`.
+        trusted_types: Types that a skops file may hold besides those of known packages.
         max_body_bytes: The largest body taken.
         max_rows: The most rows of one request.
         merge: `auto` to merge the requests for models that are known to predict row by row, or
@@ -46,6 +47,7 @@ class Settings:
     environment: str = "check"
     threads: int = 1
     predictor: str = "auto"
+    trusted_types: tuple[str, ...] = ()
     max_body_bytes: int = 10 * 1024 * 1024
     max_rows: int = 100_000
     merge: str = "auto"

@@ -32,9 +32,9 @@ def fetch_and_load(settings: Settings) -> Served:
         CannotFetchError: The registry did not give it just now.
     """
     loaders = (
-        SklearnLoader(settings.predictor),
+        SklearnLoader(settings.predictor, settings.trusted_types),
         XgboostLoader(settings.threads),
-        LightgbmLoader(settings.threads),
+        LightgbmLoader(settings.threads, settings.trusted_types),
         PyfuncLoader(),
     )
 
