@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fairlead_serving.domain.data import Array, Columns, Data, Raw, Records, Tensors
 from fairlead_serving.domain.errors import BadInputError
-from fairlead_serving.domain.signature import Kind, Name, ValueType
+from fairlead_serving.domain.signature import NUMERIC, Kind, Name, ValueType
 
 _DTYPES: Mapping[Kind, str] = {
     Kind.BOOLEAN: "bool",
@@ -21,7 +21,6 @@ _DTYPES: Mapping[Kind, str] = {
     Kind.DOUBLE: "float64",
     Kind.DATETIME: "datetime64[ns]",
 }
-_NUMERIC = frozenset({Kind.BOOLEAN, Kind.INTEGER, Kind.LONG, Kind.FLOAT, Kind.DOUBLE})
 # A datetime or a string column is built one at a time, for its missing values.
 _TEXT = pd.Series([""]).dtype
 """What pandas makes of strings. Given for each column, lest one of nothing but nulls be something
@@ -57,6 +56,22 @@ class Arrays:
             case Raw():
                 return _raw(data)
 
+    def build_plain(self, data: Data, names: tuple[str, ...] | None) -> Any:
+        """Build numbers without a frame around them, which costs more than many a prediction.
+
+        Args:
+            data: The checked input.
+            names: The columns that the model was trained on, in order; None if it had no names.
+
+        Returns:
+            An array where the columns are those and hold numbers; else what `build` gives.
+        """
+        if isinstance(data, Records | Columns) and names in {None, data.layout.names}:
+            matrix = build_matrix(data, mixed=True)
+            if matrix is not None:
+                return matrix
+        return self.build(data)
+
     def _frame(self, data: Records | Columns) -> pd.DataFrame:
         layout = data.layout
         if layout.names != self._names:
@@ -68,7 +83,7 @@ class Arrays:
         types = layout.types or (None,) * len(layout.names)
         columns = {
             number: _column(values, kind)
-            for number, (values, kind) in enumerate(zip(_by_column(data), types, strict=True))
+            for number, (values, kind) in enumerate(zip(data.by_column(), types, strict=True))
         }
         frame = pd.DataFrame(columns, copy=False)
         frame.columns = self._index
@@ -87,18 +102,14 @@ def build_matrix(data: Records | Columns, *, mixed: bool = False) -> NDArray[Any
         of different types if those are not wanted.
     """
     kind = data.layout.only_type
-    if kind in _NUMERIC:
+    if kind in NUMERIC:
         dtype = _DTYPES[kind]
-    elif mixed and data.layout.types and _NUMERIC.issuperset(data.layout.types):
+    elif mixed and data.layout.types and NUMERIC.issuperset(data.layout.types):
         dtype = "float64"
     else:
         return None
     matrix = np.array(data.cells, dtype=dtype)
     return matrix.T if isinstance(data, Columns) else matrix
-
-
-def _by_column(data: Records | Columns) -> Sequence[Sequence[Any]]:
-    return data.cells if isinstance(data, Columns) else list(zip(*data.cells, strict=True))
 
 
 def to_answer(predictions: object) -> object:

@@ -1,13 +1,14 @@
 """Loads LightGBM models without MLflow: boosters and the scikit-learn interface."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from fairlead_serving.adapters.arrays import Arrays, build_matrix, to_answer
+from fairlead_serving.adapters.arrays import Arrays, to_answer
 from fairlead_serving.adapters.code import add_code, data_path
 from fairlead_serving.adapters.sklearn import read_estimator
 from fairlead_serving.app.ports import Model, ModelFolder
-from fairlead_serving.domain.data import Columns, Data, Records
+from fairlead_serving.domain.data import Data
 from fairlead_serving.domain.errors import CannotLoadError
 
 _PACKAGE = "lightgbm"
@@ -64,25 +65,17 @@ class _LightgbmModel:
     def __init__(self, model: Any, threads: int) -> None:
         self._model = model
         self._threads = threads
-        self._arrays = Arrays()
-        self._names = _names_of_plain_numbers(model)
+        self._build = _builder(model)
 
     def predict(self, data: Data, params: Mapping[str, object]) -> object:
         """Predict; MLflow gives LightGBM no parameters either."""
         del params
-        return to_answer(self._model.predict(self._input(data), num_threads=self._threads))
-
-    def _input(self, data: Data) -> Any:
-        """Give a booster numbers without a frame around them, which costs more than the trees."""
-        if isinstance(data, Records | Columns) and data.layout.names == self._names:
-            matrix = build_matrix(data, mixed=True)
-            if matrix is not None:
-                return matrix
-        return self._arrays.build(data)
+        return to_answer(self._model.predict(self._build(data), num_threads=self._threads))
 
 
-def _names_of_plain_numbers(model: Any) -> tuple[str, ...] | None:
-    """Give a booster's columns, in order; None where it has to see a frame to know categories."""
+def _builder(model: Any) -> Callable[[Data], Any]:
+    """Give what builds the input: frames for the scikit-learn interface and for categories."""
+    arrays = Arrays()
     if not hasattr(model, "feature_name") or getattr(model, "pandas_categorical", None):
-        return None
-    return tuple(model.feature_name())
+        return arrays.build
+    return partial(arrays.build_plain, names=tuple(model.feature_name()))

@@ -40,6 +40,10 @@ class Records(msgspec.Struct, frozen=True):
         """How many rows there are."""
         return len(self.cells)
 
+    def by_column(self) -> Sequence[Sequence[Any]]:
+        """Give the values of each column."""
+        return list(zip(*self.cells, strict=True))
+
 
 class Columns(msgspec.Struct, frozen=True):
     """A table by columns, all of one length."""
@@ -51,6 +55,10 @@ class Columns(msgspec.Struct, frozen=True):
     def rows(self) -> int:
         """How many rows there are."""
         return len(self.cells[0]) if self.cells else 0
+
+    def by_column(self) -> Sequence[Sequence[Any]]:
+        """Give the values of each column."""
+        return self.cells
 
 
 class Array(msgspec.Struct, frozen=True):

@@ -22,6 +22,10 @@ class Kind(StrEnum):
     DATETIME = "datetime"
 
 
+NUMERIC = frozenset({Kind.BOOLEAN, Kind.INTEGER, Kind.LONG, Kind.FLOAT, Kind.DOUBLE})
+"""The kinds whose values are numbers to a model."""
+
+
 @dataclass(frozen=True, slots=True)
 class ArrayOf:
     """A list whose items have one type."""
@@ -106,6 +110,14 @@ class Signature:
     def has_rows(self) -> bool:
         """Whether the number of rows is open; a tensor may have it fixed."""
         return all(tensor.shape[:1] == (-1,) for tensor in self.tensors)
+
+    @property
+    def column_names(self) -> tuple[Name, ...]:
+        """What the columns are called: numbers, if the signature has no names."""
+        return tuple(
+            str(column.name) if self.has_names else number
+            for number, column in enumerate(self.columns)
+        )
 
     @property
     def has_names(self) -> bool:

@@ -8,7 +8,7 @@ words for every mistake; what it does take, it reads as `decode` would.
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -87,10 +87,7 @@ def _long_way(_: object) -> None:
 
 
 def _column_forms(signature: Signature) -> Mapping[str, _Form]:
-    columns = signature.columns
-    names: tuple[Name, ...] = tuple(
-        str(spec.name) if signature.has_names else number for number, spec in enumerate(columns)
-    )
+    columns, names = signature.columns, signature.column_names
     if len(set(names)) < len(names):
         return {}
     finish = _finisher(columns, names)
@@ -195,8 +192,7 @@ def _finish_columns(
 def _given(values: Any, spec: Column) -> Sequence[Any] | None:
     """Give a column with null for what some rows leave out; None if all of them do."""
     if spec.required:
-        required: Sequence[Any] = values
-        return required
+        return cast("Sequence[Any]", values)
     if values is UNSET or all(value is UNSET for value in values):
         return None
     return [None if value is UNSET else value for value in values]

@@ -304,16 +304,13 @@ def _to_tensors(inputs: Sequence[Input], specs: Sequence[Tensor]) -> Data:
 
 
 def _to_table(inputs: Sequence[Input], signature: Signature) -> Data:
-    columns = signature.columns
-    names: list[Name] = [
-        str(spec.name) if signature.has_names else number for number, spec in enumerate(columns)
-    ]
+    columns, names = signature.columns, signature.column_names
     if (
         len(inputs) == 1
         and inputs[0].shape[1:] == (len(columns),)
         and (len(columns) > 1 or inputs[0].name not in names)
     ):
-        return _by_position(inputs[0], columns, tuple(names))
+        return _by_position(inputs[0], columns, names)
     by_name: Mapping[Name, Input] = {tensor.name: tensor for tensor in inputs}
     if not signature.has_names and len(inputs) == len(columns):
         by_name = dict(enumerate(inputs))

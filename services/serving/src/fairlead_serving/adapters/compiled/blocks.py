@@ -9,14 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairlead_serving.domain.data import Columns, Data, Records, Tensors
-from fairlead_serving.domain.signature import Kind, Name, Signature
+from fairlead_serving.domain.signature import NUMERIC, Kind, Name, Signature
 
 Numbers = NDArray[np.floating[Any]]
 Cells = list[Sequence[Any]]
 """Columns of values as they came: strings, or numbers that name categories."""
 Block = Numbers | Cells
-
-_NUMERIC = frozenset({Kind.BOOLEAN, Kind.INTEGER, Kind.LONG, Kind.FLOAT, Kind.DOUBLE})
 
 
 class Holds(Enum):
@@ -35,7 +33,7 @@ class Shape:
 
     def holds(self, indexes: Sequence[int]) -> Holds:
         """Tell what some columns hold: numbers, if all of them do."""
-        is_numeric = all(self.kinds[at] in _NUMERIC for at in indexes)
+        is_numeric = all(self.kinds[at] in NUMERIC for at in indexes)
         return Holds.NUMBERS if is_numeric else Holds.CELLS
 
     def dtype(self, indexes: Sequence[int]) -> type[np.floating[Any]]:
@@ -48,15 +46,11 @@ def shape_of(signature: Signature) -> Shape | None:
     if signature.columns:
         kinds = tuple(spec.type for spec in signature.columns if isinstance(spec.type, Kind))
         is_known = len(kinds) == len(signature.columns) and all(
-            kind in _NUMERIC or kind is Kind.STRING for kind in kinds
+            kind in NUMERIC or kind is Kind.STRING for kind in kinds
         )
         if not is_known or not all(spec.required for spec in signature.columns):
             return None
-        names = [
-            number if spec.name is None else spec.name
-            for number, spec in enumerate(signature.columns)
-        ]
-        return Shape(tuple(names), kinds)
+        return Shape(signature.column_names, kinds)
     if len(signature.tensors) != 1 or len(signature.tensors[0].shape) != 2:  # noqa: PLR2004
         return None
     kind = _TENSOR_KINDS.get(signature.tensors[0].dtype)
@@ -80,13 +74,12 @@ class Frame:
         shape: What the pipeline was compiled for.
     """
 
-    __slots__ = ("_cells", "_data", "_shape", "rows")
+    __slots__ = ("_cells", "_data", "_shape")
 
     def __init__(self, data: Data, shape: Shape) -> None:
         self._data = data
         self._shape = shape
         self._cells: Sequence[Sequence[Any]] | None = None
-        self.rows = data.rows
 
     def numbers(self, indexes: Sequence[int]) -> Numbers:
         """Give some columns as numbers: an array of the shape (rows, columns), in C order."""
@@ -118,10 +111,8 @@ class Frame:
 
 def _by_column(data: Data) -> Sequence[Sequence[Any]]:
     match data:
-        case Records(_, cells):
-            return list(zip(*cells, strict=True))
-        case Columns(_, cells):
-            return cells
+        case Records() | Columns():
+            return data.by_column()
         case Tensors(arrays):
             (array,) = arrays.values()
             return [array.values[at :: array.shape[1]] for at in range(array.shape[1])]
