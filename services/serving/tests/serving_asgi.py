@@ -53,16 +53,15 @@ class Client:
         self,
         answer: object = None,
         signature: Signature = COLUMNS,
-        limits: Limits = Limits(),  # noqa: B008  # Frozen.
+        limits: Limits = Limits(rows=50),  # noqa: B008  # Frozen.
         max_body_bytes: int = 1000,
-        max_rows: int = 50,
         **state: Any,
     ) -> None:
         self._limits = limits
         folder = ModelFolder(path=Path(), flavors={}, signature=signature, example=EXAMPLE)
         self.state = State(**{"served": Served(Fake(answer), folder), **state})
         self._settings = Settings(
-            model="x", name="flights", version="4", max_body_bytes=max_body_bytes, max_rows=max_rows
+            model="x", name="flights", version="4", max_body_bytes=max_body_bytes
         )
 
     def send(self, method: str, path: str, **request: Any) -> httpx.Response:

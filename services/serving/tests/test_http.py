@@ -147,7 +147,7 @@ def test_long_body_is_read_beside_the_probes() -> None:
     """While a body of megabytes is read, probes are answered."""
 
     async def calls() -> None:
-        client = Client(max_body_bytes=50_000_000, max_rows=10_000_000)
+        client = Client(max_body_bytes=50_000_000, limits=Limits(rows=10_000_000))
         long = b'{"inputs": {"hour": [' + b",".join([b'"1.5"'] * 1_000_000) + b"]}}"
         async with client.connected() as http:
             asked = asyncio.create_task(http.post("/invocations", content=long, headers=JSON))

@@ -15,6 +15,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
 from fairlead_serving.domain.data import Request, can_merge, merge
+from fairlead_serving.domain.errors import OverloadedError, TooLargeError
 
 Predict = Callable[[Request], object]
 Outcome = tuple[object, Exception | None]
@@ -52,15 +53,12 @@ class Observer(Protocol):
         """Note a call: how many requests and rows it held, and how long it took."""
 
 
-class OverloadedError(Exception):
-    """The queue is full, or the request has waited for too long."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What a lane takes.
 
     Attributes:
+        rows: The most rows of one request.
         merged_rows: The most rows of a call that holds several requests; 0 merges nothing.
         queue: The most requests that wait.
         timeout: How many seconds a request may take, its wait included.
@@ -68,6 +66,7 @@ class Limits:
             thread and back costs more than it would hold the others up.
     """
 
+    rows: int = 100_000
     merged_rows: int = 128
     queue: int = 1000
     timeout: float = 30.0
@@ -125,8 +124,12 @@ class Lane:
             Its predictions, or what its own call raised; `OverloadedError` after the timeout.
 
         Raises:
+            TooLargeError: It has more rows than are allowed.
             OverloadedError: The queue is full.
         """
+        if request.data.rows > self._limits.rows:
+            words = f"The request has {request.data.rows} rows; {self._limits.rows} are allowed."
+            raise TooLargeError(words)
         if len(self._queue) >= self._limits.queue and not self._forget():
             raise OverloadedError("Too many requests wait for the model.")
         answer = self._loop.create_future()

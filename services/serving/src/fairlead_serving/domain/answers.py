@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from fairlead_serving.domain.errors import ModelRaisedError
+from fairlead_serving.domain.errors import ModelRaisedError, RequestError
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
@@ -36,14 +36,15 @@ def answer_predictions(predictions: object) -> Answer:
     return Answer(200, _dump({"predictions": predictions}))
 
 
-def answer_error(status: int, code: str, message: str, field: str | None = None) -> Answer:
-    """Write an error; `field` is what the message is about."""
-    return Answer(status, _dump({"error_code": code, "message": message, "field": field}))
+def answer_error(error: RequestError) -> Answer:
+    """Write an error in MLflow's form, and the field that it is about."""
+    document = {"error_code": error.code, "message": error.message, "field": error.field}
+    return Answer(error.status, _dump(document))
 
 
-def answer_v2_error(status: int, message: str) -> Answer:
+def answer_v2_error(error: RequestError) -> Answer:
     """Write an error in the Open Inference Protocol."""
-    return Answer(status, _dump({"error": message}))
+    return Answer(error.status, _dump({"error": error.message}))
 
 
 def _dump(document: Any) -> bytes:

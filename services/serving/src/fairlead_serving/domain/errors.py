@@ -1,19 +1,31 @@
 """What can go wrong, told apart by who has to act.
 
-BadInputError        the caller: the request is answered with a 4xx
-ModelRaisedError     the model: the request is answered with a 500
+BadInputError        the caller: the request is answered with a 400
+UnknownModelError    the caller: with a 404
+TooLargeError        the caller: with a 413
+UnsupportedTypeError the caller: with a 415
+NotReadyError        nobody: with a 503, and it may be sent again
+OverloadedError      nobody: the same
+ModelRaisedError     the model: with a 500
 CannotLoadError      the model's owner: the process ends with 3 and stays down
 CannotFetchError     nobody yet: the process ends with 4 and may be started again
 """
 
+from typing import ClassVar
 
-class BadInputError(Exception):
-    """The request cannot be understood; the message never repeats what was sent.
+
+class RequestError(Exception):
+    """A request that gets no predictions; the message never repeats what was sent.
 
     Attributes:
+        status: The HTTP status code.
+        code: What kind of error it is, for a program.
         message: One sentence for the caller.
         field: The column, parameter or format key the message is about, if one is.
     """
+
+    status: ClassVar[int]
+    code: ClassVar[str]
 
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)
@@ -21,12 +33,63 @@ class BadInputError(Exception):
         self.field = field
 
 
-class ModelRaisedError(Exception):
+class BadInputError(RequestError):
+    """The request cannot be understood."""
+
+    status = 400
+    code = "BAD_REQUEST"
+
+
+class TooLargeError(RequestError):
+    """The request is larger than this process takes."""
+
+    status = 413
+    code = "PAYLOAD_TOO_LARGE"
+
+
+class UnsupportedTypeError(RequestError):
+    """The content type is none that is read."""
+
+    status = 415
+    code = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class OverloadedError(RequestError):
+    """The queue is full, or the request has waited for too long."""
+
+    status = 503
+    code = "OVERLOADED"
+
+
+class NotReadyError(RequestError):
+    """The model is not loaded yet."""
+
+    status = 503
+    code = "UNAVAILABLE"
+
+    def __init__(self) -> None:
+        super().__init__("The model is still being loaded.")
+
+
+class UnknownModelError(RequestError):
+    """The request is for a model, or a version, that another process serves."""
+
+    status = 404
+    code = "NOT_FOUND"
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(f"This process serves version {version} of '{name}' alone.")
+
+
+class ModelRaisedError(RequestError):
     """The model itself failed on an input that its signature allows.
 
     Attributes:
         exception_class: The class of what it raised; its text may hold the input.
     """
+
+    status = 500
+    code = "MODEL_ERROR"
 
     def __init__(self, exception_class: str) -> None:
         super().__init__(f"The model raised {exception_class}.")

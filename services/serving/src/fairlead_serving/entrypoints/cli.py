@@ -71,6 +71,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[Settings, str]:
     fields = dict(vars(given))
     del fields["log_level"]
     fields["limits"] = Limits(
+        rows=fields.pop("max_rows"),
         merged_rows=fields.pop("max_merged_rows"),
         queue=fields.pop("max_queue"),
         timeout=fields.pop("timeout_seconds"),
@@ -127,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     limits = Limits()
     add("--max-merged-rows", type=_count, default=limits.merged_rows, help="of one merged call")
     add("--max-body-bytes", type=_count, default=10 * 1024 * 1024, help="the largest body taken")
-    add("--max-rows", type=_count, default=100_000, help="the most rows of one request")
+    add("--max-rows", type=_count, default=limits.rows, help="the most rows of one request")
     add("--max-queue", type=_count, default=limits.queue, help="how many requests may wait")
     add(
         "--timeout-seconds",

@@ -12,20 +12,24 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from fairlead_serving.adapters.metrics import Metrics
-from fairlead_serving.adapters.outputs import answer_infer, to_outputs
-from fairlead_serving.app.lane import Lane, OverloadedError
-from fairlead_serving.app.serving import Served
+from fairlead_serving.adapters.outputs import answer_infer
 from fairlead_serving.domain.answers import (
     Answer,
     answer_error,
     answer_predictions,
     answer_v2_error,
 )
-from fairlead_serving.domain.data import Request
-from fairlead_serving.domain.errors import BadInputError, ModelRaisedError
+from fairlead_serving.domain.errors import (
+    BadInputError,
+    ModelRaisedError,
+    RequestError,
+    TooLargeError,
+    UnsupportedTypeError,
+)
 from fairlead_serving.domain.v2 import read_infer
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
+from fairlead_serving.entrypoints.v2 import predict_tensors
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -45,20 +49,11 @@ _PATIENCE = 10
 _log = logging.getLogger(__name__)
 
 
-class RefusedError(Exception):
-    """A request that is answered before the model sees it."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-
-
 class _Route(NamedTuple):
     """A path that predicts: how it is answered, and how it is refused in its own words."""
 
-    answer: Callable[[Scope, Receive], Awaitable[Answer]]
-    refuse: Callable[[Exception], Answer]
+    answer: Callable[[Scope, bytes], Awaitable[Answer]]
+    refuse: Callable[[RequestError], Answer]
 
 
 class HotPath:
@@ -73,18 +68,17 @@ class HotPath:
 
     def __init__(self, settings: Settings, state: State, metrics: Metrics, behind: Asgi) -> None:
         self._limit = settings.max_body_bytes
-        self._max_rows = settings.max_rows
         self._state = state
         self._metrics = metrics
         self._behind = behind
         self._name, self._version = settings.name, settings.version
-        mlflow = _Route(self._invoke, _answer_to)
-        v2 = _Route(self._infer, _answer_v2_to)
+        mlflow = _Route(self._invoke, answer_error)
+        v2 = _Route(self._infer, answer_v2_error)
         infer = f"/v2/models/{settings.name}"
         self._routes: Mapping[str, _Route] = {
             "/invocations": mlflow,
             f"{infer}/infer": v2,
-            f"{infer}/versions/{settings.version or '1'}/infer": v2,
+            f"{infer}/versions/{settings.v2_version}/infer": v2,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,8 +90,8 @@ class HotPath:
         started = time.perf_counter()
         self._metrics.in_flight += 1
         try:
-            answer = await route.answer(scope, receive)
-        except (RefusedError, BadInputError, ModelRaisedError, OverloadedError) as error:
+            answer = await route.answer(scope, await self._body(receive))
+        except RequestError as error:
             answer = route.refuse(error)
         except Exception as error:  # noqa: BLE001  # Of what the model gave, most likely.
             _log.warning("A request failed: %s", type(error).__name__)
@@ -116,38 +110,24 @@ class HotPath:
             headers.append((_JSON_LENGTH, b"%d" % answer.json_length))
         if self._state.draining or answer.status == 413:  # noqa: PLR2004
             headers.append((b"connection", b"close"))
-        if answer.status in {429, 503}:
+        if answer.status == 503:  # noqa: PLR2004
             headers.append((b"retry-after", b"1"))
         return {"type": "http.response.start", "status": answer.status, "headers": headers}
 
-    async def _invoke(self, scope: Scope, receive: Receive) -> Answer:
-        served, lane = self._loaded()
+    async def _invoke(self, scope: Scope, body: bytes) -> Answer:
+        served, lane = self._state.loaded()
         is_csv = _content_type(scope) == _CSV
         read = served.reader.read_csv if is_csv else served.reader.read_json
-        request = await _off_loop_if_long(read, await self._body(receive))
-        return answer_predictions(await lane.submit(self._allowed(request)))
+        request = await _off_loop_if_long(read, body)
+        return answer_predictions(await lane.submit(request))
 
-    async def _infer(self, scope: Scope, receive: Receive) -> Answer:
-        served, lane = self._loaded()
+    async def _infer(self, scope: Scope, body: bytes) -> Answer:
+        served, lane = self._state.loaded()
         json_length = _json_length(scope)
         read = partial(read_infer, json_length=json_length, signature=served.signature)
-        infer = await _off_loop_if_long(read, await self._body(receive))
-        predictions = await lane.submit(self._allowed(infer.request))
-        rows, described = infer.request.data.rows, served.signature.outputs
-        outputs = to_outputs(predictions, rows, described)
+        infer = await _off_loop_if_long(read, body)
+        outputs = await predict_tensors(served, lane, infer)
         return answer_infer(self._name, self._version, infer, outputs)
-
-    def _allowed(self, request: Request) -> Request:
-        if request.data.rows > self._max_rows:
-            words = f"The request has {request.data.rows} rows; {self._max_rows} are allowed."
-            raise RefusedError(413, "PAYLOAD_TOO_LARGE", words)
-        return request
-
-    def _loaded(self) -> tuple[Served, Lane]:
-        served, lane = self._state.served, self._state.lane
-        if served is None or lane is None:
-            raise RefusedError(503, "UNAVAILABLE", "The model is still being loaded.")
-        return served, lane
 
     async def _body(self, receive: Receive) -> bytes:
         """Read the body, but keep no more of it than is allowed.
@@ -169,13 +149,11 @@ class HotPath:
             if size <= self._limit:
                 parts.append(message.get("body", b""))
         if message["type"] == "http.disconnect":
-            raise RefusedError(400, "BAD_REQUEST", "The body ended early.")
+            raise BadInputError("The body ended early.")
         if size > self._limit:
-            raise RefusedError(
-                413, "PAYLOAD_TOO_LARGE", f"The body is longer than {self._limit} bytes."
-            )
+            raise TooLargeError(f"The body is longer than {self._limit} bytes.")
         if not size:
-            raise RefusedError(400, "BAD_REQUEST", "The body is empty.")
+            raise BadInputError("The body is empty.")
         return b"".join(parts)
 
 
@@ -184,35 +162,13 @@ async def _off_loop_if_long(read: Callable[[bytes], Read], body: bytes) -> Read:
     return read(body) if len(body) <= _LONG else await asyncio.to_thread(read, body)
 
 
-def _answer_to(error: Exception) -> Answer:
-    match error:
-        case RefusedError():
-            return answer_error(error.status, error.code, str(error))
-        case BadInputError():
-            return answer_error(400, "BAD_REQUEST", error.message, error.field)
-        case OverloadedError():
-            return answer_error(503, "OVERLOADED", str(error))
-    return answer_error(500, "MODEL_ERROR", str(error))
-
-
-def _answer_v2_to(error: Exception) -> Answer:
-    match error:
-        case RefusedError():
-            return answer_v2_error(error.status, str(error))
-        case BadInputError():
-            return answer_v2_error(400, error.message)
-        case OverloadedError():
-            return answer_v2_error(503, str(error))
-    return answer_v2_error(500, str(error))
-
-
 def _json_length(scope: Scope) -> int | None:
     """Read the header of the binary tensor extension: how many bytes of the body are JSON."""
     given = _header(scope, _JSON_LENGTH)
     if not given:
         return None
     if not given.isdigit():
-        raise RefusedError(400, "BAD_REQUEST", f"{_JSON_LENGTH.decode()} must be a number.")
+        raise BadInputError(f"{_JSON_LENGTH.decode()} must be a number.")
     return int(given)
 
 
@@ -233,9 +189,7 @@ def _content_type(scope: Scope) -> bytes:
     if kind.strip() not in {_JSON, _CSV} or any(
         charset.removeprefix(b"charset=").strip(b'"') != b"utf-8" for charset in charsets
     ):
-        raise RefusedError(
-            415,
-            "UNSUPPORTED_MEDIA_TYPE",
-            f"The content type must be {_JSON.decode()} or {_CSV.decode()}, in UTF-8.",
+        raise UnsupportedTypeError(
+            f"The content type must be {_JSON.decode()} or {_CSV.decode()}, in UTF-8."
         )
     return kind.strip()

@@ -10,6 +10,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from fairlead_serving.adapters.metrics import Metrics
 from fairlead_serving.domain.answers import answer_error
+from fairlead_serving.domain.errors import NotReadyError
 from fairlead_serving.domain.openapi import build_openapi
 from fairlead_serving.entrypoints.hot import Asgi, HotPath
 from fairlead_serving.entrypoints.settings import Settings
@@ -66,7 +67,7 @@ def _add_documents(app: FastAPI, settings: Settings, state: State) -> None:
     async def openapi(_: Request) -> Response:
         served = state.served
         if served is None:
-            refusal = answer_error(503, "UNAVAILABLE", "The model is still being loaded.")
+            refusal = answer_error(NotReadyError())
             return Response(refusal.body, refusal.status, media_type=_JSON)
         document = build_openapi(
             settings.name, settings.version, served.signature, served.folder.example

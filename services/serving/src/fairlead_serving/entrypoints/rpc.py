@@ -2,23 +2,35 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import grpc
 
 from fairlead_serving.adapters.metrics import Metrics
-from fairlead_serving.adapters.outputs import Output, chosen_outputs, to_outputs
-from fairlead_serving.app.lane import OverloadedError
-from fairlead_serving.domain.errors import BadInputError, ModelRaisedError
+from fairlead_serving.adapters.outputs import Output, chosen_outputs
+from fairlead_serving.domain.errors import BadInputError, ModelRaisedError, RequestError
 from fairlead_serving.domain.v2 import Infer, Input, Wanted, to_request, unpack
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
-from fairlead_serving.entrypoints.v2 import model_metadata, server_metadata
+from fairlead_serving.entrypoints.v2 import (
+    check_model,
+    model_metadata,
+    predict_tensors,
+    server_metadata,
+)
 from fairlead_serving.protocol import open_inference_pb2 as pb
 
 _log = logging.getLogger(__name__)
 _SERVICE = "inference.GRPCInferenceService"
+_CODES: Mapping[int, grpc.StatusCode] = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
 _CONTENTS: Mapping[str, str] = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -95,57 +107,45 @@ class _Service:
         return pb.ServerReadyResponse(ready=self._state.is_ready)
 
     async def model_ready(self, request: Any, context: Any) -> Any:
-        await self._check_model(request.name, request.version, context)
-        return pb.ModelReadyResponse(ready=self._state.is_ready)
+        async with _refusing(context):
+            check_model(self._settings, request.name, request.version)
+            return pb.ModelReadyResponse(ready=self._state.is_ready)
 
     async def server_metadata(self, _: Any, context: Any) -> Any:
         del context
         return pb.ServerMetadataResponse(**server_metadata())
 
     async def model_metadata(self, request: Any, context: Any) -> Any:
-        await self._check_model(request.name, request.version, context)
-        found = model_metadata(self._settings, self._state) or {}
-        if not found:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "The model is still being loaded.")
-        return pb.ModelMetadataResponse(**found)
+        async with _refusing(context):
+            check_model(self._settings, request.name, request.version)
+            return pb.ModelMetadataResponse(**model_metadata(self._settings, self._state))
 
     async def model_infer(self, request: Any, context: Any) -> Any:
-        await self._check_model(request.model_name, request.model_version, context)
-        return await self._counted(lambda: self._infer(request), context)
+        async with _refusing(context):
+            check_model(self._settings, request.model_name, request.model_version)
+            with self._counted():
+                return await self._infer(request)
 
-    async def _check_model(self, name: str, version: str, context: Any) -> None:
-        known = self._settings.version or "1"
-        if name != self._settings.name or version not in {"", known}:
-            words = f"This process serves version {known} of '{self._settings.name}' alone."
-            await context.abort(grpc.StatusCode.NOT_FOUND, words)
-
-    async def _counted(self, answer: Callable[[], Awaitable[Any]], context: Any) -> Any:
-        started = time.perf_counter()
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        started, status = time.perf_counter(), 200
         self._metrics.in_flight += 1
-        status, code, words, answered = 200, grpc.StatusCode.OK, "", None
         try:
-            answered = await answer()
-        except BadInputError as error:
-            status, code, words = 400, grpc.StatusCode.INVALID_ARGUMENT, error.message
-        except OverloadedError as error:
-            status, code, words = 503, grpc.StatusCode.UNAVAILABLE, str(error)
-        except ModelRaisedError as error:
-            status, code, words = 500, grpc.StatusCode.INTERNAL, str(error)
-        except Exception as error:  # noqa: BLE001  # Of what the model gave, most likely.
+            yield
+        except RequestError as error:
+            status = error.status
+            raise
+        except Exception as error:  # Of what the model gave, most likely.
+            status = 500
             _log.warning("A call failed: %s", type(error).__name__)
-            status, code = 500, grpc.StatusCode.INTERNAL
-            words = str(ModelRaisedError(type(error).__name__))
+            _log.debug("The traceback", exc_info=True)
+            raise ModelRaisedError(type(error).__name__) from error
         finally:
             self._metrics.in_flight -= 1
-        self._metrics.observe(status, time.perf_counter() - started)
-        if answered is None:
-            await context.abort(code, words)
-        return answered
+            self._metrics.observe(status, time.perf_counter() - started)
 
     async def _infer(self, request: Any) -> Any:
-        served, lane = self._state.served, self._state.lane
-        if served is None or lane is None:
-            raise OverloadedError("The model is still being loaded.")
+        served, lane = self._state.loaded()
         parameters = _parameters(request.parameters)
         infer = Infer(
             to_request(_inputs(request), parameters, served.signature),
@@ -153,12 +153,16 @@ class _Service:
             [Wanted(output.name, _parameters(output.parameters)) for output in request.outputs],
             bool(request.raw_input_contents),
         )
-        rows, most = infer.request.data.rows, self._settings.max_rows
-        if rows > most:
-            raise BadInputError(f"The request has {rows} rows; {most} are allowed.", "inputs")
-        predictions = await lane.submit(infer.request)
-        outputs = to_outputs(predictions, rows, served.signature.outputs)
-        return _answer(self._settings, infer, outputs)
+        return _answer(self._settings, infer, await predict_tensors(served, lane, infer))
+
+
+@asynccontextmanager
+async def _refusing(context: Any) -> AsyncIterator[None]:
+    """End a call with the code of the error that it raises."""
+    try:
+        yield
+    except RequestError as error:
+        await context.abort(_CODES[error.status], error.message)
 
 
 def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +192,7 @@ def _inputs(request: Any) -> list[Input]:
 
 def _answer(settings: Settings, infer: Infer, outputs: Sequence[Output]) -> Any:
     answer = pb.ModelInferResponse(
-        model_name=settings.name, model_version=settings.version or "1", id=infer.id or ""
+        model_name=settings.name, model_version=settings.v2_version, id=infer.id or ""
     )
     chosen = [output for output, _ in chosen_outputs(infer, outputs)]
     # Half floats have no list of their own in the protocol.

@@ -27,10 +27,9 @@ class Settings:
         predictor: `auto` to compile a faster predict where it gives the same, or `exact`.
         trusted_types: Types that a skops file may hold besides those of known packages.
         max_body_bytes: The largest body taken.
-        max_rows: The most rows of one request.
         merge: `auto` to merge the requests for models that are known to predict row by row, or
             `on` or `off` for any model.
-        limits: What waits for the model, and for how long.
+        limits: What the model takes, what waits for it, and for how long.
         latency_buckets: The upper edges of the latency histogram in seconds.
     """
 
@@ -49,7 +48,11 @@ class Settings:
     predictor: str = "auto"
     trusted_types: tuple[str, ...] = ()
     max_body_bytes: int = 10 * 1024 * 1024
-    max_rows: int = 100_000
     merge: str = "auto"
     latency_buckets: tuple[float, ...] = SECONDS
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def v2_version(self) -> str:
+        """The version in the Open Inference Protocol, which knows no model without one."""
+        return self.version or "1"

@@ -8,8 +8,12 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fairlead_serving.adapters.outputs import describe
+from fairlead_serving.adapters.outputs import Output, describe, to_outputs
+from fairlead_serving.app.lane import Lane
+from fairlead_serving.app.serving import Served
 from fairlead_serving.domain.answers import answer_v2_error
+from fairlead_serving.domain.errors import RequestError, UnknownModelError
+from fairlead_serving.domain.v2 import Infer
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
 
@@ -22,14 +26,38 @@ def server_metadata() -> dict[str, Any]:
     return {"name": _SERVER, "version": installed(_SERVER), "extensions": ["binary_tensor_data"]}
 
 
-def model_metadata(settings: Settings, state: State) -> dict[str, Any] | None:
-    """Describe the model; None while it is not loaded."""
-    if state.served is None:
-        return None
-    signature = state.served.signature
+def check_model(settings: Settings, name: str, version: str) -> None:
+    """Check that a request is for the model of this process.
+
+    Args:
+        settings: The settings of the process.
+        name: The name in the request.
+        version: The version in the request; empty for any.
+
+    Raises:
+        UnknownModelError: It is for another one.
+    """
+    if name != settings.name or version not in {"", settings.v2_version}:
+        raise UnknownModelError(settings.name, settings.v2_version)
+
+
+async def predict_tensors(served: Served, lane: Lane, infer: Infer) -> list[Output]:
+    """Predict on a checked infer request; raises what its own call raised."""
+    predictions = await lane.submit(infer.request)
+    return to_outputs(predictions, infer.request.data.rows, served.signature.outputs)
+
+
+def model_metadata(settings: Settings, state: State) -> dict[str, Any]:
+    """Describe the model.
+
+    Raises:
+        NotReadyError: It is still being loaded.
+    """
+    served, _ = state.loaded()
+    signature = served.signature
     return {
         "name": settings.name,
-        "versions": [settings.version or "1"],
+        "versions": [settings.v2_version],
         "platform": "mlflow",
         "inputs": describe([*signature.columns, *signature.tensors], "input-1"),
         "outputs": describe(signature.outputs, "output-1"),
@@ -60,7 +88,6 @@ class _Paths:
     def __init__(self, settings: Settings, state: State) -> None:
         self._settings = settings
         self._state = state
-        self._version = settings.version or "1"
 
     async def server(self, _: Request) -> Response:
         return _answer(200, server_metadata())
@@ -72,34 +99,33 @@ class _Paths:
         return _answer(self._ready_status(), {"ready": self._state.is_ready})
 
     async def model(self, request: Request) -> Response:
-        if not self._is_served(request):
-            return await self.unknown(request)
-        found = model_metadata(self._settings, self._state)
-        if found is None:
-            return _refuse(503, "The model is still being loaded.")
-        return _answer(200, found)
+        try:
+            self._check(request)
+            return _answer(200, model_metadata(self._settings, self._state))
+        except RequestError as error:
+            return _refuse(error)
 
     async def model_ready(self, request: Request) -> Response:
-        if not self._is_served(request):
-            return await self.unknown(request)
+        try:
+            self._check(request)
+        except RequestError as error:
+            return _refuse(error)
         document = {"name": self._settings.name, "ready": self._state.is_ready}
         return _answer(self._ready_status(), document)
 
     async def unknown(self, _: Request) -> Response:
-        name = self._settings.name
-        return _refuse(404, f"This process serves version {self._version} of '{name}' alone.")
+        return _refuse(UnknownModelError(self._settings.name, self._settings.v2_version))
 
     def _ready_status(self) -> int:
         return 200 if self._state.is_ready else 503
 
-    def _is_served(self, request: Request) -> bool:
+    def _check(self, request: Request) -> None:
         given = request.path_params
-        is_version = given.get("version", self._version) == self._version
-        return is_version and bool(given["name"] == self._settings.name)
+        check_model(self._settings, given["name"], given.get("version", ""))
 
 
-def _refuse(status: int, message: str) -> Response:
-    refusal = answer_v2_error(status, message)
+def _refuse(error: RequestError) -> Response:
+    refusal = answer_v2_error(error)
     return Response(refusal.body, refusal.status, media_type=_JSON)
 
 
