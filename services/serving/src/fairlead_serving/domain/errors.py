@@ -4,6 +4,7 @@ BadInputError        the caller: the request is answered with a 400
 UnknownModelError    the caller: with a 404
 TooLargeError        the caller: with a 413
 UnsupportedTypeError the caller: with a 415
+ClientLeftError      nobody: it is counted as a 499
 NotReadyError        nobody: with a 503, and it may be sent again
 OverloadedError      nobody: the same
 ModelRaisedError     the model: with a 500
@@ -52,6 +53,16 @@ class UnsupportedTypeError(RequestError):
 
     status = 415
     code = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class ClientLeftError(RequestError):
+    """The caller has closed the connection; nobody reads the answer, which is counted all the same."""
+
+    status = 499  # As nginx logs it; HTTP has no code for it.
+    code = "CLIENT_LEFT"
+
+    def __init__(self) -> None:
+        super().__init__("The caller has left.")
 
 
 class OverloadedError(RequestError):

@@ -7,53 +7,72 @@ do, so the paths that predict have none; all other paths go to the application b
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from fairlead_serving.adapters.metrics import Metrics
-from fairlead_serving.adapters.outputs import answer_infer
+from fairlead_serving.adapters.outputs import answer_infer, to_outputs
 from fairlead_serving.domain.answers import (
     Answer,
     answer_error,
     answer_predictions,
     answer_v2_error,
 )
+from fairlead_serving.domain.data import Request
 from fairlead_serving.domain.errors import (
     BadInputError,
+    ClientLeftError,
     ModelRaisedError,
     RequestError,
     TooLargeError,
     UnsupportedTypeError,
 )
-from fairlead_serving.domain.v2 import read_infer
+from fairlead_serving.domain.v2 import Infer, read_infer
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
-from fairlead_serving.entrypoints.v2 import predict_tensors
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Read = TypeVar("Read")
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = Sequence[tuple[bytes, bytes]]
 
 _JSON = b"application/json"
 _CSV = b"text/csv"
 _BINARY = b"application/octet-stream"
 _JSON_LENGTH = b"inference-header-content-length"
 _LONG = 256 * 1024
+"""Bodies above so many bytes are read in a thread, lest they hold the probes up."""
 _PATIENCE = 10
 """How many times the largest body is read and thrown away before the connection is closed."""
 
 _log = logging.getLogger(__name__)
 
 
-class _Route(NamedTuple):
-    """A path that predicts: how it is answered, and how it is refused in its own words."""
+class Reading(NamedTuple):
+    """A request that was read: what is predicted on, and what makes the answer of it."""
 
-    answer: Callable[[Scope, bytes], Awaitable[Answer]]
+    request: Request
+    complete: Callable[[Any], Answer]
+
+
+class Route(NamedTuple):
+    """A path that predicts: how it reads a request, and how it refuses one in its own words."""
+
+    path: str
+    read: Callable[[Headers, bytes], Reading]
     refuse: Callable[[RequestError], Answer]
+
+
+class Exchange(NamedTuple):
+    """A request on its way; the headers' names are in lower case."""
+
+    route: Route
+    headers: Headers
+    body: bytes
+    started: float
 
 
 class HotPath:
@@ -64,46 +83,94 @@ class HotPath:
         state: Holds the model as soon as it is loaded.
         metrics: Counts what is answered.
         behind: The application for all other requests.
+
+    Attributes:
+        routes: What each path is for.
+        short: The most bytes of a body that is read in the event loop.
     """
 
     def __init__(self, settings: Settings, state: State, metrics: Metrics, behind: Asgi) -> None:
+        self.short = min(_LONG, settings.max_body_bytes)
         self._limit = settings.max_body_bytes
         self._state = state
         self._metrics = metrics
         self._behind = behind
         self._name, self._version = settings.name, settings.version
-        mlflow = _Route(self._invoke, answer_error)
-        v2 = _Route(self._infer, answer_v2_error)
         infer = f"/v2/models/{settings.name}"
-        self._routes: Mapping[str, _Route] = {
-            "/invocations": mlflow,
-            f"{infer}/infer": v2,
-            f"{infer}/versions/{settings.v2_version}/infer": v2,
+        paths = (f"{infer}/infer", f"{infer}/versions/{settings.v2_version}/infer")
+        self.routes: Mapping[str, Route] = {
+            "/invocations": Route("/invocations", self._read_invocation, answer_error),
+            **{path: Route(path, self._read_infer, answer_v2_error) for path in paths},
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI scope."""
-        route = self._routes.get(scope["path"]) if scope["type"] == "http" else None
+        route = self.routes.get(scope["path"]) if scope["type"] == "http" else None
         if route is None or scope["method"] != "POST":
             await self._behind(scope, receive, send)
             return
-        started = time.perf_counter()
-        self._metrics.in_flight += 1
+        exchange = self._begin(route, scope["headers"])
         try:
-            answer = await route.answer(scope, await self._body(receive))
-        except RequestError as error:
-            answer = route.refuse(error)
-        except Exception as error:  # noqa: BLE001  # Of what the model gave, most likely.
-            _log.warning("A request failed: %s", type(error).__name__)
-            _log.debug("The traceback", exc_info=True)
-            answer = route.refuse(ModelRaisedError(type(error).__name__))
-        finally:
-            self._metrics.in_flight -= 1
-        self._metrics.observe(answer.status, time.perf_counter() - started)
-        await send(self._head(answer))
+            exchange = exchange._replace(body=await self._body(receive))
+            answer = await self._answer(exchange, receive)
+        except Exception as error:  # noqa: BLE001  # Whatever it is, it has an answer.
+            answer = route.refuse(to_request_error(error))
+        self._end(exchange, answer)
+        headers = self.head(answer)
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})
 
-    def _head(self, answer: Answer) -> Message:
+    def answer_short(
+        self, route: Route, headers: Headers, body: bytes, send: Callable[[Answer], None]
+    ) -> asyncio.Future[Any] | None:
+        """Answer a request whose whole body is there, without the price of a task.
+
+        Args:
+            route: What the path is for.
+            headers: The request's.
+            body: The whole body, not above `short`.
+            send: Is called with the answer, unless the caller leaves.
+
+        Returns:
+            What to cancel when the caller leaves; None if the answer is sent already.
+        """
+        exchange = self._begin(route, headers, body)
+        try:
+            request, complete = route.read(headers, body)
+            waiting = self._state.loaded()[1].submit(request)
+        except Exception as error:  # noqa: BLE001  # As above.
+            send(self._end(exchange, route.refuse(to_request_error(error))))
+            return None
+        waiting.add_done_callback(partial(self._conclude, exchange, complete, send))
+        return waiting
+
+    def _conclude(
+        self,
+        exchange: Exchange,
+        complete: Callable[[Any], Answer],
+        send: Callable[[Answer], None],
+        waiting: asyncio.Future[Any],
+    ) -> None:
+        if waiting.cancelled():
+            self._end(exchange, exchange.route.refuse(ClientLeftError()))
+            return
+        try:
+            answer = complete(waiting.result())
+        except Exception as error:  # noqa: BLE001  # As above.
+            answer = exchange.route.refuse(to_request_error(error))
+        send(self._end(exchange, answer))
+
+    def _begin(self, route: Route, headers: Headers, body: bytes = b"") -> Exchange:
+        self._metrics.in_flight += 1
+        return Exchange(route, headers, body, time.perf_counter())
+
+    def _end(self, exchange: Exchange, answer: Answer) -> Answer:
+        self._metrics.in_flight -= 1
+        self._metrics.observe(answer.status, time.perf_counter() - exchange.started)
+        return answer
+
+    def head(self, answer: Answer) -> list[tuple[bytes, bytes]]:
+        """Give the headers of an answer."""
         kind = _JSON if answer.json_length is None else _BINARY
         headers = [(b"content-type", kind), (b"content-length", b"%d" % len(answer.body))]
         if answer.json_length is not None:
@@ -112,21 +179,30 @@ class HotPath:
             headers.append((b"connection", b"close"))
         if answer.status == 503:  # noqa: PLR2004
             headers.append((b"retry-after", b"1"))
-        return {"type": "http.response.start", "status": answer.status, "headers": headers}
+        return headers
 
-    async def _invoke(self, scope: Scope, body: bytes) -> Answer:
-        served, lane = self._state.loaded()
-        is_csv = _content_type(scope) == _CSV
+    async def _answer(self, exchange: Exchange, receive: Receive) -> Answer:
+        read = partial(exchange.route.read, exchange.headers)
+        body = exchange.body
+        is_short = len(body) <= self.short
+        request, complete = read(body) if is_short else await asyncio.to_thread(read, body)
+        waiting = self._state.loaded()[1].submit(request)
+        return complete(await _unless_left(waiting, receive))
+
+    def _read_invocation(self, headers: Headers, body: bytes) -> Reading:
+        served, _ = self._state.loaded()
+        is_csv = _content_type(headers) == _CSV
         read = served.reader.read_csv if is_csv else served.reader.read_json
-        request = await _off_loop_if_long(read, body)
-        return answer_predictions(await lane.submit(request))
+        return Reading(read(body), answer_predictions)
 
-    async def _infer(self, scope: Scope, body: bytes) -> Answer:
-        served, lane = self._state.loaded()
-        json_length = _json_length(scope)
-        read = partial(read_infer, json_length=json_length, signature=served.signature)
-        infer = await _off_loop_if_long(read, body)
-        outputs = await predict_tensors(served, lane, infer)
+    def _read_infer(self, headers: Headers, body: bytes) -> Reading:
+        served, _ = self._state.loaded()
+        infer = read_infer(body, _json_length(headers), served.signature)
+        return Reading(infer.request, partial(self._answer_infer, infer))
+
+    def _answer_infer(self, infer: Infer, predictions: Any) -> Answer:
+        served, _ = self._state.loaded()
+        outputs = to_outputs(predictions, infer.request.data.rows, served.signature.outputs)
         return answer_infer(self._name, self._version, infer, outputs)
 
     async def _body(self, receive: Receive) -> bytes:
@@ -157,14 +233,31 @@ class HotPath:
         return b"".join(parts)
 
 
-async def _off_loop_if_long(read: Callable[[bytes], Read], body: bytes) -> Read:
-    """Read a body: at once, or in a thread if it would hold up the probes."""
-    return read(body) if len(body) <= _LONG else await asyncio.to_thread(read, body)
+def to_request_error(error: Exception) -> RequestError:
+    """Tell what a request failed with, if it is not told yet: what the model gave, most likely."""
+    if isinstance(error, RequestError):
+        return error
+    _log.warning("A request failed: %s", type(error).__name__)
+    _log.debug("The traceback", exc_info=error)
+    return ModelRaisedError(type(error).__name__)
 
 
-def _json_length(scope: Scope) -> int | None:
+async def _unless_left(waiting: asyncio.Future[Any], receive: Receive) -> Any:
+    """Wait for predictions, but no longer than the caller does."""
+    leaving = asyncio.ensure_future(receive())
+    try:
+        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+        raise ClientLeftError
+    finally:
+        waiting.cancel()
+        leaving.cancel()
+
+
+def _json_length(headers: Headers) -> int | None:
     """Read the header of the binary tensor extension: how many bytes of the body are JSON."""
-    given = _header(scope, _JSON_LENGTH)
+    given = _header(headers, _JSON_LENGTH)
     if not given:
         return None
     if not given.isdigit():
@@ -172,16 +265,15 @@ def _json_length(scope: Scope) -> int | None:
     return int(given)
 
 
-def _header(scope: Scope, wanted: bytes) -> bytes:
-    for name, value in scope["headers"]:
+def _header(headers: Headers, wanted: bytes) -> bytes:
+    for name, value in headers:
         if name == wanted:
-            found: bytes = value
-            return found
+            return value
     return b""
 
 
-def _content_type(scope: Scope) -> bytes:
-    given = _header(scope, b"content-type")
+def _content_type(headers: Headers) -> bytes:
+    given = _header(headers, b"content-type")
     if given == _JSON:
         return _JSON
     kind, *parameters = given.lower().split(b";")

@@ -1,6 +1,6 @@
 """The Open Inference Protocol over gRPC, beside HTTP, in the same event loop."""
 
-import logging
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -9,20 +9,19 @@ from typing import Any
 import grpc
 
 from fairlead_serving.adapters.metrics import Metrics
-from fairlead_serving.adapters.outputs import Output, chosen_outputs
-from fairlead_serving.domain.errors import BadInputError, ModelRaisedError, RequestError
+from fairlead_serving.adapters.outputs import Output, chosen_outputs, to_outputs
+from fairlead_serving.domain.errors import BadInputError, ClientLeftError, RequestError
 from fairlead_serving.domain.v2 import Infer, Input, Wanted, to_request, unpack
+from fairlead_serving.entrypoints.hot import to_request_error
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
 from fairlead_serving.entrypoints.v2 import (
     check_model,
     model_metadata,
-    predict_tensors,
     server_metadata,
 )
 from fairlead_serving.protocol import open_inference_pb2 as pb
 
-_log = logging.getLogger(__name__)
 _SERVICE = "inference.GRPCInferenceService"
 _CODES: Mapping[int, grpc.StatusCode] = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -132,14 +131,13 @@ class _Service:
         self._metrics.in_flight += 1
         try:
             yield
-        except RequestError as error:
-            status = error.status
+        except asyncio.CancelledError:
+            status = ClientLeftError.status
             raise
-        except Exception as error:  # Of what the model gave, most likely.
-            status = 500
-            _log.warning("A call failed: %s", type(error).__name__)
-            _log.debug("The traceback", exc_info=True)
-            raise ModelRaisedError(type(error).__name__) from error
+        except Exception as error:
+            told = to_request_error(error)
+            status = told.status
+            raise told from error
         finally:
             self._metrics.in_flight -= 1
             self._metrics.observe(status, time.perf_counter() - started)
@@ -153,7 +151,9 @@ class _Service:
             [Wanted(output.name, _parameters(output.parameters)) for output in request.outputs],
             bool(request.raw_input_contents),
         )
-        return _answer(self._settings, infer, await predict_tensors(served, lane, infer))
+        predictions = await lane.submit(infer.request)
+        outputs = to_outputs(predictions, infer.request.data.rows, served.signature.outputs)
+        return _answer(self._settings, infer, outputs)
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ from fairlead_serving.domain.errors import CannotFetchError, CannotLoadError
 from fairlead_serving.entrypoints.http import create_app
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
-from fairlead_serving.entrypoints.transport import JoiningProtocol
+from fairlead_serving.entrypoints.transport import HotProtocol
 from fairlead_serving.entrypoints.wiring import fetch_and_load
 
 UNEXPECTED = 1
@@ -97,7 +97,8 @@ async def _serve(
     config = uvicorn.Config(
         create_app(settings, state, metrics),
         access_log=False,
-        http=JoiningProtocol,
+        http=HotProtocol,
+        proxy_headers=False,
         log_config=None,
         lifespan="off",
         server_header=False,

@@ -8,12 +8,9 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fairlead_serving.adapters.outputs import Output, describe, to_outputs
-from fairlead_serving.app.lane import Lane
-from fairlead_serving.app.serving import Served
+from fairlead_serving.adapters.outputs import describe
 from fairlead_serving.domain.answers import answer_v2_error
 from fairlead_serving.domain.errors import RequestError, UnknownModelError
-from fairlead_serving.domain.v2 import Infer
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
 
@@ -39,12 +36,6 @@ def check_model(settings: Settings, name: str, version: str) -> None:
     """
     if name != settings.name or version not in {"", settings.v2_version}:
         raise UnknownModelError(settings.name, settings.v2_version)
-
-
-async def predict_tensors(served: Served, lane: Lane, infer: Infer) -> list[Output]:
-    """Predict on a checked infer request; raises what its own call raised."""
-    predictions = await lane.submit(infer.request)
-    return to_outputs(predictions, infer.request.data.rows, served.signature.outputs)
 
 
 def model_metadata(settings: Settings, state: State) -> dict[str, Any]:

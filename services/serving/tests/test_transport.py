@@ -1,0 +1,232 @@
+"""The way of short requests, byte by byte over real sockets, beside uvicorn's own way."""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from serving_asgi import COLUMNS
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from fairlead_serving.adapters.metrics import Metrics
+from fairlead_serving.app.lane import Lane, Limits
+from fairlead_serving.app.ports import ModelFolder
+from fairlead_serving.app.serving import Served
+from fairlead_serving.domain.data import Data
+from fairlead_serving.entrypoints.http import create_app
+from fairlead_serving.entrypoints.settings import Settings
+from fairlead_serving.entrypoints.state import State
+from fairlead_serving.entrypoints.transport import HotProtocol
+
+LIMIT = 10.0
+
+
+class Echo:
+    """Predicts the hour it is asked about; waits while it is held."""
+
+    is_rowwise = True
+    is_compiled = False
+
+    def __init__(self) -> None:
+        self.free = threading.Event()
+        self.free.set()
+        self.calls: list[int] = []
+
+    def predict(self, data: Data, params: Mapping[str, object]) -> object:
+        """Give the column back."""
+        self.calls.append(data.rows)
+        self.free.wait(LIMIT)
+        return list(data.by_column()[0])
+
+
+class Stack:
+    """A server on a port of its own."""
+
+    def __init__(self, protocol: type[asyncio.Protocol]) -> None:
+        self.model = Echo()
+        self.metrics = Metrics("flights", "4")
+        served = Served(self.model, ModelFolder(path=Path(), flavors={}, signature=COLUMNS))
+        self.state = State(served=served)
+        self._settings = Settings(model="x", name="flights", version="4", max_body_bytes=600_000)
+        self._protocol = protocol
+        self.port = 0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Stack"]:
+        """Serve on a port that the system chooses."""
+        app = create_app(self._settings, self.state, self.metrics)
+        config = uvicorn.Config(
+            app,
+            http=self._protocol,
+            port=0,
+            proxy_headers=False,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            date_header=False,
+            server_header=False,
+        )
+        self.server = uvicorn.Server(config)
+        with ThreadPoolExecutor(1) as worker:
+            served = self.state.served
+            assert served is not None
+            self.state.lane = Lane(served.predict, worker, Limits(), self.metrics, served.pace)
+            serving = asyncio.create_task(self.server.serve())
+            await _until(lambda: self.server.started)
+            self.port = self.server.servers[0].sockets[0].getsockname()[1]
+            try:
+                yield self
+            finally:
+                self.model.free.set()
+                self.server.should_exit = True
+                await serving
+
+
+async def _until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(LIMIT):
+        while not condition():  # noqa: ASYNC110  # Nobody sets an event for it.
+            await asyncio.sleep(0.001)
+
+
+def _post(hour: object, *more: str, path: str = "/invocations", version: str = "1.1") -> bytes:
+    body = json.dumps({"inputs": {"hour": [hour]}}).encode()
+    head = [f"POST {path} HTTP/{version}", "Host: x", "Content-Type: application/json", *more]
+    return "\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+def _chunked(hour: object) -> bytes:
+    body = json.dumps({"inputs": {"hour": [hour]}}).encode()
+    head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    return head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk
+
+
+async def _answers(stack: Stack, parts: Sequence[bytes], count: int) -> list[bytes]:
+    """Send parts on one connection, and read so many answers, or until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
+    for part in parts:
+        writer.write(part)
+        await writer.drain()
+    found = []
+    async with asyncio.timeout(LIMIT):
+        for _ in range(count):
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+            found.append(head + await reader.readexactly(int(length or b"0")))
+        if b"connection: close" in found[-1]:
+            assert await reader.read() == b""
+    writer.close()
+    return found
+
+
+def _run(protocol: type[asyncio.Protocol], test: Callable[[Stack], Awaitable[Any]]) -> Any:
+    async def go() -> Any:
+        async with Stack(protocol).running() as stack:
+            return await test(stack)
+
+    return asyncio.run(go())
+
+
+GOOD = _post(7)
+HEAD = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+PADDED = b'{"inputs": {"hour": [7]}}'.ljust(300_000)
+CASES: dict[str, tuple[list[bytes], list[int]]] = {
+    "one": ([GOOD], [200]),
+    "several one after the other": ([_post(1), _post(2), _post(3)], [200] * 3),
+    "all pipelined in one packet": ([_post(1) + _post(2) + _chunked(3) + _post(4)], [200] * 4),
+    "other paths between": ([b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + GOOD], [200, 200]),
+    "byte by byte": ([GOOD[at : at + 1] for at in range(len(GOOD))], [200]),
+    "chunked": ([_chunked(7)], [200]),
+    "HTTP/1.0": ([_post(7, version="1.0")], [200]),
+    "HTTP/1.0 that stays": ([_post(7, "Connection: keep-alive", version="1.0")], [200]),
+    "to be closed": ([_post(7, "Connection: close")], [200]),
+    "an upgrade that is not known": ([_post(7, "Connection: upgrade", "Upgrade: h2c")], [400]),
+    "a query": ([_post(7, path="/invocations?a=1")], [200]),
+    "an escaped path": ([_post(7, path="/invoc%61tions")], [200]),
+    "a bad value": ([_post("x"), GOOD], [400, 200]),
+    "no JSON": ([GOOD.replace(b"{", b"[", 1), GOOD], [400, 200]),
+    "an unknown content type": ([GOOD.replace(b"/json", b"/jsom"), GOOD], [415, 200]),
+    "an empty body": ([HEAD + b"Content-Length: 0\r\n\r\n"], [400]),
+    "another method": ([GOOD.replace(b"POST", b"PUT")], [404]),
+    "the other protocol": (
+        [
+            _post(7, path="/v2/models/flights/infer"),
+            _post(7, path="/v2/models/flights/versions/4/infer"),
+            _post(7, path="/v2/models/other/infer"),
+        ],
+        [400, 400, 404],
+    ),
+    "a long body": ([HEAD + b"Content-Length: 300000\r\n\r\n" + PADDED], [200]),
+    "too long a body": ([HEAD + b"Content-Length: 700000\r\n\r\n" + b" " * 700_000], [413]),
+    "no HTTP": ([b"hello\r\n\r\n"], [400]),
+    "two lengths": ([GOOD.replace(b"Host: x", b"Content-Length: 3")], [400]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_short_way_answers_as_uvicorn_does(case: str) -> None:
+    """Whatever is sent, and however it is cut, the bytes that come back are uvicorn's own."""
+    parts, statuses = CASES[case]
+
+    async def ask(stack: Stack) -> list[bytes]:
+        return await _answers(stack, parts, len(statuses))
+
+    ours, theirs = _run(HotProtocol, ask), _run(HttpToolsProtocol, ask)
+    assert [int(answer.split()[1]) for answer in ours] == statuses
+    assert _sorted_heads(ours) == _sorted_heads(theirs)
+
+
+def _sorted_heads(found: list[bytes]) -> list[tuple[list[bytes], bytes]]:
+    """Headers have no order."""
+    parts = [answer.partition(b"\r\n\r\n") for answer in found]
+    return [(sorted(head.split(b"\r\n")), body) for head, _, body in parts]
+
+
+@pytest.mark.parametrize("send", [GOOD, _chunked(7)], ids=["short", "chunked"])
+def test_rows_of_callers_who_left_are_not_predicted_on(send: bytes) -> None:
+    """A caller who closes the connection while others are served costs the model nothing."""
+
+    async def leave(stack: Stack) -> tuple[int, bytes]:
+        stack.model.free.clear()
+        first = asyncio.create_task(_answers(stack, [GOOD], 1))
+        await _until(lambda: stack.model.calls)
+        leavers = [await asyncio.open_connection("127.0.0.1", stack.port) for _ in range(5)]
+        for _, writer in leavers:
+            writer.write(send)
+        assert stack.state.lane is not None
+        await _until(lambda: stack.state.lane.waiting == 5)
+        for _, writer in leavers:
+            writer.transport.abort()
+        await _until(lambda: stack.metrics.in_flight == 1)
+        stack.model.free.set()
+        await first
+        await _answers(stack, [GOOD], 1)
+        return sum(stack.model.calls), stack.metrics.render()
+
+    rows, metrics = _run(HotProtocol, leave)
+    assert rows == 2
+    assert b'duration_seconds_count{code="4xx",model="flights",version="4"} 5.0' in metrics
+
+
+def test_answers_under_way_are_finished_before_the_server_ends() -> None:
+    """A server that is told to end still answers what it has taken, and says that it closes."""
+
+    async def end(stack: Stack) -> bytes:
+        stack.model.free.clear()
+        asked = asyncio.create_task(_answers(stack, [GOOD], 1))
+        await _until(lambda: stack.model.calls)
+        stack.server.should_exit = True
+        await _until(lambda: not stack.server.servers[0].is_serving())
+        stack.model.free.set()
+        (answer,) = await asked
+        return answer
+
+    answer = _run(HotProtocol, end)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in answer
