@@ -69,6 +69,18 @@ class Slow:
         return np.zeros(len(data))
 
 
+class Calling:
+    """Calls another service, as far as the headers that it would send."""
+
+    def predict(self, data):
+        """Give the trace that the call would be in."""
+        from opentelemetry.propagate import inject  # noqa: PLC0415
+
+        headers = {}
+        inject(headers)
+        return np.array([headers.get("traceparent", "")] * len(data))
+
+
 class Scaling(mlflow.pyfunc.PythonModel):
     """A model of no particular library, with a parameter."""
 
@@ -175,7 +187,12 @@ def save(root: Path) -> None:
     )
     keep("pyfunc", rows, split)
 
-    for name, model in (("raising", Raising()), ("slow", Slow()), ("plain", Plain())):
+    for name, model in (
+        ("raising", Raising()),
+        ("slow", Slow()),
+        ("plain", Plain()),
+        ("calling", Calling()),
+    ):
         sklearn(name, model, NUMBERS, numbers, **pickled)
     sklearn("importing", Importing(), NUMBERS, numbers, **pickled)
     example = {"dataframe_split": rows.to_dict(orient="split")}

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from fairlead_serving.domain.signature import Column, Kind, Param, Signature
 from fairlead_serving.entrypoints.http import create_app
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
+from fairlead_serving.entrypoints.watches import open_watches
 
 JSON = {"content-type": "application/json"}
 COLUMNS = Signature(
@@ -54,15 +56,14 @@ class Client:
         answer: object = None,
         signature: Signature = COLUMNS,
         limits: Limits = Limits(rows=50),  # noqa: B008  # Frozen.
-        max_body_bytes: int = 1000,
-        **state: Any,
+        state: Mapping[str, Any] = MappingProxyType({}),
+        **settings: Any,
     ) -> None:
         self._limits = limits
         folder = ModelFolder(path=Path(), flavors={}, signature=signature, example=EXAMPLE)
         self.state = State(**{"served": Served(Fake(answer), folder), **state})
-        self._settings = Settings(
-            model="x", name="flights", version="4", max_body_bytes=max_body_bytes
-        )
+        given = {"max_body_bytes": 1000, **settings}
+        self._settings = Settings(model="x", name="flights", version="4", **given)
 
     def send(self, method: str, path: str, **request: Any) -> httpx.Response:
         """Send one request."""
@@ -77,10 +78,14 @@ class Client:
     async def connected(self) -> AsyncIterator[httpx.AsyncClient]:
         """Give a client for several requests."""
         metrics, served = Metrics("flights", "4"), self.state.served
-        with ThreadPoolExecutor(1) as worker:
+        with (
+            open_watches(self._settings, metrics) as watches,
+            ThreadPoolExecutor(1) as worker,
+        ):
             if served:
                 self.state.lane = Lane(served.predict, worker, self._limits, metrics, served.pace)
-            transport = httpx.ASGITransport(create_app(self._settings, self.state, metrics))
+            app = create_app(self._settings, self.state, metrics, watches)
+            transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
                 yield client
 

@@ -314,7 +314,7 @@ def test_metadata(path: str, status: int, document: dict[str, Any]) -> None:
 
 def test_loading_is_not_ready() -> None:
     """Live at once, ready with the model; infer and metadata say why not."""
-    client = Client(served=None)
+    client = Client(state={"served": None})
     assert client.send("GET", "/v2/health/live").status_code == 200
     for path in ("/v2/health/ready", "/v2/models/flights/ready", "/v2/models/flights"):
         assert client.send("GET", path).status_code == 503

@@ -5,7 +5,7 @@ asks: a client library's locks would cost more than the rest of the way of a pre
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
@@ -68,6 +68,7 @@ class Metrics(Collector):
     Attributes:
         in_flight: How many requests are being answered.
         waiting: Tells how many requests wait for the model.
+        payloads: Tells how many payloads were kept, and how many dropped.
         ready: Whether new traffic is welcome.
         is_compiled: Whether the model's predict was compiled.
     """
@@ -77,6 +78,7 @@ class Metrics(Collector):
     def __init__(self, model: str, version: str, edges: Sequence[float] = SECONDS) -> None:
         self.in_flight = 0
         self.waiting: Callable[[], int] = int
+        self.payloads: Callable[[], Mapping[str, int]] = lambda: {"kept": 0, "dropped": 0}
         self.ready = False
         self.is_compiled = False
         self._names = (model, version)
@@ -122,6 +124,12 @@ class Metrics(Collector):
         rows = CounterMetricFamily(f"{prefix}rows", "Rows predicted on.", labels=_NAMES)
         rows.add_metric(self._names, self._rows)
         yield rows
+        payloads = CounterMetricFamily(
+            f"{prefix}payloads", "Sampled payloads, kept or dropped.", labels=(*_NAMES, "result")
+        )
+        for result, count in self.payloads().items():
+            payloads.add_metric((*self._names, result), count)
+        yield payloads
         for name, words, value in (
             ("requests_in_flight", "Requests being answered.", self.in_flight),
             ("requests_waiting", "Requests that wait for the model.", self.waiting()),

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
@@ -75,6 +76,7 @@ class Limits:
 
 class _Waiting(NamedTuple):
     request: Request
+    context: Context
     answer: asyncio.Future[Any]
     deadline: float
 
@@ -133,7 +135,8 @@ class Lane:
         if len(self._queue) >= self._limits.queue and not self._forget():
             raise OverloadedError("Too many requests wait for the model.")
         answer = self._loop.create_future()
-        self._queue.append(_Waiting(request, answer, self._loop.time() + self._limits.timeout))
+        deadline = self._loop.time() + self._limits.timeout
+        self._queue.append(_Waiting(request, copy_context(), answer, deadline))
         if self._alarm is None:
             self._set_alarm(self._queue[0].deadline)
         if not self._is_busy:
@@ -157,12 +160,11 @@ class Lane:
         if not batch:
             self._is_busy = False
             return
-        requests = [waiting.request for waiting in batch]
-        rows = sum(request.data.rows for request in requests)
+        rows = sum(waiting.request.data.rows for waiting in batch)
         if self._pace.expect(rows) <= self._limits.quick:
-            self._finish(_call(self._predict, requests))
+            self._finish(_call(self._predict, batch))
             return
-        work = self._loop.run_in_executor(self._worker, _call, self._predict, requests)
+        work = self._loop.run_in_executor(self._worker, _call, self._predict, batch)
         work.add_done_callback(lambda done: self._finish(done.result()))
 
     def _take(self) -> list[_Waiting]:
@@ -226,22 +228,21 @@ class _Call(NamedTuple):
     seconds: float
 
 
-def _call(predict: Predict, requests: Sequence[Request]) -> _Call:
+def _call(predict: Predict, batch: Sequence[_Waiting]) -> _Call:
     """Predict on requests, as one if there are several; if that fails, on each alone."""
     started = time.perf_counter()
-    try:
-        outcomes = _together(predict, requests)
-    except Exception as error:  # noqa: BLE001  # Whatever it is, it is one caller's alone.
-        outcomes = (
-            [(None, error)] if len(requests) == 1 else [_alone(predict, one) for one in requests]
-        )
+    if len(batch) == 1:
+        outcomes: Sequence[Outcome] = [_alone(predict, batch[0])]
+    else:
+        try:
+            outcomes = _together(predict, [waiting.request for waiting in batch])
+        except Exception:  # noqa: BLE001  # Whatever it is, it is one caller's alone.
+            outcomes = [_alone(predict, waiting) for waiting in batch]
     seconds = time.perf_counter() - started
-    return _Call(outcomes, sum(request.data.rows for request in requests), seconds)
+    return _Call(outcomes, sum(waiting.request.data.rows for waiting in batch), seconds)
 
 
 def _together(predict: Predict, requests: Sequence[Request]) -> Sequence[Outcome]:
-    if len(requests) == 1:
-        return [(predict(requests[0]), None)]
     predictions: Any = predict(merge(requests))
     rows = [request.data.rows for request in requests]
     if len(predictions) != sum(rows):
@@ -250,8 +251,9 @@ def _together(predict: Predict, requests: Sequence[Request]) -> Sequence[Outcome
     return [(predictions[end - count : end], None) for count, end in zip(rows, ends, strict=True)]
 
 
-def _alone(predict: Predict, request: Request) -> Outcome:
+def _alone(predict: Predict, waiting: _Waiting) -> Outcome:
+    """Predict in the context of the request, so that a model that calls others is in its trace."""
     try:
-        return predict(request), None
+        return waiting.context.run(predict, waiting.request), None
     except Exception as error:  # noqa: BLE001  # It is handed to the caller.
         return None, error

@@ -8,6 +8,7 @@ ClientLeftError      nobody: it is counted as a 499
 NotReadyError        nobody: with a 503, and it may be sent again
 OverloadedError      nobody: the same
 ModelRaisedError     the model: with a 500
+CannotStartError     who wrote the options: the process ends with 1
 CannotLoadError      the model's owner: the process ends with 3 and stays down
 CannotFetchError     nobody yet: the process ends with 4 and may be started again
 """
@@ -105,6 +106,10 @@ class ModelRaisedError(RequestError):
     def __init__(self, exception_class: str) -> None:
         super().__init__(f"The model raised {exception_class}.")
         self.exception_class = exception_class
+
+
+class CannotStartError(Exception):
+    """The process cannot serve as it was told to."""
 
 
 class CannotLoadError(Exception):

@@ -1,9 +1,9 @@
 """The `fairlead-serving` command."""
 
 import argparse
-import logging
 import math
 import os
+import shlex
 import socket
 import sys
 from collections.abc import Sequence
@@ -12,10 +12,12 @@ from pathlib import Path
 from fairlead_serving.adapters.metrics import SECONDS
 from fairlead_serving.app.lane import Limits
 from fairlead_serving.domain.source import parse_model
+from fairlead_serving.entrypoints.logs import configure_logging
 from fairlead_serving.entrypoints.settings import Settings
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _BACKLOG = 2048
+_OPTIONS = "FAIRLEAD_SERVING_OPTIONS"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,11 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 after a signal; 1 when the address is taken; 2 for wrong arguments; 3 when the model
         can never load; 4 when it could not be fetched just now.
     """
-    settings, log_level = _parse(argv)
-    logging.basicConfig(
-        level=log_level.upper(), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    settings, log_level, log_format = _parse(argv)
+    configure_logging(log_level, log_format)
     # Before numpy is imported, which reads them once: a pool of threads as wide as the machine
     # slows a small prediction down, and its neighbours too.
     for variable in _THREAD_VARIABLES:
@@ -58,18 +57,17 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _parse(argv: Sequence[str] | None) -> tuple[Settings, str]:
+def _parse(argv: Sequence[str] | None) -> tuple[Settings, str, str]:
     parser = _parser()
-    given = parser.parse_args(argv)
+    given = parser.parse_args([*_more_options(parser), *(sys.argv[1:] if argv is None else argv)])
     try:
         version = parse_model(given.model)
     except ValueError as error:
         parser.error(str(error))
     if version is not None and not given.tracking_uri:
         parser.error("models:/ needs --tracking-uri or MLFLOW_TRACKING_URI")
-    log_level = given.log_level
     fields = dict(vars(given))
-    del fields["log_level"]
+    log_level, log_format = fields.pop("log_level"), fields.pop("log_format")
     fields["limits"] = Limits(
         rows=fields.pop("max_rows"),
         merged_rows=fields.pop("max_merged_rows"),
@@ -78,34 +76,72 @@ def _parse(argv: Sequence[str] | None) -> tuple[Settings, str]:
     )
     fields["name"] = given.name or (version and version.name) or Path(given.model).resolve().name
     fields["version"] = given.version or (version.version if version else "")
-    return Settings(**fields), log_level
+    return Settings(**fields), log_level, log_format
+
+
+def _more_options(parser: argparse.ArgumentParser) -> list[str]:
+    """Read the options of the environment, for those who do not write the command line.
+
+    In a cluster it is the controller's. What stands there wins.
+    """
+    try:
+        return shlex.split(os.environ.get(_OPTIONS, ""))
+    except ValueError as error:
+        parser.error(f"{_OPTIONS} cannot be read: {str(error).lower()}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="fairlead-serving", description="Serve one version of an MLflow model."
+        prog="fairlead-serving",
+        description="Serve one version of an MLflow model.",
+        epilog=f"Options may stand in the variable {_OPTIONS} too; the command line's win.",
     )
-    add = parser.add_argument
+    _add_model(parser.add_argument_group("the model"))
+    _add_listening(parser.add_argument_group("where it listens"))
+    _add_predicting(parser.add_argument_group("how it predicts"))
+    _add_limits(parser.add_argument_group("what it takes"))
+    _add_telling(parser.add_argument_group("what it tells"))
+    return parser
+
+
+_Group = argparse._ArgumentGroup  # noqa: SLF001  # The type has no public name.
+
+
+def _add_model(group: _Group) -> None:
+    add = group.add_argument
     add("--model", required=True, help="a model folder, or models:/NAME/VERSION")
     add("--name", help="the name in metrics and documents; the model's own if left out")
     add("--version", default="", help="the version in the same places; that of the URI if left out")
-    add("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
-    add("--port", type=int, required=True, help="the port to listen on")
-    add("--grpc-port", type=int, help="the port for the Open Inference Protocol over gRPC")
     add("--cache", type=Path, default=_default_cache(), help="where fetched models are kept")
     add(
         "--tracking-uri",
         default=os.environ.get("MLFLOW_TRACKING_URI", ""),
         help="the MLflow server to fetch from (MLFLOW_TRACKING_URI)",
     )
-    add("--drain-seconds", type=float, default=2.0, help="requests are taken so long after SIGTERM")
-    add("--termination-log", type=Path, help="the file for the reason why the process ended")
     add(
         "--environment",
         choices=("check", "ignore"),
         default="check",
         help="stop when the model's requirements are not met, or only warn",
     )
+    add(
+        "--trusted-types",
+        type=_names,
+        default=(),
+        help="types a skops file may hold besides scikit-learn's, with commas between them",
+    )
+
+
+def _add_listening(group: _Group) -> None:
+    add = group.add_argument
+    add("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
+    add("--port", type=int, required=True, help="the port to listen on")
+    add("--grpc-port", type=int, help="the port for the Open Inference Protocol over gRPC")
+    add("--drain-seconds", type=float, default=2.0, help="requests are taken so long after SIGTERM")
+
+
+def _add_predicting(group: _Group) -> None:
+    add = group.add_argument
     add("--threads", type=int, default=1, help="how many threads one prediction may use")
     add(
         "--predictor",
@@ -114,19 +150,17 @@ def _parser() -> argparse.ArgumentParser:
         help="compile a faster predict where it gives the same, or use the model's own",
     )
     add(
-        "--trusted-types",
-        type=_names,
-        default=_names(os.environ.get("FAIRLEAD_TRUSTED_TYPES", "")),
-        help="types a skops file may hold besides scikit-learn's (FAIRLEAD_TRUSTED_TYPES)",
-    )
-    add(
         "--merge",
         choices=("auto", "on", "off"),
         default="auto",
         help="call the model with all requests that queued, if it is known to predict row by row",
     )
-    limits = Limits()
-    add("--max-merged-rows", type=_count, default=limits.merged_rows, help="of one merged call")
+    merged = Limits().merged_rows
+    add("--max-merged-rows", type=_count, default=merged, help="the most rows of a merged call")
+
+
+def _add_limits(group: _Group) -> None:
+    add, limits = group.add_argument, Limits()
     add("--max-body-bytes", type=_count, default=10 * 1024 * 1024, help="the largest body taken")
     add("--max-rows", type=_count, default=limits.rows, help="the most rows of one request")
     add("--max-queue", type=_count, default=limits.queue, help="how many requests may wait")
@@ -136,6 +170,11 @@ def _parser() -> argparse.ArgumentParser:
         default=limits.timeout,
         help="how long a request may take, its wait included",
     )
+
+
+def _add_telling(group: _Group) -> None:
+    add = group.add_argument
+    add("--termination-log", type=Path, help="the file for the reason why the process ended")
     add(
         "--latency-buckets",
         type=_edges,
@@ -143,7 +182,39 @@ def _parser() -> argparse.ArgumentParser:
         help="the upper edges of the latency histogram in seconds, with commas between them",
     )
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
-    return parser
+    add(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="lines for people, or one JSON object a line",
+    )
+    add(
+        "--access-log",
+        type=_share,
+        default=0.0,
+        metavar="SHARE",
+        help="log this share of the requests, and every 5xx; 0 logs none",
+    )
+    add("--payload-folder", type=Path, help="keep sampled requests and answers here")
+    add(
+        "--payload-share",
+        type=_share,
+        default=1.0,
+        metavar="SHARE",
+        help="keep those of this share of the units",
+    )
+    add("--payload-key", default="x-unit-id", help="the header that names the unit")
+    add(
+        "--payload-bytes",
+        type=_count,
+        default=512 * 1024 * 1024,
+        help="delete the oldest above so many bytes",
+    )
+    add(
+        "--tracing",
+        action="store_true",
+        help="a span for each request, sent as OTEL_EXPORTER_OTLP_ENDPOINT says",
+    )
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -151,17 +222,30 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
+    if not (text.isascii() and text.isdigit() and int(text)):
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return number
+    return int(text)
 
 
 def _seconds(text: str) -> float:
-    number = float(text)
+    number = _number(text)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
     return number
+
+
+def _share(text: str) -> float:
+    number = _number(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a share between 0 and 1")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan  # Which is in no range.
 
 
 def _edges(text: str) -> tuple[float, ...]:

@@ -29,15 +29,16 @@ from fairlead_serving.domain.errors import (
     UnsupportedTypeError,
 )
 from fairlead_serving.domain.v2 import Infer, read_infer
+from fairlead_serving.entrypoints.headers import Headers, header
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
+from fairlead_serving.entrypoints.watches import Seen, Watch
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers = Sequence[tuple[bytes, bytes]]
 
 _JSON = b"application/json"
 _CSV = b"text/csv"
@@ -83,18 +84,27 @@ class HotPath:
         state: Holds the model as soon as it is loaded.
         metrics: Counts what is answered.
         behind: The application for all other requests.
+        watches: Look at each answered request.
 
     Attributes:
         routes: What each path is for.
         short: The most bytes of a body that is read in the event loop.
     """
 
-    def __init__(self, settings: Settings, state: State, metrics: Metrics, behind: Asgi) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        state: State,
+        metrics: Metrics,
+        behind: Asgi,
+        watches: Sequence[Watch] = (),
+    ) -> None:
         self.short = min(_LONG, settings.max_body_bytes)
         self._limit = settings.max_body_bytes
         self._state = state
         self._metrics = metrics
         self._behind = behind
+        self._watches = watches
         self._name, self._version = settings.name, settings.version
         infer = f"/v2/models/{settings.name}"
         paths = (f"{infer}/infer", f"{infer}/versions/{settings.v2_version}/infer")
@@ -166,7 +176,13 @@ class HotPath:
 
     def _end(self, exchange: Exchange, answer: Answer) -> Answer:
         self._metrics.in_flight -= 1
-        self._metrics.observe(answer.status, time.perf_counter() - exchange.started)
+        seconds = time.perf_counter() - exchange.started
+        self._metrics.observe(answer.status, seconds)
+        if self._watches:
+            path, sent = exchange.route.path, exchange.body
+            seen = Seen(path, exchange.headers, sent, answer.status, answer.body, seconds)
+            for watch in self._watches:
+                watch(seen)
         return answer
 
     def head(self, answer: Answer) -> list[tuple[bytes, bytes]]:
@@ -257,7 +273,7 @@ async def _unless_left(waiting: asyncio.Future[Any], receive: Receive) -> Any:
 
 def _json_length(headers: Headers) -> int | None:
     """Read the header of the binary tensor extension: how many bytes of the body are JSON."""
-    given = _header(headers, _JSON_LENGTH)
+    given = header(headers, _JSON_LENGTH)
     if not given:
         return None
     if not given.isdigit():
@@ -265,15 +281,8 @@ def _json_length(headers: Headers) -> int | None:
     return int(given)
 
 
-def _header(headers: Headers, wanted: bytes) -> bytes:
-    for name, value in headers:
-        if name == wanted:
-            return value
-    return b""
-
-
 def _content_type(headers: Headers) -> bytes:
-    given = _header(headers, b"content-type")
+    given = header(headers, b"content-type")
     if given == _JSON:
         return _JSON
     kind, *parameters = given.lower().split(b";")

@@ -1,5 +1,6 @@
 """The HTTP interface of a serving process: the paths that predict, and all that is beside them."""
 
+from collections.abc import Sequence
 from importlib.metadata import version as installed
 
 import orjson
@@ -12,30 +13,41 @@ from fairlead_serving.adapters.metrics import Metrics
 from fairlead_serving.domain.answers import answer_error
 from fairlead_serving.domain.errors import NotReadyError
 from fairlead_serving.domain.openapi import build_openapi
-from fairlead_serving.entrypoints.hot import Asgi, HotPath
+from fairlead_serving.entrypoints.hot import HotPath
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
 from fairlead_serving.entrypoints.v2 import add_v2
+from fairlead_serving.entrypoints.watches import Watch
 
 _JSON = "application/json"
 
 
-def create_app(settings: Settings, state: State, metrics: Metrics) -> Asgi:
+def create_app(
+    settings: Settings, state: State, metrics: Metrics, watches: Sequence[Watch] = ()
+) -> HotPath:
     """Make the web application of one model.
 
     Args:
         settings: The settings of the process.
         state: Holds the model as soon as it is loaded.
         metrics: What the process counts.
+        watches: Look at each answered request.
 
     Returns:
         The application.
     """
-    app = FastAPI(title=settings.name, openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title=settings.name,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        # Ours is around all paths and leaves the probes out; see `adapters.tracing`.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
     _add_probes(app, state, metrics)
     _add_documents(app, settings, state)
     add_v2(app, settings, state)
-    return HotPath(settings, state, metrics, app)
+    return HotPath(settings, state, metrics, app, watches)
 
 
 def _add_probes(app: FastAPI, state: State, metrics: Metrics) -> None:

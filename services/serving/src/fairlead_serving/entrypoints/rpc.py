@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -20,6 +20,7 @@ from fairlead_serving.entrypoints.v2 import (
     model_metadata,
     server_metadata,
 )
+from fairlead_serving.entrypoints.watches import Seen, Watch
 from fairlead_serving.protocol import open_inference_pb2 as pb
 
 _SERVICE = "inference.GRPCInferenceService"
@@ -46,13 +47,21 @@ _CONTENTS: Mapping[str, str] = {
 }
 
 
-def create_rpc_server(settings: Settings, state: State, metrics: Metrics) -> grpc.aio.Server:
+def create_rpc_server(
+    settings: Settings,
+    state: State,
+    metrics: Metrics,
+    watches: Sequence[Watch] = (),
+    interceptors: Sequence[Any] = (),
+) -> grpc.aio.Server:
     """Make the gRPC server of one model; it listens once it is started.
 
     Args:
         settings: The settings of the process.
         state: Holds the model as soon as it is loaded.
         metrics: Counts what is answered, as HTTP's status codes.
+        watches: Look at each answered inference.
+        interceptors: Stand around each call.
 
     Returns:
         The server, bound to its port.
@@ -60,7 +69,7 @@ def create_rpc_server(settings: Settings, state: State, metrics: Metrics) -> grp
     Raises:
         OSError: The address is taken.
     """
-    service = _Service(settings, state, metrics)
+    service = _Service(settings, state, metrics, watches)
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
             call,
@@ -81,7 +90,7 @@ def create_rpc_server(settings: Settings, state: State, metrics: Metrics) -> grp
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),
     ]
-    server = grpc.aio.server(options=options)
+    server = grpc.aio.server(interceptors=interceptors, options=options)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
     address = f"[{settings.host}]" if ":" in settings.host else settings.host
     try:
@@ -92,10 +101,13 @@ def create_rpc_server(settings: Settings, state: State, metrics: Metrics) -> grp
 
 
 class _Service:
-    def __init__(self, settings: Settings, state: State, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, state: State, metrics: Metrics, watches: Sequence[Watch]
+    ) -> None:
         self._settings = settings
         self._state = state
         self._metrics = metrics
+        self._watches = watches
 
     async def server_live(self, _: Any, context: Any) -> Any:
         del context
@@ -122,15 +134,13 @@ class _Service:
     async def model_infer(self, request: Any, context: Any) -> Any:
         async with _refusing(context):
             check_model(self._settings, request.model_name, request.model_version)
-            with self._counted():
-                return await self._infer(request)
+            return await self._counted(request, context)
 
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        started, status = time.perf_counter(), 200
+    async def _counted(self, request: Any, context: Any) -> Any:
+        started, status, answer = time.perf_counter(), 200, None
         self._metrics.in_flight += 1
         try:
-            yield
+            answer = await self._infer(request)
         except asyncio.CancelledError:
             status = ClientLeftError.status
             raise
@@ -140,7 +150,11 @@ class _Service:
             raise told from error
         finally:
             self._metrics.in_flight -= 1
-            self._metrics.observe(status, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._metrics.observe(status, seconds)
+            for watch in self._watches:
+                watch(_seen(request, context, status, answer, seconds))
+        return answer
 
     async def _infer(self, request: Any) -> Any:
         served, lane = self._state.loaded()
@@ -163,6 +177,18 @@ async def _refusing(context: Any) -> AsyncIterator[None]:
         yield
     except RequestError as error:
         await context.abort(_CODES[error.status], error.message)
+
+
+def _seen(request: Any, context: Any, status: int, answer: Any, seconds: float) -> Seen:
+    metadata = context.invocation_metadata() or ()
+    headers = [
+        (name.encode(), value if isinstance(value, bytes) else value.encode())
+        for name, value in metadata
+    ]
+    response = answer.SerializeToString() if answer is not None else b""
+    path = f"/{_SERVICE}/ModelInfer"
+    headers.append((b"content-type", b"application/grpc"))
+    return Seen(path, headers, request.SerializeToString(), status, response, seconds)
 
 
 def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
@@ -18,12 +19,17 @@ import uvloop
 from fairlead_serving.adapters.metrics import Metrics
 from fairlead_serving.app.lane import Lane, Limits
 from fairlead_serving.app.serving import Served
-from fairlead_serving.domain.errors import CannotFetchError, CannotLoadError
+from fairlead_serving.domain.errors import CannotFetchError, CannotLoadError, CannotStartError
+from fairlead_serving.entrypoints.hot import HotPath
 from fairlead_serving.entrypoints.http import create_app
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
 from fairlead_serving.entrypoints.transport import HotProtocol
+from fairlead_serving.entrypoints.watches import Watch, open_watches
 from fairlead_serving.entrypoints.wiring import fetch_and_load
+
+if TYPE_CHECKING:  # An extra.
+    from fairlead_serving.adapters.tracing import Tracing
 
 UNEXPECTED = 1
 CANNOT_LOAD = 3
@@ -35,10 +41,6 @@ _KEEP_ALIVE_SECONDS = 75
 _RPC_GRACE_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
-
-
-class _CannotStartError(Exception):
-    """The process cannot serve as it was told to."""
 
 
 class _Server(uvicorn.Server):
@@ -94,29 +96,63 @@ async def _serve(
     settings: Settings, listener: socket.socket, state: State, worker: ThreadPoolExecutor
 ) -> int:
     metrics = Metrics(settings.name, settings.version, settings.latency_buckets)
-    config = uvicorn.Config(
-        create_app(settings, state, metrics),
+    try:
+        with open_watches(settings, metrics) as watches, _tracing(settings) as tracing:
+            app = create_app(settings, state, metrics, watches)
+            config = _config(app, tracing)
+            server = _Server(config, state, settings.drain_seconds)
+            async with _rpc(settings, state, metrics, watches, tracing):
+                loading = asyncio.create_task(_load(settings, state, worker, metrics, server))
+                await server.serve([listener])
+    except CannotStartError as error:
+        report(settings, str(error))
+        return UNEXPECTED
+    return await loading if loading.done() else 0
+
+
+def _config(app: HotPath, tracing: "Tracing | None") -> uvicorn.Config:
+    return uvicorn.Config(
+        tracing.around(app) if tracing else app,
         access_log=False,
-        http=HotProtocol,
+        # A span is made around an ASGI application, so that all goes through it then.
+        http="httptools" if tracing else HotProtocol,
         proxy_headers=False,
         log_config=None,
         lifespan="off",
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )
-    server = _Server(config, state, settings.drain_seconds)
+
+
+@contextlib.contextmanager
+def _tracing(settings: Settings) -> "Iterator[Tracing | None]":
+    """Put requests into spans, if the settings ask for it; what is left is sent at the end."""
+    if not settings.tracing:
+        yield None
+        return
     try:
-        async with _rpc(settings, state, metrics):
-            loading = asyncio.create_task(_load(settings, state, worker, metrics, server))
-            await server.serve([listener])
-    except _CannotStartError as error:
-        report(settings, str(error))
-        return UNEXPECTED
-    return await loading if loading.done() else 0
+        # An extra, and slow to import.
+        from fairlead_serving.adapters.tracing import Tracing  # noqa: PLC0415
+    except ImportError as error:
+        raise CannotStartError(
+            "--tracing needs OpenTelemetry, which is not installed; "
+            "install fairlead-serving[tracing]."
+        ) from error
+    tracing = Tracing(settings.name, settings.version)
+    try:
+        yield tracing
+    finally:
+        tracing.close()
 
 
 @contextlib.asynccontextmanager
-async def _rpc(settings: Settings, state: State, metrics: Metrics) -> AsyncIterator[None]:
+async def _rpc(
+    settings: Settings,
+    state: State,
+    metrics: Metrics,
+    watches: Sequence[Watch],
+    tracing: "Tracing | None",
+) -> AsyncIterator[None]:
     """Answer gRPC too, if there is a port for it; what is under way at the end is finished."""
     if settings.grpc_port is None:
         yield
@@ -125,13 +161,15 @@ async def _rpc(settings: Settings, state: State, metrics: Metrics) -> AsyncItera
         # An extra, and slow to import.
         from fairlead_serving.entrypoints.rpc import create_rpc_server  # noqa: PLC0415
 
-        server = create_rpc_server(settings, state, metrics)
+        server = create_rpc_server(
+            settings, state, metrics, watches, tracing.interceptors() if tracing else ()
+        )
     except ImportError as error:
-        raise _CannotStartError(
+        raise CannotStartError(
             "--grpc-port needs grpcio, which is not installed; install fairlead-serving[grpc]."
         ) from error
     except OSError as error:
-        raise _CannotStartError(
+        raise CannotStartError(
             f"Cannot listen on {settings.host}:{settings.grpc_port}: {error.strerror}."
         ) from error
     await server.start()

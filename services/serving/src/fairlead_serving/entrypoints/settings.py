@@ -29,6 +29,12 @@ class Settings:
         max_body_bytes: The largest body taken.
         merge: `auto` to merge the requests for models that are known to predict row by row, or
             `on` or `off` for any model.
+        access_log: The share of the requests that are logged, from 0 to 1.
+        payload_folder: Where sampled payloads are kept; None keeps none.
+        payload_share: The share of the units whose payloads are kept, from 0 to 1.
+        payload_key: The header that names the unit.
+        payload_bytes: What all kept payloads together may hold.
+        tracing: Whether requests are put into OpenTelemetry's spans.
         limits: What the model takes, what waits for it, and for how long.
         latency_buckets: The upper edges of the latency histogram in seconds.
     """
@@ -50,6 +56,12 @@ class Settings:
     max_body_bytes: int = 10 * 1024 * 1024
     merge: str = "auto"
     latency_buckets: tuple[float, ...] = SECONDS
+    access_log: float = 0.0
+    payload_folder: Path | None = None
+    payload_share: float = 1.0
+    payload_key: str = "x-unit-id"
+    payload_bytes: int = 512 * 1024 * 1024
+    tracing: bool = False
     limits: Limits = field(default_factory=Limits)
 
     @property
