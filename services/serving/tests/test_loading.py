@@ -34,6 +34,11 @@ def _edit(name: str, old: str, new: str) -> Callable[[Path], object]:
             "no_such_module",
             id="class of a missing module",
         ),
+        pytest.param(
+            lambda f: (f / "model.pkl").write_bytes(b"cbuiltins\nexit\n(tR."),
+            "SystemExit",
+            id="ends the process",
+        ),
         pytest.param(lambda f: (f / "MLmodel").unlink(), "MLmodel", id="no MLmodel"),
         pytest.param(lambda f: (f / "MLmodel").write_text("{[}"), "YAML", id="not YAML"),
         pytest.param(lambda f: (f / "MLmodel").write_text("a: 1"), "flavors", id="no flavors"),

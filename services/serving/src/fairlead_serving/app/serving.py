@@ -127,7 +127,7 @@ def _load(folder: ModelFolder, loader: FlavorLoader) -> Model:
         raise
     except ImportError as error:
         raise CannotLoadError(_missing(error)) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Reading a model runs its own code, so anything may come; what matters is that it will
         # come again on every start.
         raise CannotLoadError(
@@ -143,5 +143,5 @@ def _missing(error: ImportError) -> str:
     )
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or "no message"
