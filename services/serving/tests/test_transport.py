@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from fairlead_serving.entrypoints.state import State
 from fairlead_serving.entrypoints.transport import HotProtocol
 
 LIMIT = 10.0
+PATHS = ("/invocations", "/invocations?a=1")  # By the short way, and by uvicorn's.
 
 
 class Echo:
@@ -230,3 +232,40 @@ def test_answers_under_way_are_finished_before_the_server_ends() -> None:
     answer = _run(HotProtocol, end)
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"connection: close" in answer
+
+
+async def _call_many(stack: Stack, caller: int) -> int:
+    """Send rows that nobody else sends, some of them wrong; leave now and then."""
+    chance, answered = random.Random(caller), 0
+    for number in range(50):
+        reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
+        rows = [
+            "x" if chance.random() < 0.1 else caller * 1000.0 + number * 10 + at
+            for at in range(chance.randint(1, 4))
+        ]
+        for row in rows:
+            writer.write(_post(row, path=chance.choice(PATHS)))
+        for row in rows:
+            if chance.random() < 0.1:
+                writer.transport.abort()
+                break
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = head.partition(b"content-length: ")[2].partition(b"\r\n")[0]
+            answer = json.loads(await reader.readexactly(int(length)))
+            assert answer.get("predictions") == (None if row == "x" else [row])
+            answered += 1
+        writer.close()
+    return answered
+
+
+def test_no_answer_goes_to_another_caller() -> None:
+    """With thousands of requests, failures and callers who leave, each gets its own row's answer."""
+
+    async def call(stack: Stack) -> tuple[int, list[int]]:
+        answered = sum(await asyncio.gather(*(_call_many(stack, one) for one in range(32))))
+        await _until(lambda: stack.metrics.in_flight == 0)
+        return answered, stack.model.calls
+
+    answered, calls = _run(HotProtocol, call)
+    assert answered > 2_500
+    assert len(calls) < sum(calls), "no call held several requests"
