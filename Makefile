@@ -90,7 +90,7 @@ requirements: $(VENV)/.uv  ## Pin the requirement files again, with hashes
 	@$(COMPILE_IMAGE) services/training/pyproject.toml -o requirements/images/training.txt
 	@$(COMPILE_IMAGE) --extra grpc services/serving/pyproject.toml -o requirements/images/serving-sklearn.txt
 	@$(COMPILE_IMAGE) --extra grpc --extra xgboost services/serving/pyproject.toml -o requirements/images/serving-xgboost.txt
-	@$(COMPILE_IMAGE) --extra grpc --extra xgboost --extra lightgbm --extra pyfunc services/serving/pyproject.toml -o requirements/images/serving-full.txt
+	@$(COMPILE_IMAGE) --extra grpc --extra xgboost --extra lightgbm --extra onnx --extra pyfunc services/serving/pyproject.toml -o requirements/images/serving-full.txt
 	@grep -oE '^mlflow==[0-9.]+' requirements/local.txt \
 		| $(PIN) --python-platform linux - images/mlflow/requirements.in -o requirements/images/mlflow.txt
 	@$(COMPILE) --constraint requirements/local.txt tests/load/requirements.in -o tests/load/requirements.txt

@@ -194,6 +194,20 @@ def test_answer_that_is_not_by_row_is_not_cut(answer: Callable[[list[int]], Any]
     _run(model, body)
 
 
+def test_outputs_by_name_are_cut() -> None:
+    """A model that gives several outputs, each with an item for each row, is merged too."""
+    model = _Model(answer=lambda numbers: {"same": list(numbers), "double": np.array(numbers) * 2})
+
+    async def body(lane: Lane) -> None:
+        found = await asyncio.gather(*(lane.submit(_request(at, at + 10)) for at in range(3)))
+        for at, answer in enumerate(found):
+            assert answer["same"] == [at, at + 10]
+            assert answer["double"].tolist() == [2 * at, 2 * at + 20]
+
+    _run(model, body)
+    assert model.calls == [6]
+
+
 def test_full_queue_refuses() -> None:
     """More than the queue holds is refused at once; what was queued is answered."""
     model = _Model(gate=threading.Event())

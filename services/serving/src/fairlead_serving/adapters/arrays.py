@@ -25,6 +25,7 @@ _DTYPES: Mapping[Kind, str] = {
 _TEXT = pd.Series([""]).dtype
 """What pandas makes of strings. Given for each column, lest one of nothing but nulls be something
 else, and a prediction depend on the rows beside it."""
+_FLOATS = frozenset({Kind.FLOAT, Kind.DOUBLE})
 _WRITABLE = frozenset({"f8", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"})
 """Types that orjson writes from memory, and as MLflow does: its 32-bit floats have other digits."""
 
@@ -72,6 +73,20 @@ class Arrays:
                 return matrix
         return self.build(data)
 
+    def build_values(self, data: Records | Columns) -> NDArray[Any]:
+        """Build the values of a frame as one array, of the type that pandas finds for them.
+
+        Args:
+            data: The checked table.
+
+        Returns:
+            An array of the shape (rows, columns).
+        """
+        kinds = set(data.layout.types)
+        is_float = not kinds.isdisjoint(_FLOATS) and Kind.BOOLEAN not in kinds
+        matrix = build_matrix(data, mixed=is_float)
+        return self._frame(data).to_numpy() if matrix is None else matrix
+
     def _frame(self, data: Records | Columns) -> pd.DataFrame:
         layout = data.layout
         if layout.names != self._names:
@@ -80,12 +95,7 @@ class Arrays:
         if matrix is not None:
             # One block of memory: an eighth of the time that a column at a time takes.
             return pd.DataFrame(matrix, columns=self._index, copy=False)
-        types = layout.types or (None,) * len(layout.names)
-        columns = {
-            number: _column(values, kind)
-            for number, (values, kind) in enumerate(zip(data.by_column(), types, strict=True))
-        }
-        frame = pd.DataFrame(columns, copy=False)
+        frame = pd.DataFrame(dict(enumerate(_columns(data))), copy=False)
         frame.columns = self._index
         return frame
 
@@ -110,6 +120,15 @@ def build_matrix(data: Records | Columns, *, mixed: bool = False) -> NDArray[Any
         return None
     matrix = np.array(data.cells, dtype=dtype)
     return matrix.T if isinstance(data, Columns) else matrix
+
+
+def build_columns(data: Records | Columns) -> Mapping[Name, NDArray[Any]]:
+    """Build an array of each column of a table; text becomes objects.
+
+    Args:
+        data: The checked table.
+    """
+    return dict(zip(data.layout.names, map(np.asarray, _columns(data)), strict=True))
 
 
 def to_answer(predictions: object) -> object:
@@ -160,6 +179,11 @@ def _scalar(value: Any) -> object:
     if hasattr(value, "model_dump"):  # A pydantic model, which pyfunc models may return.
         return to_json(value.model_dump())
     return value
+
+
+def _columns(data: Records | Columns) -> list[Any]:
+    types = data.layout.types or (None,) * len(data.layout.names)
+    return [_column(values, kind) for values, kind in zip(data.by_column(), types, strict=True)]
 
 
 def _column(values: Sequence[Any], kind: ValueType | None) -> Any:

@@ -245,10 +245,20 @@ def _call(predict: Predict, batch: Sequence[_Waiting]) -> _Call:
 def _together(predict: Predict, requests: Sequence[Request]) -> Sequence[Outcome]:
     predictions: Any = predict(merge(requests))
     rows = [request.data.rows for request in requests]
-    if len(predictions) != sum(rows):
+    outputs = predictions.values() if isinstance(predictions, dict) else [predictions]
+    if any(len(output) != sum(rows) for output in outputs):
         raise ValueError("The model did not give one prediction for each row.")
     ends = accumulate(rows)
-    return [(predictions[end - count : end], None) for count, end in zip(rows, ends, strict=True)]
+    return [
+        (_cut(predictions, end - count, end), None) for count, end in zip(rows, ends, strict=True)
+    ]
+
+
+def _cut(predictions: Any, start: int, end: int) -> object:
+    """Give the predictions of some rows; of each output, where there are several by name."""
+    if isinstance(predictions, dict):
+        return {name: output[start:end] for name, output in predictions.items()}
+    return predictions[start:end]
 
 
 def _alone(predict: Predict, waiting: _Waiting) -> Outcome:

@@ -6,6 +6,7 @@ from pathlib import Path
 from fairlead_serving.adapters.environment import unmet_requirements
 from fairlead_serving.adapters.lightgbm import LightgbmLoader
 from fairlead_serving.adapters.mlmodel import read_folder
+from fairlead_serving.adapters.onnx import OnnxLoader
 from fairlead_serving.adapters.pyfunc import PyfuncLoader
 from fairlead_serving.adapters.sklearn import SklearnLoader
 from fairlead_serving.adapters.xgboost import XgboostLoader
@@ -35,6 +36,7 @@ def fetch_and_load(settings: Settings) -> Served:
         SklearnLoader(settings.predictor, settings.trusted_types),
         XgboostLoader(settings.threads),
         LightgbmLoader(settings.threads, settings.trusted_types),
+        OnnxLoader(settings.threads),
         PyfuncLoader(),
     )
 
