@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fairlead_serving.adapters.compiled.errors import NotTakenError
 from fairlead_serving.domain.data import Columns, Data, Records, Tensors
 from fairlead_serving.domain.signature import NUMERIC, Kind, Name, Signature
 
@@ -107,6 +108,18 @@ class Frame:
         if self._cells is None:
             self._cells = _by_column(self._data)
         return self._cells
+
+
+def finite(block: Numbers) -> Numbers:
+    """Give a block back if all of its numbers are finite.
+
+    Raises:
+        NotTakenError: One is not; some models take it and some refuse it.
+    """
+    # A sum is finite only if all numbers are; scikit-learn asks the same way.
+    if not np.isfinite(block.sum(dtype=np.float64)):
+        raise NotTakenError
+    return block
 
 
 def _by_column(data: Data) -> Sequence[Sequence[Any]]:

@@ -4,14 +4,15 @@ Trees are walked by scikit-learn's own native code, through names that it does n
 keep. If one is gone the model is not compiled; if it does something else the check at load tells.
 """
 
+import operator
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from fairlead_serving.adapters.compiled.blocks import Numbers
-from fairlead_serving.adapters.compiled.errors import CannotCompileError, NotTakenError
+from fairlead_serving.adapters.compiled.blocks import Numbers, finite
+from fairlead_serving.adapters.compiled.errors import CannotCompileError
 from fairlead_serving.adapters.compiled.parts import name_of
 
 Head = Callable[[Numbers], Any]
@@ -37,22 +38,15 @@ def compile_head(estimator: Any, method: str) -> Head:
     return compiler(estimator)
 
 
-def _finite(block: Numbers) -> Numbers:
-    # A sum is finite only if all numbers are; scikit-learn asks the same way.
-    if not np.isfinite(block.sum(dtype=np.float64)):
-        raise NotTakenError
-    return block
-
-
 def _for_trees(block: Numbers) -> Numbers:
     """Give the numbers as trees compare them: of 32 bits, in C order."""
-    return _finite(np.ascontiguousarray(block, dtype=np.float32))
+    return finite(np.ascontiguousarray(block, dtype=np.float32))
 
 
 def _linear(estimator: Any) -> Head:
     coefficients, intercept = np.asarray(estimator.coef_), estimator.intercept_
     weights = coefficients.T if coefficients.ndim > 1 else coefficients
-    return lambda block: _finite(block) @ weights + intercept
+    return lambda block: finite(block) @ weights + intercept
 
 
 def _scores(estimator: Any) -> Head:
@@ -89,11 +83,18 @@ def _logistic_probabilities(estimator: Any) -> Head:
     return run
 
 
-def _boosted_raw(estimator: Any) -> Head:
+def _tree_walker() -> Callable[..., None]:
+    """Give what adds the values of many trees, times a rate, to an array."""
     try:
         from sklearn.ensemble._gradient_boosting import predict_stages  # noqa: PLC0415
     except ImportError as error:
-        raise CannotCompileError("gradient boosting of this scikit-learn") from error
+        raise CannotCompileError("the trees of this scikit-learn") from error
+    walker: Callable[..., None] = predict_stages
+    return walker
+
+
+def _boosted_raw(estimator: Any) -> Head:
+    add_trees = _tree_walker()
     # What boosting starts from does not depend on the row, unless somebody chose an estimator.
     if estimator.init is not None and estimator.init != "zero":
         raise CannotCompileError("gradient boosting that starts from an estimator")
@@ -102,7 +103,7 @@ def _boosted_raw(estimator: Any) -> Head:
 
     def run(block: Numbers) -> Any:
         raw = np.repeat(start, len(block), axis=0)
-        predict_stages(trees, _for_trees(block), rate, raw)
+        add_trees(trees, _for_trees(block), rate, raw)
         return raw
 
     return run
@@ -114,12 +115,18 @@ def _boosted_values(estimator: Any) -> Head:
 
 
 def _boosted_classes(estimator: Any) -> Head:
-    raw, classes = _boosted_raw(estimator), estimator.classes_
+    return _classes_of(estimator, _boosted_raw(estimator), operator.ge)
+
+
+def _classes_of(estimator: Any, raw: Head, is_second: Callable[[Any, int], Any]) -> Head:
+    """Choose the class of the largest value; of two by a single value, compared with zero."""
+    classes = estimator.classes_
 
     def run(block: Numbers) -> Any:
         found = raw(block)
-        chosen = (found.ravel() >= 0).astype(int) if found.shape[1] == 1 else found.argmax(axis=1)
-        return classes.take(chosen, axis=0)
+        if found.shape[1] == 1:
+            return classes.take(is_second(found.ravel(), 0).astype(int), axis=0)
+        return classes.take(found.argmax(axis=1), axis=0)
 
     return run
 
@@ -132,15 +139,12 @@ def _boosted_probabilities(estimator: Any) -> Head:
 def _forest_values(estimator: Any) -> Head:
     if estimator.n_outputs_ != 1:
         raise CannotCompileError("a forest with several outputs")
-    try:
-        from sklearn.ensemble._gradient_boosting import predict_stages  # noqa: PLC0415
-    except ImportError as error:
-        raise CannotCompileError("forests of this scikit-learn") from error
+    add_trees = _tree_walker()
     trees = np.array(estimator.estimators_, dtype=object).reshape(-1, 1)
 
     def run(block: Numbers) -> Any:
         total = np.zeros((len(block), 1))
-        predict_stages(trees, _for_trees(block), 1.0, total)
+        add_trees(trees, _for_trees(block), 1.0, total)
         total /= len(trees)
         return total.ravel()
 
@@ -198,14 +202,8 @@ def _hist_values(estimator: Any) -> Head:
 
 
 def _hist_classes(estimator: Any) -> Head:
-    raw, classes = _hist_raw(estimator), estimator.classes_
-
-    def run(block: Numbers) -> Any:
-        found = raw(block)
-        chosen = (found.ravel() > 0).astype(int) if found.shape[1] == 1 else found.argmax(axis=1)
-        return classes[chosen]
-
-    return run
+    # Unlike the other boosting: what is exactly zero is the first class.
+    return _classes_of(estimator, _hist_raw(estimator), operator.gt)
 
 
 def _hist_probabilities(estimator: Any) -> Head:
