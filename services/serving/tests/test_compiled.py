@@ -1,6 +1,7 @@
 """Compiled models: the same predictions as the models themselves, or none."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -48,11 +49,13 @@ from fairlead_serving.adapters.compiled import (
     CannotCompileError,
     NotTakenError,
     compile_model,
+    convert_model,
     find_difference,
 )
 from fairlead_serving.adapters.sklearn import _SklearnModel
 from fairlead_serving.app.ports import ModelFolder
 from fairlead_serving.domain.data import Array, Columns, Data, Layout, Records, Tensors
+from fairlead_serving.domain.errors import CannotLoadError
 from fairlead_serving.domain.signature import Column, Kind, Signature, Tensor
 
 RANDOM = np.random.default_rng(5)
@@ -467,3 +470,93 @@ def test_model_raises_where_it_would(
     assert model.is_compiled
     with pytest.raises(ValueError, match="NaN"):
         model.predict(_data([[30, None, 1.0]], signature), {})
+
+
+NOT_CONVERTED = {
+    "columns by slice and mask",
+    "histogram classes",
+    "histogram probabilities",
+    "histograms",
+    "histograms, poisson",
+    "imputed",
+}
+"""What skl2onnx cannot convert, or not with the newest onnx."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_converted_models_are_nearly_the_same(
+    name: str, fitted: Callable[[str], tuple[Any, str, Signature]]
+) -> None:
+    """A graph gives the same classes, and numbers within the tolerance, on the training's rows."""
+    estimator, method, signature = fitted(name)
+    own = _Own(estimator, method)
+    if name in NOT_CONVERTED:
+        with pytest.raises(CannotCompileError, match="ONNX"):
+            convert_model(estimator, method, signature, own, 1)
+        return
+    graph = convert_model(estimator, method, signature, own, 1)
+    assert find_difference(graph, own, estimator, signature, None) == ""
+    rows = [list(row)[: len(signature.columns) or 3] for row in FRAME.itertuples(index=False)]
+    for some in (rows, rows[:1]):
+        found, expected = graph.predict(_data(some, signature)), own(_data(some, signature))
+        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+        if found.dtype.kind == "f":
+            scale = np.abs(expected).max()
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * scale)
+        else:
+            assert found.tolist() == expected.tolist()
+
+
+# skl2onnx reads what scikit-learn will drop.
+@pytest.mark.filterwarnings("ignore:Attribute `prob[AB]_`:FutureWarning")
+def test_models_that_are_not_compiled_can_be_converted() -> None:
+    """What nobody wrote a compiled form for may have a converter."""
+    estimator = make_pipeline(StandardScaler(), SVC()).fit(FRAME[NUMBERS], TWO)
+    model = _SklearnModel(estimator, "predict")
+    model.convert(ModelFolder(path=Path(), flavors={}, signature=NUMERIC), 1)
+    assert model.is_compiled
+    rows = [list(row)[:3] for row in FRAME.itertuples(index=False)]
+    found: Any = model.predict(_data(rows, NUMERIC), {})
+    assert found.tolist() == estimator.predict(FRAME[NUMBERS]).tolist()
+
+
+def test_graph_that_differs_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says so, and the model predicts by itself."""
+    odd = Ridge().fit(FRAME[NUMBERS], VALUES)
+    own = odd.predict
+    odd.predict = lambda rows: own(rows) * 1.001
+    model = _SklearnModel(odd, "predict")
+    with caplog.at_level(logging.WARNING):
+        model.convert(ModelFolder(path=Path(), flavors={}, signature=NUMERIC), 1)
+    assert not model.is_compiled
+    assert "differs" in caplog.text
+
+
+def test_what_has_no_converter_predicts_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """The log names what is not known."""
+    pipeline = make_pipeline(OneHotEncoder(handle_unknown="ignore"), Ridge())
+    model = _SklearnModel(pipeline.fit(FRAME, VALUES), "predict")
+    with caplog.at_level(logging.INFO):
+        model.convert(ModelFolder(path=Path(), flavors={}, signature=MIXED), 1)
+    assert not model.is_compiled
+    assert "text without a ColumnTransformer is not known" in caplog.text
+
+
+def test_value_that_is_missing_is_left_to_the_model(
+    fitted: Callable[[str], tuple[Any, str, Signature]],
+) -> None:
+    """A graph would make something of it; the model refuses it, and so it is refused."""
+    estimator, method, signature = fitted("encoded, linear")
+    model = _SklearnModel(estimator, method)
+    model.convert(ModelFolder(path=Path(), flavors={}, signature=signature), 1)
+    assert model.is_compiled
+    with pytest.raises(ValueError, match="NaN"):
+        model.predict(_data([[30, None, 1.0, "cook", "city-0"]], signature), {})
+
+
+def test_conversion_without_the_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for ONNX is told what to install."""
+    monkeypatch.setitem(sys.modules, "skl2onnx", None)
+    model = _SklearnModel(Ridge().fit(FRAME[NUMBERS], VALUES), "predict")
+    with pytest.raises(CannotLoadError, match="extra 'onnx'"):
+        model.convert(ModelFolder(path=Path(), flavors={}, signature=NUMERIC), 1)

@@ -246,3 +246,15 @@ def test_server_needs_no_mlflow(
     _assert_same(found.json()["predictions"], answers["matrix"]["predictions"])
     assert "onnxruntime" in imported
     assert not imported & {"mlflow", "onnx", "sklearn"}
+
+
+def test_command_converts_when_asked(
+    models: Path, expected: Mapping[str, Any], serve: Callable[..., Any]
+) -> None:
+    """`--predictor onnx` predicts by a graph, and the metric for compiled models says so."""
+    with serve(models / "cloudpickle", "--predictor", "onnx") as server:
+        server.wait_ready()
+        found = server.predict(expected["cloudpickle"]["payload"]).json()["predictions"]
+        metrics = server.http.get("/metrics").text
+    np.testing.assert_allclose(found, expected["cloudpickle"]["predictions"], rtol=1e-4)
+    assert 'fairlead_serving_compiled{model="cloudpickle",version=""} 1.0' in metrics

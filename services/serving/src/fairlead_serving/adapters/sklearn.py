@@ -2,7 +2,8 @@
 
 import logging
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from fairlead_serving.adapters.arrays import Arrays, to_answer
 from fairlead_serving.adapters.code import add_code, data_path
 from fairlead_serving.adapters.compiled import (
     CannotCompileError,
-    Compiled,
     NotTakenError,
+    Replacement,
     compile_model,
+    convert_model,
     find_difference,
 )
 from fairlead_serving.adapters.rowwise import is_rowwise
@@ -33,13 +35,18 @@ class SklearnLoader:
     """Loads what `mlflow.sklearn` saved: skops, cloudpickle or pickle.
 
     Args:
-        predictor: `auto` to compile what can be compiled, `exact` for the model's own methods.
+        predictor: `auto` to compile what can be compiled, `onnx` to convert what can be
+            converted, `exact` for the model's own methods.
         trusted: Types that a skops file may hold besides scikit-learn's, numpy's and scipy's.
+        threads: How many threads a prediction by ONNX may use.
     """
 
-    def __init__(self, predictor: str = "auto", trusted: Sequence[str] = ()) -> None:
+    def __init__(
+        self, predictor: str = "auto", trusted: Sequence[str] = (), threads: int = 1
+    ) -> None:
         self._predictor = predictor
         self._trusted = trusted
+        self._threads = threads
 
     def can_load(self, folder: ModelFolder) -> bool:
         """Tell whether MLflow would load the folder with its scikit-learn module."""
@@ -59,6 +66,8 @@ class SklearnLoader:
         model = _SklearnModel(estimator, folder.predict_fn)
         if self._predictor == "auto":
             model.compile(folder)
+        elif self._predictor == "onnx":
+            model.convert(folder, self._threads)
         return model
 
 
@@ -69,19 +78,19 @@ class _SklearnModel:
         self._method = predict_fn
         self._predict = getattr(estimator, predict_fn)
         self._arrays = Arrays()
-        self._compiled: Compiled | None = None
+        self._replacement: Replacement | None = None
 
     @property
     def is_compiled(self) -> bool:
-        """Whether predictions are made by what was compiled of the model."""
-        return self._compiled is not None
+        """Whether predictions are made by what was made of the model."""
+        return self._replacement is not None
 
     def predict(self, data: Data, params: Mapping[str, object]) -> object:
         """Predict; scikit-learn has no use for parameters, and MLflow drops them here too."""
         del params
-        if self._compiled is not None:
+        if self._replacement is not None:
             try:
-                return to_answer(self._compiled.predict(data))
+                return to_answer(self._replacement.predict(data))
             except NotTakenError:
                 pass
         return to_answer(self._own(data))
@@ -91,18 +100,25 @@ class _SklearnModel:
 
     def compile(self, folder: ModelFolder) -> None:
         """Compile the model, if all of it is known and nothing differs; else say why not."""
+        self._replace(folder, compile_model)
+
+    def convert(self, folder: ModelFolder, threads: int) -> None:
+        """Convert the model to ONNX, if that is possible and little differs; else say why not."""
+        self._replace(folder, partial(convert_model, predict=self._own, threads=threads))
+
+    def _replace(self, folder: ModelFolder, make: Callable[..., Replacement]) -> None:
         signature = folder.signature
         try:
-            compiled = compile_model(self._estimator, self._method, signature)
+            made = make(self._estimator, self._method, signature)
         except CannotCompileError as error:
-            _log.info("The model is not compiled: %s is not known", error)
+            _log.info("The model predicts by itself: %s is not known", error)
             return
         example = _example(folder)
-        differs = find_difference(compiled, self._own, self._estimator, signature, example)
+        differs = find_difference(made, self._own, self._estimator, signature, example)
         if differs:
             _log.warning("The compiled model is dropped, as it differs from the model: %s", differs)
             return
-        self._compiled = compiled
+        self._replacement = made
 
 
 def _example(folder: ModelFolder) -> Data | None:

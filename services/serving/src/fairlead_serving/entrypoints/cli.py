@@ -145,9 +145,9 @@ def _add_predicting(group: _Group) -> None:
     add("--threads", type=int, default=1, help="how many threads one prediction may use")
     add(
         "--predictor",
-        choices=("auto", "exact"),
+        choices=("auto", "exact", "onnx"),
         default="auto",
-        help="compile a faster predict where it gives the same, or use the model's own",
+        help="compile a faster predict where it gives the same, use the model's own, or convert it",
     )
     add(
         "--merge",

@@ -24,7 +24,8 @@ class Settings:
         termination_log: The file for the one sentence on why the process ended.
         environment: `check` the model's requirements, or `ignore` what is not met.
         threads: How many threads one prediction may use.
-        predictor: `auto` to compile a faster predict where it gives the same, or `exact`.
+        predictor: `auto` to compile a faster predict where it gives the same, `exact`, or
+            `onnx` to convert it.
         trusted_types: Types that a skops file may hold besides those of known packages.
         max_body_bytes: The largest body taken.
         merge: `auto` to merge the requests for models that are known to predict row by row, or

@@ -33,7 +33,7 @@ def fetch_and_load(settings: Settings) -> Served:
         CannotFetchError: The registry did not give it just now.
     """
     loaders = (
-        SklearnLoader(settings.predictor, settings.trusted_types),
+        SklearnLoader(settings.predictor, settings.trusted_types, settings.threads),
         XgboostLoader(settings.threads),
         LightgbmLoader(settings.threads, settings.trusted_types),
         OnnxLoader(settings.threads),

@@ -6,8 +6,16 @@ those operations, on the fitted parts' own numbers and, for trees, their own nat
 compiled is compared with the model's own predictions at load, and dropped on the first difference.
 """
 
-from fairlead_serving.adapters.compiled.check import find_difference
+from fairlead_serving.adapters.compiled.check import Replacement, find_difference
 from fairlead_serving.adapters.compiled.errors import CannotCompileError, NotTakenError
-from fairlead_serving.adapters.compiled.pipeline import Compiled, compile_model
+from fairlead_serving.adapters.compiled.graph import convert_model
+from fairlead_serving.adapters.compiled.pipeline import compile_model
 
-__all__ = ["CannotCompileError", "Compiled", "NotTakenError", "compile_model", "find_difference"]
+__all__ = [
+    "CannotCompileError",
+    "NotTakenError",
+    "Replacement",
+    "compile_model",
+    "convert_model",
+    "find_difference",
+]

@@ -1,39 +1,56 @@
-"""Compares a compiled model with the model itself, on rows that a caller might send."""
+"""Compares what may replace a model with the model itself, on rows that a caller might send."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from fairlead_serving.adapters.compiled.blocks import Shape, shape_of
+from fairlead_serving.adapters.compiled.blocks import Shape
 from fairlead_serving.adapters.compiled.errors import NotTakenError
 from fairlead_serving.adapters.compiled.parts import name_of, steps_of
-from fairlead_serving.adapters.compiled.pipeline import Compiled, indexes_of
+from fairlead_serving.adapters.compiled.pipeline import indexes_of
 from fairlead_serving.domain.data import Array as FlatArray
 from fairlead_serving.domain.data import Data, Layout, Records, Tensors
 from fairlead_serving.domain.signature import Kind, Signature
 
-TOLERANCE = 1e-12
-"""How far floats may differ, relative to the largest: scikit-learn's own predictions of one row
-differ as much with the number of rows beside it."""
 _BATCH, _SINGLES, _COLUMNS = 64, 8, 32
 _UNSEEN = ("", "never seen before")
 Predict = Callable[[Data], Any]
 
 
+class Replacement(Protocol):
+    """What may predict in a model's place.
+
+    Attributes:
+        shape: What its input is.
+        tolerance: How far floats may differ, relative to the largest.
+    """
+
+    @property
+    def shape(self) -> Shape:
+        """See above."""
+
+    @property
+    def tolerance(self) -> float:
+        """See above."""
+
+    def predict(self, data: Data) -> Any:
+        """Predict; `NotTakenError` leaves the data to the model."""
+
+
 def find_difference(
-    compiled: Compiled,
+    replacement: Replacement,
     predict: Predict,
     estimator: Any,
     signature: Signature,
     example: Data | None,
 ) -> str:
-    """Look for rows on which a compiled model is not the model.
+    """Look for rows on which a replacement is not the model.
 
     Args:
-        compiled: What was compiled.
+        replacement: What was made of the model.
         predict: The model's own method.
         estimator: The model, which knows the categories it was trained on.
         signature: What rows look like.
@@ -42,39 +59,47 @@ def find_difference(
     Returns:
         What differs, in words without values; empty if nothing does.
     """
-    for what, data in _samples(estimator, signature, example):
+    for what, data in _samples(estimator, signature, replacement.shape, example):
         try:
-            found = compiled.predict(data)
+            found = replacement.predict(data)
         except NotTakenError:
             continue
         try:
             expected = np.asarray(predict(data))
         except Exception as error:  # noqa: BLE001  # Whatever it is, nothing should have come.
             return f"{what}: the model raises {type(error).__name__}"
-        if not _is_same(np.asarray(found), expected):
+        if not _is_same(np.asarray(found), expected, replacement.tolerance):
             return what
     return ""
 
 
-def _is_same(found: Any, expected: Any) -> bool:
+def draw(estimator: Any, signature: Signature, shape: Shape) -> Data:
+    """Draw a row that the model is likely to take.
+
+    Args:
+        estimator: The model.
+        signature: What rows look like.
+        shape: The same, for what is made of the model.
+    """
+    return _data([_Drawer(shape, _categories(estimator, shape)).row()], signature, shape)
+
+
+def _is_same(found: Any, expected: Any, tolerance: float) -> bool:
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return False
     if found.dtype.kind != "f":
         return bool(np.array_equal(found, expected))
     scale = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)
     return bool(
-        np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE * scale, equal_nan=True)
+        np.allclose(found, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
     )
 
 
 def _samples(
-    estimator: Any, signature: Signature, example: Data | None
+    estimator: Any, signature: Signature, shape: Shape, example: Data | None
 ) -> Iterator[tuple[str, Data]]:
     if example is not None:
         yield "the input example", example
-    shape = shape_of(signature)
-    if shape is None:
-        return
     draw = _Drawer(shape, _categories(estimator, shape))
     yield "many rows", _data([draw.row() for _ in range(_BATCH)], signature, shape)
     for _ in range(_SINGLES):

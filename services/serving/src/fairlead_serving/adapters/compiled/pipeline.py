@@ -35,10 +35,17 @@ class Compiled:
         shape: What its input is.
         enter: Makes the numbers for the final estimator.
         head: Predicts on them.
+
+    Attributes:
+        shape: See above.
+        tolerance: How far floats may differ, relative to the largest: scikit-learn's own
+            predictions of one row differ as much with the number of rows beside it.
     """
 
+    tolerance = 1e-12
+
     def __init__(self, shape: Shape, enter: Enter, head: Step) -> None:
-        self._shape = shape
+        self.shape = shape
         self._enter = enter
         self._head = head
 
@@ -56,7 +63,7 @@ class Compiled:
         """
         # Numbers that are too large are found out, and need no warning as well.
         with np.errstate(over="ignore", invalid="ignore"):
-            return self._head(self._enter(Frame(data, self._shape)))
+            return self._head(self._enter(Frame(data, self.shape)))
 
 
 def compile_model(estimator: Any, method: str, signature: Signature) -> Compiled:
