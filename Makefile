@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := .venv-clients
+TORCH := .venv-torch
 PACKAGES := operators/rollout services/serving services/gateway services/experiments services/training
 PROJECTS := $(addsuffix /pyproject.toml,$(PACKAGES))
+# All but pytorch: that library brings gigabytes, so it has an environment of its own.
+EXTRAS := $(addprefix --extra ,envoy grpc kubernetes lightgbm local onnx postgresql pyfunc xgboost)
 EDITABLE := $(foreach package,$(PACKAGES),-e ./$(package))
 PIN := $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-annotate \
 	--custom-compile-command "make requirements"
@@ -34,7 +37,7 @@ KUBECTL = kubectl --context kind-$(KIND)
 INSTALL = helm --kube-context kind-$(KIND) upgrade --install --wait --timeout 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e load bench bench-controller verify format generate requirements images $(IMAGES:%=image-%) sbom kind-up kind-down clean
+.PHONY: help demo test test-pytorch e2e load bench bench-controller verify format generate requirements images $(IMAGES:%=image-%) sbom kind-up kind-down clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +47,9 @@ demo: $(VENV)/.local  ## Train real models, promote them, watch each one be deci
 
 test: $(VENV)/.dev $(CLIENTS)/.installed  ## Run every test that needs no cluster
 	@pytest -n 2
+
+test-pytorch: $(VENV)/.dev $(TORCH)/.installed  ## Run the tests of PyTorch models, which download 3 GB of libraries
+	@pytest -n 0 services/serving/tests/test_pytorch.py
 
 e2e: $(VENV)/.dev  ## Run the cluster tests against the current kubeconfig (E2E='-k supersede')
 	@FAIRLEAD_E2E=1 pytest -m cluster tests/cluster operators/rollout/tests/contract services/gateway/tests $(E2E)
@@ -80,9 +86,10 @@ generate: $(VENV)/.dev $(CLIENTS)/.installed  ## Write the generated files (sche
 
 requirements: $(VENV)/.uv  ## Pin the requirement files again, with hashes
 	@$(COMPILE) requirements/bootstrap.in -o requirements/bootstrap.txt
-	@$(COMPILE) --all-extras requirements/build.in $(PROJECTS) -o requirements/local.txt
-	@$(COMPILE) --all-extras requirements/dev.in requirements/build.in $(PROJECTS) -o requirements/dev.txt
+	@$(COMPILE) $(EXTRAS) requirements/build.in $(PROJECTS) -o requirements/local.txt
+	@$(COMPILE) $(EXTRAS) requirements/dev.in requirements/build.in $(PROJECTS) -o requirements/dev.txt
 	@$(COMPILE) requirements/clients.in -o requirements/clients.txt
+	@$(COMPILE) --constraint requirements/local.txt --extra pyfunc --extra pytorch services/serving/pyproject.toml -o requirements/torch.txt
 	@$(COMPILE_IMAGE) requirements/images/build.in -o requirements/images/build.txt
 	@$(COMPILE_IMAGE) --extra kubernetes operators/rollout/pyproject.toml -o requirements/images/controller.txt
 	@$(COMPILE_IMAGE) --extra kubernetes services/gateway/pyproject.toml -o requirements/images/gateway.txt
@@ -151,6 +158,12 @@ $(CLIENTS)/.installed: $(VENV)/.uv requirements/clients.txt
 	@echo "Installing the client libraries of other servers"
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(CLIENTS)
 	@$(BIN)/uv pip install --quiet --python $(CLIENTS)/bin/python --require-hashes -r requirements/clients.txt
+	@touch $@
+
+$(TORCH)/.installed: $(VENV)/.uv requirements/torch.txt
+	@echo "Installing PyTorch"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(TORCH)
+	@$(BIN)/uv pip install --quiet --python $(TORCH)/bin/python --require-hashes -r requirements/torch.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.local requirements/dev.txt

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,11 +71,15 @@ def wait_until(is_true: Callable[[], bool]) -> None:
 
 @contextmanager
 def started(
-    log: Path, model: object, *arguments: str, environment: Mapping[str, str] | None = None
+    log: Path,
+    model: object,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    program: Sequence[str] = (str(Path(sys.executable).with_name("fairlead-serving")),),
 ) -> Iterator[Server]:
     """Start the command on a free port; end it whatever happens."""
     port = _free_port()
-    command = [str(Path(sys.executable).with_name("fairlead-serving")), "--model", str(model)]
+    command = [*program, "--model", str(model)]
     command += ["--port", str(port), "--drain-seconds", "1", *arguments]
     with log.open("w") as stream:
         process = subprocess.Popen(

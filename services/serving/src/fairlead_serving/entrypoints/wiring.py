@@ -8,6 +8,7 @@ from fairlead_serving.adapters.lightgbm import LightgbmLoader
 from fairlead_serving.adapters.mlmodel import read_folder
 from fairlead_serving.adapters.onnx import OnnxLoader
 from fairlead_serving.adapters.pyfunc import PyfuncLoader
+from fairlead_serving.adapters.pytorch import PytorchLoader
 from fairlead_serving.adapters.sklearn import SklearnLoader
 from fairlead_serving.adapters.xgboost import XgboostLoader
 from fairlead_serving.app.ports import FlavorLoader, ModelFolder
@@ -37,6 +38,7 @@ def fetch_and_load(settings: Settings) -> Served:
         XgboostLoader(settings.threads),
         LightgbmLoader(settings.threads, settings.trusted_types),
         OnnxLoader(settings.threads),
+        PytorchLoader(settings.threads),
         PyfuncLoader(),
     )
 
