@@ -12,6 +12,8 @@ from fairlead_serving.domain.data import Data
 from fairlead_serving.domain.errors import CannotLoadError
 
 _PACKAGE = "lightgbm"
+_FEW_ROWS = 16
+"""Up to here a second thread takes longer to wake than to help."""
 _BOOSTER = "lightgbm.basic.Booster"
 _OWN_TYPES = (
     _BOOSTER,
@@ -70,7 +72,8 @@ class _LightgbmModel:
     def predict(self, data: Data, params: Mapping[str, object]) -> object:
         """Predict; MLflow gives LightGBM no parameters either."""
         del params
-        return to_answer(self._model.predict(self._build(data), num_threads=self._threads))
+        threads = self._threads if data.rows > _FEW_ROWS else 1
+        return to_answer(self._model.predict(self._build(data), num_threads=threads))
 
 
 def _builder(model: Any) -> Callable[[Data], Any]:

@@ -59,6 +59,8 @@ def start_session(
     chosen = onnxruntime.SessionOptions()
     chosen.intra_op_num_threads = threads
     chosen.inter_op_num_threads = 1
+    # Threads that spin use up the processor time that others on this machine, or this one, need.
+    chosen.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # What it would log it raises too, and that may hold a value of the input.
     chosen.log_severity_level = _FATAL
     mode = _MODES.get(str(options.get("execution_mode")).upper())

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fairlead_serving.adapters.cgroup import read_limits
 from fairlead_serving.adapters.metrics import SECONDS
 from fairlead_serving.app.lane import Limits
 from fairlead_serving.domain.source import parse_model
+from fairlead_serving.domain.threads import threads_for
 from fairlead_serving.entrypoints.logs import configure_logging
 from fairlead_serving.entrypoints.settings import Settings
 
@@ -36,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # slows a small prediction down, and its neighbours too.
     for variable in _THREAD_VARIABLES:
         os.environ.setdefault(variable, str(settings.threads))
+    # Else threads without work spin, and use the limit up that they follow.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from fairlead_serving.entrypoints.server import report, run  # noqa: PLC0415
 
     try:
@@ -142,7 +146,12 @@ def _add_listening(group: _Group) -> None:
 
 def _add_predicting(group: _Group) -> None:
     add = group.add_argument
-    add("--threads", type=int, default=1, help="how many threads one prediction may use")
+    add(
+        "--threads",
+        type=_threads,
+        default="auto",
+        help="how many threads one prediction may use; auto: the whole cores of the CPU limit",
+    )
     add(
         "--predictor",
         choices=("auto", "exact", "onnx"),
@@ -219,6 +228,12 @@ def _add_telling(group: _Group) -> None:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _threads(text: str) -> int:
+    if text == "auto":
+        return threads_for(read_limits(), len(os.sched_getaffinity(0)))
+    return _count(text)
 
 
 def _count(text: str) -> int:
