@@ -1,22 +1,24 @@
-"""Asks MLflow's own scoring server what it makes of values, and prints it as JSON.
+"""MLflow's own scoring server as an oracle: says what reaches a model, or that it is refused.
 
-Run as a process, as importing MLflow is slow and warns: `python mlflow_rules.py < CASES`, where
-CASES is a JSON list of [type, whether it is required, the column's values or null for no column].
+Run as a process, as importing MLflow is slow and warns. Reads one JSON document a line from
+stdin, {"inputs": [...], "params": [...], "type": "application/json", "body": "..."} with the
+signature as MLflow writes it, and answers each with a line. With `--over-http` each goes through
+MLflow's whole application, else through the function behind its route.
 """
 
-import base64
+import asyncio
 import json
 import logging
 import sys
 import tempfile
 from pathlib import Path
 
+import httpx
 import mlflow.pyfunc
-import numpy as np
-import pandas as pd
 from mlflow.models import ModelSignature
-from mlflow.pyfunc.scoring_server import invocations
-from mlflow.types import ColSpec, DataType, Schema
+from mlflow.pyfunc.scoring_server import init, invocations
+from mlflow.types import ParamSchema, Schema
+from plainly import plainly, types_of
 
 
 class Echo(mlflow.pyfunc.PythonModel):
@@ -24,53 +26,53 @@ class Echo(mlflow.pyfunc.PythonModel):
 
     def predict(self, context, model_input, params=None):
         """Answer."""
-        if "c" not in model_input:
-            return [json.dumps("absent")]
-        return [json.dumps([plainly(value) for value in model_input["c"].tolist()])]
+        answer = {"input": plainly(model_input), "types": types_of(model_input), "params": params}
+        return [json.dumps(answer, default=str)]
 
 
-def plainly(value):
-    """Give a cell as JSON has it; missing ones as null."""
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if value is None or value is pd.NaT or (isinstance(value, float) and np.isnan(value)):
-        return None
-    if isinstance(value, pd.Timestamp):
-        return value.isoformat()
-    return value.item() if isinstance(value, np.generic) else value
+def load():
+    """Save and load a model, whose signature each case replaces."""
+    path = str(Path(tempfile.mkdtemp()) / "model")
+    mlflow.pyfunc.save_model(path, python_model=Echo(), pip_requirements=["mlflow"])
+    return mlflow.pyfunc.load_model(path)
 
 
-def ask(model, values):
-    """Give the cells that reach the model, or "refused"."""
-    count = 1 if values is None else len(values)
-    records = [{"k": 1} if values is None else {"c": values[at], "k": 1} for at in range(count)]
+def ask(model, case):
+    """Give what reaches the model, or "refused"."""
+    schema = model.metadata.get_input_schema()
     try:
-        body = json.dumps({"dataframe_records": records})
-        answer = invocations(body, "application/json", model, model.metadata.get_input_schema())
+        answer = invocations(case["body"].encode(), case["type"], model, schema)
         return json.loads(json.loads(answer.response)["predictions"][0])
     except Exception:  # noqa: BLE001  # However it refuses.
         return "refused"
 
 
+def ask_over_http(model, case):
+    """Give what reaches the model through MLflow's application, or "refused"."""
+
+    async def post():
+        transport = httpx.ASGITransport(init(model), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://mlflow") as client:
+            headers = {"content-type": case["type"]}
+            return await client.post("/invocations", content=case["body"], headers=headers)
+
+    answer = asyncio.run(post())
+    return json.loads(answer.json()["predictions"][0]) if answer.is_success else "refused"
+
+
 def main():
-    """Ask about each case."""
+    """Answer each case until there are no more."""
     logging.disable(logging.CRITICAL)
-    models = {}
-    found = []
-    for kind, required, values in json.load(sys.stdin):
-        if (kind, required) not in models:
-            columns = [
-                ColSpec(DataType[kind], "c", required=required),
-                ColSpec(DataType.long, "k"),
-            ]
-            path = str(Path(tempfile.mkdtemp()) / "model")
-            signature = ModelSignature(inputs=Schema(columns))
-            mlflow.pyfunc.save_model(
-                path, python_model=Echo(), signature=signature, pip_requirements=["mlflow"]
-            )
-            models[kind, required] = mlflow.pyfunc.load_model(path)
-        found.append(ask(models[kind, required], values))
-    sys.stdout.write(json.dumps(found))
+    model = load()
+    asked = ask_over_http if "--over-http" in sys.argv else ask
+    for line in sys.stdin:
+        case = json.loads(line)
+        model.metadata.signature = ModelSignature(
+            Schema.from_json(json.dumps(case["inputs"])) if case["inputs"] else None,
+            params=ParamSchema.from_json(json.dumps(case["params"])) if case["params"] else None,
+        )
+        sys.stdout.write(json.dumps(asked(model, case)) + "\n")
+        sys.stdout.flush()
 
 
 main()

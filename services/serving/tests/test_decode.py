@@ -10,6 +10,7 @@ from fairlead_serving.domain.data import Columns, Raw, Tensors
 from fairlead_serving.domain.decode import decode, decode_columns
 from fairlead_serving.domain.digest import digest_of
 from fairlead_serving.domain.errors import BadInputError
+from fairlead_serving.domain.reader import Reader
 from fairlead_serving.domain.signature import (
     ArrayOf,
     Column,
@@ -68,6 +69,10 @@ NONE = Signature()
             id="scalars are one row, optional null is missing",
         ),
         pytest.param(
+            NAMED, {"inputs": {"hour": [1, 2], "day": 3}}, {"hour": [1, 2], "day": [3, 3]},
+            id="a scalar beside lists is that of every row",
+        ),
+        pytest.param(
             UNNAMED, {"inputs": [[1, 2], [3, 4]]}, {0: [1, 3], 1: [2, 4]}, id="rows without names"
         ),
         pytest.param(SINGLE, {"inputs": ["a", "b"]}, {"text": ["a", "b"]}, id="the only column"),
@@ -103,9 +108,6 @@ def test_columns_are_read(
         pytest.param(NAMED, {"inputs": [[1, 2, 3]]}, "hour", "is missing", id="names missing"),
         pytest.param(
             NAMED, {"inputs": {"hour": [1], "day": [1, 2]}}, "inputs", "differ", id="lengths"
-        ),
-        pytest.param(
-            NAMED, {"inputs": {"hour": [1], "day": 2}}, "inputs", "all be lists", id="half lists"
         ),
         pytest.param(NAMED, {"dataframe_records": []}, "dataframe_records", "records", id="empty"),
         pytest.param(NAMED, {"dataframe_records": [1]}, "dataframe_records", "object", id="number"),
@@ -146,7 +148,11 @@ def test_columns_are_read(
         pytest.param(MATRIX, {"inputs": [["a", "b"]]}, "inputs", "a number", id="text in tensor"),
         pytest.param(TENSORS, {"inputs": {"a": [1]}}, "b", "missing", id="tensor missing"),
         pytest.param(
-            TENSORS, {"inputs": {"a": [128], "b": [[True]]}}, "a", "range of int8", id="int8"
+            TENSORS,
+            {"inputs": {"a": [128], "b": [[True]]}},
+            "a",
+            "out of the range of a whole number (int8)",
+            id="int8",
         ),
         pytest.param(TENSORS, {"inputs": 5}, "inputs", "tensors a, b", id="no mapping"),
     ],
@@ -214,6 +220,24 @@ def test_every_form_fits_a_matrix(payload: object) -> None:
     data = decode(payload, MATRIX).data
     assert isinstance(data, Tensors)
     assert (list(data.arrays[None].values), data.arrays[None].shape) == ([1, 2], (1, 2))
+
+
+def test_nan_is_a_missing_value_outside_of_text() -> None:
+    """What Python writes for a missing number is null; the same letters in a text stay."""
+    body = b'{"dataframe_records": [{"hour": NaN, "day": 1, "gate": "a \\" NaN"}]}'
+    data = Reader(NAMED).read_json(body).data
+    assert isinstance(data, Columns)
+    assert list(map(list, data.cells)) == [[None], [1], ['a " NaN']]
+
+
+def test_columns_that_the_signature_does_not_know_are_not_looked_at() -> None:
+    """What is left out may have another length, or its name twice."""
+    columns = {"hour": [1], "day": [2], "extra": [1, 2, 3]}
+    split = {"columns": ["x", "x", "day", "hour"], "data": [["a", "b", 2, 1]]}
+    for payload in ({"inputs": columns}, {"dataframe_split": split}):
+        data = decode(payload, NAMED).data
+        assert isinstance(data, Columns)
+        assert data.layout.names == ("hour", "day")
 
 
 def test_without_signature_values_pass_through() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairlead_serving.domain.errors import BadInputError
+from fairlead_serving.domain.nested import MAX_NESTING
 from fairlead_serving.domain.signature import (
     Anything,
     ArrayOf,
@@ -17,7 +18,7 @@ from fairlead_serving.domain.signature import (
     Property,
     ValueType,
 )
-from fairlead_serving.domain.values import MAX_NESTING, read_column, read_value
+from fairlead_serving.domain.values import read_column, read_value
 
 PERSON = ObjectOf((Property("age", Kind.LONG, required=True), Property("x", Kind.DOUBLE, False)))  # noqa: FBT003
 
@@ -50,14 +51,46 @@ PERSON = ObjectOf((Property("age", Kind.LONG, required=True), Property("x", Kind
         pytest.param(Kind.DATETIME, None, None, id="missing datetime"),
         pytest.param(ArrayOf(Kind.LONG), [1, 2.0], [1, 2], id="array"),
         pytest.param(MapOf(Kind.DOUBLE), {"a": 1}, {"a": 1.0}, id="map"),
-        pytest.param(PERSON, {"age": 3, "x": None}, {"age": 3}, id="object, null is absent"),
+        pytest.param(PERSON, {"age": 3, "x": None}, {"age": 3, "x": None}, id="null property"),
         pytest.param(Anything(), {"a": [None]}, {"a": [None]}, id="anything"),
     ],
 )
 def test_value_is_taken(kind: ValueType, value: object, read: object) -> None:
     """A value of its type, or one that widens to it, is read."""
-    assert read_value("f", value, kind) == read
     assert list(read_column("f", [value], kind)) == [read]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        pytest.param(Kind.BOOLEAN, 1, id="number for boolean"),
+        pytest.param(Kind.INTEGER, True, id="boolean for integer"),
+        pytest.param(Kind.LONG, "1", id="text for long"),
+        pytest.param(Kind.FLOAT, "1.5", id="text for float"),
+        pytest.param(Kind.DOUBLE, True, id="boolean for double"),
+        pytest.param(Kind.DOUBLE, None, id="null for double"),
+        pytest.param(Kind.STRING, None, id="null for string"),
+    ],
+)
+def test_nothing_is_converted_inside(kind: Kind, value: object) -> None:
+    """What a column would convert is refused in a list, a map and an object."""
+    within = ObjectOf((Property("p", kind, required=True),))
+    for nested, wrapped in [
+        (within, {"p": value}),
+        (MapOf(kind), {"p": value}),
+        (ArrayOf(within), [{"p": value}]),
+    ]:
+        with pytest.raises(BadInputError, match="must be"):
+            read_column("f", [wrapped], nested)
+
+
+def test_null_stands_for_what_is_optional() -> None:
+    """A nested value of an optional column may be null, at every level down to the next property."""
+    kind = ArrayOf(MapOf(Kind.LONG))
+    for value in (None, [None], [{"a": None}]):
+        assert read_column("f", [value], kind, required=False) == [value]
+        with pytest.raises(BadInputError, match="not null"):
+            read_column("f", [value], kind)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +142,7 @@ def test_nesting_has_a_limit() -> None:
     for _ in range(MAX_NESTING + 2):
         kind, value = ArrayOf(kind), [value]
     with pytest.raises(BadInputError, match="nested deeper"):
-        read_value("f", value, kind)
+        read_value("f", value, kind, required=True)
 
 
 @given(

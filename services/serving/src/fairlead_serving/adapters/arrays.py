@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fairlead_serving.domain.data import Array, Columns, Data, Raw, Records, Tensors
 from fairlead_serving.domain.errors import BadInputError
-from fairlead_serving.domain.signature import NUMERIC, Kind, Name, ValueType
+from fairlead_serving.domain.signature import NUMERIC, Anything, Kind, Name, ValueType
 
 _DTYPES: Mapping[Kind, str] = {
     Kind.BOOLEAN: "bool",
@@ -191,7 +191,7 @@ def _column(values: Sequence[Any], kind: ValueType | None) -> Any:
         return np.array(values, dtype=_DTYPES[kind])
     if kind is Kind.STRING:
         return pd.Series(list(values), dtype=_TEXT)
-    if kind is None:
+    if kind is None or isinstance(kind, Anything):
         return pd.Series(list(values))
     return pd.Series(list(values), dtype=object)
 
@@ -202,7 +202,11 @@ def _tensors(data: Tensors) -> Any:
 
 
 def _array(array: Array) -> NDArray[Any]:
-    return np.array(array.values, dtype=array.dtype).reshape(array.shape)
+    if array.dtype == "object":  # Its values may be lists, which `array` would take apart.
+        flat = np.fromiter(array.values, dtype=object, count=len(array.values))
+    else:
+        flat = np.array(array.values, dtype=array.dtype)
+    return flat.reshape(array.shape)
 
 
 def _raw(data: Raw) -> Any:

@@ -4,20 +4,22 @@ The forms are MLflow's: `dataframe_split`, `dataframe_records`, `instances`, `in
 Columns that the signature does not know are left out, as MLflow does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fairlead_serving.domain.data import Columns, Layout, Raw, Request
 from fairlead_serving.domain.errors import BadInputError
 from fairlead_serving.domain.params import read_params
-from fairlead_serving.domain.signature import Column, Kind, Name, Signature
-from fairlead_serving.domain.tensors import read_tensors
+from fairlead_serving.domain.signature import ArrayOf, Column, Name, ObjectOf, Signature
+from fairlead_serving.domain.tensors import read_frame, read_tensors
 from fairlead_serving.domain.values import is_given, read_column
 
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _SPLIT_KEYS = frozenset({"columns", "data", "index"})
 
 RawColumns = Mapping[Name, Sequence[Any]]
+Wanted = frozenset[Name] | None
+"""The names of the columns that are looked at; None for all, where the signature names none."""
 
 
 def decode(payload: object, signature: Signature) -> Request:
@@ -37,11 +39,12 @@ def decode(payload: object, signature: Signature) -> Request:
     params = read_params(document.get("params"), signature.params)
     value = document[form]
     if signature.columns:
-        columns = _READERS[form](form, _as_mlflow_reads(form, value, signature.columns))
-        return _request(columns, signature, params)
-    if signature.tensors or not form.startswith("dataframe"):
-        return _unframed(form, value, signature, params)
-    return Request(_unchecked(_READERS[form](form, value)), params)
+        wanted = frozenset(signature.column_names) if signature.has_names else None
+        given = _as_mlflow_reads(form, value, signature.columns)
+        return _request(_READERS[form](form, given, wanted), signature, params)
+    if form.startswith("dataframe"):
+        return _framed(form, _READERS[form](form, value, None), signature, params)
+    return _unframed(form, value, signature, params)
 
 
 def decode_columns(columns: RawColumns, signature: Signature) -> Request:
@@ -60,9 +63,7 @@ def decode_columns(columns: RawColumns, signature: Signature) -> Request:
     params = read_params(None, signature.params)
     if signature.columns:
         return _request(columns, signature, params)
-    if signature.tensors:
-        return Request(read_tensors("csv", columns, signature.tensors), params)
-    return Request(_unchecked(columns), params)
+    return _framed("csv", columns, signature, params)
 
 
 def _only_form(payload: object) -> tuple[Mapping[str, Any], str]:
@@ -76,28 +77,41 @@ def _only_form(payload: object) -> tuple[Mapping[str, Any], str]:
     return payload, present[0]
 
 
-def _as_mlflow_reads(form: str, value: object, columns: Sequence[Column]) -> object:
+def _as_mlflow_reads(form: str, value: Any, columns: Sequence[Column]) -> object:
     """Give `inputs` and `instances` the shape that MLflow sees in them.
 
-    An object is one row when a column is nested (its lists are values then), and a plain list
-    fills the only column there is.
+    An object is one row when a column is an array or an object (its lists are values then). What
+    is neither an object nor a list of them fills the only column there is.
     """
     if form.startswith("dataframe"):
         return value
-    if isinstance(value, dict) and not all(isinstance(spec.type, Kind) for spec in columns):
-        return [value]
-    only = columns[0].name if len(columns) == 1 else None
-    if only is not None and isinstance(value, list) and not _is_records(value):
-        return {only: value}
-    return value
+    if isinstance(value, dict):
+        nested = any(isinstance(spec.type, ArrayOf | ObjectOf) for spec in columns)
+        return [value] if nested else value
+    if len(columns) > 1 or value is None or _is_records(value):
+        return value
+    (only,) = columns
+    if only.name is None:
+        return value if isinstance(value, list) else [value]
+    if not isinstance(value, list):
+        return value
+    return [{only.name: value}] if isinstance(only.type, ArrayOf) else {only.name: value}
+
+
+def _framed(
+    form: str, columns: RawColumns, signature: Signature, params: Mapping[str, object]
+) -> Request:
+    if signature.tensors:
+        return Request(read_frame(form, columns, signature.tensors), params)
+    _check_rows(columns.values())
+    return Request(Columns(Layout(tuple(columns)), list(columns.values())), params)
 
 
 def _unframed(
     form: str, value: object, signature: Signature, params: Mapping[str, object]
 ) -> Request:
     if signature.tensors:
-        given = _READERS[form](form, value) if form.startswith("dataframe") else value
-        return Request(read_tensors(form, given, signature.tensors), params)
+        return Request(read_tensors(form, value, signature.tensors), params)
     value = _columns_of_records(value) if form == "instances" and _is_records(value) else value
     rows = len(value) if isinstance(value, list) else 1
     if not rows:
@@ -105,20 +119,18 @@ def _unframed(
     return Request(Raw(value, rows), params)
 
 
-def _unchecked(columns: RawColumns) -> Columns:
-    _check_rows(columns)
-    return Columns(Layout(tuple(columns)), list(columns.values()))
-
-
 def _request(columns: RawColumns, signature: Signature, params: Mapping[str, object]) -> Request:
-    _check_rows(columns)
     read = _named if signature.has_names else _unnamed
     chosen = read(columns, signature.columns)
+    _check_rows([columns[name] for name, _ in chosen])
     layout = Layout(tuple(name for name, _ in chosen), tuple(spec.type for _, spec in chosen))
     # A column without a name in the signature has the caller's, which no message may hold.
     values = [
         read_column(
-            f"column {number}" if spec.name is None else spec.name, columns[name], spec.type
+            f"column {number}" if spec.name is None else spec.name,
+            columns[name],
+            spec.type,
+            required=spec.required,
         )
         for number, (name, spec) in enumerate(chosen)
     ]
@@ -142,88 +154,99 @@ def _unnamed(columns: RawColumns, specs: Sequence[Column]) -> list[tuple[Name, C
     return list(zip(columns, specs, strict=False))
 
 
-def _check_rows(columns: RawColumns) -> None:
-    if not len(next(iter(columns.values()), ())):
+def _check_rows(columns: Iterable[Sequence[Any]]) -> None:
+    if not len(next(iter(columns), ())):
         raise BadInputError("There are no rows.")
 
 
-def _read_split(form: str, value: object) -> RawColumns:
+def _read_split(form: str, value: object, wanted: Wanted) -> RawColumns:
     if not isinstance(value, dict) or "data" not in value or not value.keys() <= _SPLIT_KEYS:
         raise BadInputError(
             f"'{form}' must be an object with 'data', 'columns' and, if need be, 'index'.", form
         )
-    data = _rows(form, value["data"])
+    data = _rows(f"{form}.data", value["data"])
     names = value.get("columns")
     if names is None:
         names = list(range(len(data[0])))
-    return _split_columns(form, _names(form, names), data)
+    return _split_columns(f"{form}.data", _names(f"{form}.columns", names, wanted), data, wanted)
 
 
-def _names(form: str, names: object) -> list[Name]:
+def _names(field: str, names: object, wanted: Wanted) -> list[Name]:
     if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
-        raise BadInputError(f"'{form}.columns' must be a list of names.", f"{form}.columns")
-    if len(set(names)) < len(names):
-        raise BadInputError(f"'{form}.columns' names a column twice.", f"{form}.columns")
+        raise BadInputError(f"'{field}' must be a list of names.", field)
+    counted = [name for name in names if wanted is None or name in wanted]
+    if len(set(counted)) < len(counted):
+        raise BadInputError(f"'{field}' names a column twice.", field)
     return names
 
 
-def _split_columns(form: str, names: Sequence[Name], data: Sequence[Sequence[Any]]) -> RawColumns:
+def _split_columns(
+    field: str, names: Sequence[Name], data: Sequence[Sequence[Any]], wanted: Wanted
+) -> RawColumns:
     for row, values in enumerate(data):
         if len(values) != len(names):
             raise BadInputError(
-                f"'{form}.data' has {len(values)} values in row {row}; {len(names)} are named.",
-                f"{form}.data",
+                f"'{field}' has {len(values)} values in row {row}; {len(names)} are named.", field
             )
-    return dict(zip(names, zip(*data, strict=True), strict=True))
+    columns = zip(names, zip(*data, strict=True), strict=True)
+    return {name: cells for name, cells in columns if wanted is None or name in wanted}
 
 
-def _rows(form: str, data: object) -> list[list[Any]]:
-    name = f"{form}.data" if form == "dataframe_split" else form
+def _rows(field: str, data: object) -> list[list[Any]]:
+    """Give rows; values that are no lists are the only column's."""
+    if isinstance(data, list) and not any(isinstance(row, list | dict) for row in data):
+        data = [[value] for value in data]
     if not isinstance(data, list) or not all(isinstance(row, list) for row in data):
-        raise BadInputError(f"'{name}' must be a list of rows, each a list of values.", name)
+        raise BadInputError(f"'{field}' must be a list of rows, each a list of values.", field)
     if not data:
-        raise BadInputError("There are no rows.", name)
+        raise BadInputError("There are no rows.", field)
     return data
 
 
-def _read_records(form: str, value: object) -> RawColumns:
-    if not _is_records(value):
-        raise BadInputError(f"'{form}' must be a list of records, each an object.", form)
-    return _columns_of_records(value)
+def _read_records(form: str, value: object, wanted: Wanted) -> RawColumns:
+    if _is_records(value):
+        return _columns_of_records(value, wanted)
+    if wanted is None and isinstance(value, list):
+        return _read_values(form, value, wanted)
+    raise BadInputError(f"'{form}' must be a list of records, each an object.", form)
 
 
 def _is_records(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
-def _columns_of_records(records: Any) -> RawColumns:
+def _columns_of_records(records: Any, wanted: Wanted = None) -> RawColumns:
     names = dict.fromkeys(name for record in records for name in record)
-    return {name: [record.get(name) for record in records] for name in names}
+    return {
+        name: [record.get(name) for record in records]
+        for name in names
+        if wanted is None or name in wanted
+    }
 
 
-def _read_values(form: str, value: object) -> RawColumns:
+def _read_values(form: str, value: object, wanted: Wanted) -> RawColumns:
     """Read `inputs` or `instances`, which hold records, columns or rows without names."""
     if _is_records(value):
-        return _columns_of_records(value)
+        return _columns_of_records(value, wanted)
     if isinstance(value, dict):
-        return _columns_of_mapping(form, value)
-    if isinstance(value, list) and value and not any(isinstance(row, list) for row in value):
-        return {0: value}
-    return _split_columns(form, range(len(_rows(form, value)[0])), _rows(form, value))
+        return _columns_of_mapping(form, value, wanted)
+    rows = _rows(form, value)
+    return _split_columns(form, range(len(rows[0])), rows, None)
 
 
-def _columns_of_mapping(form: str, value: Mapping[str, Any]) -> RawColumns:
-    if not any(isinstance(values, list) for values in value.values()):
-        return {name: [single] for name, single in value.items()}
-    # The keys are the caller's own words, so no message may hold one.
-    if not all(isinstance(values, list) for values in value.values()):
-        raise BadInputError(f"The columns in '{form}' must all be lists, or all be scalars.", form)
-    if len(set(map(len, value.values()))) > 1:
+def _columns_of_mapping(form: str, value: Mapping[str, Any], wanted: Wanted) -> RawColumns:
+    """Read columns; a value that is no list is that of every row."""
+    found = {name: cells for name, cells in value.items() if wanted is None or name in wanted}
+    lengths = {len(cells) for cells in found.values() if isinstance(cells, list)}
+    if len(lengths) > 1:
         raise BadInputError(f"The columns in '{form}' differ in length.", form)
-    return value  # type: ignore[return-value]  # A mapping's key type is invariant.
+    rows = max(lengths, default=1)
+    return {
+        name: cells if isinstance(cells, list) else [cells] * rows for name, cells in found.items()
+    }
 
 
-_READERS: Mapping[str, Callable[[str, object], RawColumns]] = {
+_READERS: Mapping[str, Callable[[str, Any, Wanted], RawColumns]] = {
     "dataframe_split": _read_split,
     "dataframe_records": _read_records,
     "instances": _read_values,

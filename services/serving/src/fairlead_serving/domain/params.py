@@ -1,11 +1,15 @@
 """Checks the inference parameters of a request against the signature."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from fairlead_serving.domain.errors import BadInputError
-from fairlead_serving.domain.signature import Param
-from fairlead_serving.domain.values import json_name, read_column, read_value
+from fairlead_serving.domain.scalars import json_name
+from fairlead_serving.domain.signature import Kind, Param, ValueType
+from fairlead_serving.domain.values import read_value
+
+_DAY = len("2020-01-02")
 
 
 def read_params(given: object, params: Sequence[Param]) -> Mapping[str, object]:
@@ -44,7 +48,15 @@ def _read(given: Mapping[str, Any], param: Param) -> object:
         return param.default
     field, value = f"params.{param.name}", given[param.name]
     if not param.is_list:
-        return read_value(field, value, param.type)
+        return _read_one(field, value, param.type)
     if not isinstance(value, list):
         raise BadInputError(f"'{field}' must be a list, not {json_name(value)}.", field)
-    return list(read_column(field, value, param.type))
+    return [_read_one(field, item, param.type) for item in value]
+
+
+def _read_one(field: str, value: object, kind: ValueType) -> object:
+    # MLflow takes null for any scalar, and a day without a time is a date to it.
+    found = read_value(field, value, kind, required=not isinstance(kind, Kind))
+    if isinstance(found, datetime) and isinstance(value, str) and len(value) == _DAY:
+        return found.date()
+    return found

@@ -1,5 +1,7 @@
 """Reads the bodies of MLflow's protocol against one signature."""
 
+import re
+
 import orjson
 
 from fairlead_serving.domain.csv import read_csv
@@ -44,11 +46,19 @@ class Reader:
         return decode_columns(read_csv(text, self.signature), self.signature)
 
 
+_STRING_OR_NAN = re.compile(rb'("(?:[^"\\]|\\.)*+")|NaN')
+
+
 def _parse(body: bytes) -> object:
     try:
-        return orjson.loads(body)
+        return orjson.loads(_without_nan(body) if b"NaN" in body else body)
     except orjson.JSONDecodeError as error:
         # Only the position is passed on; the parser's message is about what was sent.
         raise BadInputError(
             f"The body is not valid JSON at line {error.lineno}, column {error.colno}."
         ) from error
+
+
+def _without_nan(body: bytes) -> bytes:
+    """Write null for NaN, as Python's own JSON writer says that a value is missing."""
+    return _STRING_OR_NAN.sub(lambda found: found[1] or b"null", body)

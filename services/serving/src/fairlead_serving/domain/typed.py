@@ -25,9 +25,10 @@ from fairlead_serving.domain.data import (
     Tensors,
 )
 from fairlead_serving.domain.params import read_params
+from fairlead_serving.domain.scalars import FLOAT16_MAX, FLOAT32_MAX, RANGES
 from fairlead_serving.domain.signature import Column, Kind, Name, Signature, Tensor, ValueType
-from fairlead_serving.domain.tensors import item_kind, item_range
-from fairlead_serving.domain.values import FLOAT32_MAX, RANGES, is_given, read_column
+from fairlead_serving.domain.tensors import whole_range
+from fairlead_serving.domain.values import is_given, read_column
 
 _FORMS = ("inputs", "dataframe_split", "dataframe_records", "instances")
 _MAX_DIMENSIONS = 4
@@ -182,7 +183,8 @@ def _finish_columns(
         values = _given(given, spec)
         if values is not None and is_given(spec, values):
             field = f"column {name}" if spec.name is None else spec.name
-            kept.append((name, spec.type, read_column(field, values, spec.type)))
+            read = read_column(field, values, spec.type, required=spec.required)
+            kept.append((name, spec.type, read))
     if len({len(values) for _, _, values in kept}) != 1 or not kept[0][2]:
         return None
     chosen, types, cells = zip(*kept, strict=True)
@@ -210,24 +212,34 @@ def _tensor_forms(signature: Signature) -> Mapping[str, _Form]:
         (f"tensor_{number}", _nested(spec), msgspec.field(name=str(spec.name)))
         for number, spec in enumerate(specs)
     ]
-    form = _Form(msgspec.defstruct("Inputs", fields, gc=False), partial(_read_tensors, layout))
-    return {"inputs": form, "instances": form}
+    type_ = msgspec.defstruct("Inputs", fields, gc=False)
+    return {
+        "inputs": _Form(type_, partial(_read_tensors, layout)),
+        "instances": _Form(type_, partial(_read_instances, layout)),
+    }
 
 
 def _is_simple(spec: Tensor) -> bool:
     """Tell whether a type can say the shape: all lengths but the first are fixed."""
     fixed = all(length >= 0 for length in spec.shape[1:])
-    return 0 < len(spec.shape) <= _MAX_DIMENSIONS and fixed and item_kind(spec.dtype) in _SCALARS
+    return 0 < len(spec.shape) <= _MAX_DIMENSIONS and fixed and _item(spec.dtype) is not None
 
 
 def _nested(spec: Tensor) -> Any:
-    kind = item_kind(spec.dtype)
-    low, high = item_range(spec.dtype)
-    nested: Any = Annotated[int, Meta(ge=low, le=high)] if kind is Kind.LONG else _SCALARS[kind]
+    nested: Any = _item(spec.dtype)
     for length in reversed(spec.shape[1:]):
         nested = Annotated[list[nested], Meta(min_length=length, max_length=length)]
     rows = _A_ROW if spec.shape[0] < 0 else Meta(min_length=spec.shape[0], max_length=spec.shape[0])
     return Annotated[list[nested], rows]
+
+
+def _item(dtype: str) -> Any:
+    """Give the type of one value of an array; None for what has to go the long way."""
+    whole = whole_range(dtype)
+    if whole is not None:
+        low, high = whole
+        return Annotated[int, Meta(ge=low, le=min(high, RANGES[Kind.LONG][1]))]
+    return _ITEMS.get(dtype)
 
 
 def _read_tensor(layout: TensorLayout, given: list[Any]) -> Data:
@@ -235,7 +247,7 @@ def _read_tensor(layout: TensorLayout, given: list[Any]) -> Data:
     return Tensors({name: _flatten(given, shape, dtype)}, len(given), layout)
 
 
-def _read_tensors(layout: TensorLayout, given: Any) -> Data:
+def _read_tensors(layout: TensorLayout, given: Any) -> Tensors:
     values = astuple(given)
     arrays = {
         name: _flatten(value, shape, dtype)
@@ -243,6 +255,11 @@ def _read_tensors(layout: TensorLayout, given: Any) -> Data:
     }
     agrees = len(set(map(len, values))) == 1
     return Tensors(arrays, len(values[0]), layout if agrees else None)
+
+
+def _read_instances(layout: TensorLayout, given: Any) -> Data | None:
+    tensors = _read_tensors(layout, given)
+    return tensors if tensors.layout else None  # They have to agree in how many rows they have.
 
 
 def _flatten(given: list[Any], shape: tuple[int, ...], dtype: str) -> Array:
@@ -261,3 +278,10 @@ _SCALARS: Mapping[ValueType, Any] = {
     Kind.STRING: str | None,
 }
 """The kinds whose values JSON has as they are; the others are read a column at a time."""
+_ITEMS: Mapping[str, Any] = {
+    "bool": bool,
+    "float16": Annotated[float, Meta(ge=-FLOAT16_MAX, le=FLOAT16_MAX)] | None,
+    "float32": _SCALARS[Kind.FLOAT],
+    "float64": _SCALARS[Kind.DOUBLE],
+    "str": str,
+}

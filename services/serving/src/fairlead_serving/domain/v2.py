@@ -332,7 +332,7 @@ def _by_position(tensor: Input, columns: Sequence[Column], names: tuple[Name, ..
         return Records(layout, rows)
     by_column = [values[at::width] for at in range(width)]
     cells = [
-        read_column(tensor.field, column, spec.type)
+        read_column(tensor.field, column, spec.type, required=spec.required)
         for column, spec in zip(by_column, columns, strict=True)
     ]
     return Columns(layout, cells)
@@ -348,7 +348,8 @@ def _by_name(
             raise BadInputError(f"The input '{name}' is missing.", str(name))
         cells = None if tensor is None else _cells(tensor, spec)
         if cells is not None and is_given(spec, cells):
-            kept.append((name, spec.type, read_column(str(name), cells, spec.type)))
+            read = read_column(str(name), cells, spec.type, required=spec.required)
+            kept.append((name, spec.type, read))
     if len({len(cells) for *_, cells in kept}) != 1:
         raise BadInputError("The inputs differ in how many rows they have.", "inputs")
     if not kept[0][2]:

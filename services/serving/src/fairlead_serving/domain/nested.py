@@ -1,0 +1,96 @@
+"""Reads values inside lists and objects, as MLflow's schema enforcement does.
+
+Whether null, and an empty object, stand for a missing value is said once, by the column or the
+property, and holds for what it contains down to the next property.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fairlead_serving.domain.scalars import RefusedError, of_type, read_strictly
+from fairlead_serving.domain.signature import (
+    Anything,
+    ArrayOf,
+    Kind,
+    MapOf,
+    ObjectOf,
+    ValueType,
+)
+
+MAX_NESTING = 64
+"""How deep lists and objects may go; deeper is a mistake, or an attack."""
+
+_MISSING_ITEMS = {Kind.FLOAT: math.nan, Kind.DOUBLE: math.nan, Kind.DATETIME: None}
+"""What null is in a list of values that have a missing one."""
+
+
+def read_nested(value: object, kind: ValueType, *, required: bool, depth: int = 0) -> object:
+    """Check a value of a nested type, or one inside it.
+
+    Args:
+        value: The value as JSON gave it.
+        kind: The type that the signature asks for.
+        required: Whether null is refused.
+        depth: How many lists and objects are around it.
+
+    Returns:
+        The value in that type.
+
+    Raises:
+        RefusedError: It is not of that type.
+    """
+    if depth > MAX_NESTING:
+        raise RefusedError(f"is nested deeper than {MAX_NESTING} levels")
+    if value is None and (not required or _takes_null(kind)):
+        return None
+    found: object = value
+    match kind:
+        case Kind():
+            found = read_strictly(value, kind)
+        case ArrayOf(Kind() as items):
+            found = [_read_item(item, items) for item in of_type(value, list, "a list")]
+        case ArrayOf(items):
+            listed = of_type(value, list, "a list")
+            found = [read_nested(one, items, required=required, depth=depth + 1) for one in listed]
+        case MapOf(values):
+            mapped = of_type(value, dict, "an object")
+            found = {
+                key: read_nested(one, values, required=required, depth=depth + 1)
+                for key, one in mapped.items()
+            }
+        case ObjectOf():
+            properties = of_type(value, dict, "an object")
+            found = _read_object(properties, kind, required=required, depth=depth)
+    return found
+
+
+def _takes_null(kind: ValueType) -> bool:
+    return isinstance(kind, Anything) or kind in {ArrayOf(Anything()), MapOf(Anything())}
+
+
+def _read_item(value: object, kind: Kind) -> object:
+    if value is None and kind in _MISSING_ITEMS:
+        return _MISSING_ITEMS[kind]
+    return read_strictly(value, kind)
+
+
+def _read_object(
+    value: Mapping[str, Any], kind: ObjectOf, *, required: bool, depth: int
+) -> dict[str, object]:
+    if not required and not value:
+        return {}
+    properties = {item.name: item for item in kind.properties}
+    for name, item in properties.items():
+        if item.required and name not in value:
+            raise RefusedError(f"lacks the property '{name}'")
+    if value.keys() - properties.keys():
+        raise RefusedError("has a property that the signature does not know")
+    found = {}
+    for name, item in value.items():
+        spec = properties[name]
+        try:
+            found[name] = read_nested(item, spec.type, required=spec.required, depth=depth + 1)
+        except RefusedError as error:
+            raise RefusedError(f"has a property '{name}' that {error}") from error
+    return found
