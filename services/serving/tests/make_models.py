@@ -14,7 +14,9 @@ import mlflow
 import numpy as np
 import pandas as pd
 import xgboost
-from mlflow.models import infer_signature
+from mlflow.models import ModelSignature, infer_signature
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Array, Object, Property
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import Ridge
@@ -87,6 +89,26 @@ class Scaling(mlflow.pyfunc.PythonModel):
     def predict(self, context, model_input, params=None):
         """Scale a column."""
         return (model_input["hour"] * (params or {}).get("factor", 1.0)).to_numpy()
+
+
+class Nested(mlflow.pyfunc.PythonModel):
+    """Says what is in its columns of lists and objects."""
+
+    def predict(self, context, model_input):
+        """Write each row down."""
+        return [repr(row) for row in model_input.to_dict(orient="records")]
+
+
+def save_nested(root: Path) -> None:
+    """Save a model whose columns hold lists and objects."""
+    moment = Object([Property("n", DataType.integer), Property("when", DataType.datetime)])
+    columns = [ColSpec(Array(DataType.float), "list"), ColSpec(moment, "moment")]
+    mlflow.pyfunc.save_model(
+        str(root / "nested"),
+        python_model=Nested(),
+        signature=ModelSignature(inputs=Schema(columns)),
+        pip_requirements=["mlflow"],
+    )
 
 
 def save(root: Path) -> None:
@@ -204,3 +226,4 @@ def save(root: Path) -> None:
 
 
 save(Path(sys.argv[1]))
+save_nested(Path(sys.argv[1]))

@@ -36,6 +36,20 @@ def test_predicts_what_mlflow_predicts(
     assert ("mlflow" in imported) is (name == "pyfunc")
 
 
+def test_values_inside_lists_and_objects_reach_a_model_as_they_were_read(
+    models: Path, serve: Callable[..., Any]
+) -> None:
+    """MLflow, which refuses every one of these from JSON, does not check them once more."""
+    row = {"list": [1.5, 2, None], "moment": {"n": 3, "when": "2013-01-02T03:04:05"}}
+    with serve(models / "nested") as server:
+        server.wait_ready()
+        answer = server.predict({"dataframe_records": [row]})
+    assert answer.status_code == 200, answer.text
+    (seen,) = answer.json()["predictions"]
+    assert "'list': [1.5, 2.0, nan]" in seen
+    assert "'moment': {'n': 3, 'when': datetime.datetime(2013, 1, 2, 3, 4, 5)}" in seen
+
+
 def test_model_that_can_never_load_ends_with_3(
     models: Path, serve: Callable[..., Any], tmp_path: Path
 ) -> None:

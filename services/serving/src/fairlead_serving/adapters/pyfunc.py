@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 from fairlead_serving.adapters.arrays import Arrays, to_answer
@@ -22,7 +23,20 @@ class PyfuncLoader:
         # Costs more than a second, and models of the native flavors never need it.
         import mlflow.pyfunc  # noqa: PLC0415
 
-        return _PyfuncModel(mlflow.pyfunc.load_model(str(folder.path)), folder)
+        model = mlflow.pyfunc.load_model(str(folder.path))
+        if not folder.takes_anything:
+            _leave_the_check_to_us(model.metadata)
+        return _PyfuncModel(model, folder)
+
+
+def _leave_the_check_to_us(metadata: Any) -> None:
+    """Let the input through as it was read: MLflow would check it again, and refuse some of it.
+
+    Parameters keep their check, which also gives them their defaults.
+    """
+    if metadata.signature is not None:
+        metadata.signature = copy(metadata.signature)
+        metadata.signature.inputs = None
 
 
 class _PyfuncModel:
@@ -41,7 +55,7 @@ class _PyfuncModel:
         try:
             return to_answer(self._predict(self._input(data), dict(params)))
         except MlflowException as error:
-            # MLflow checks the input again; its message repeats it, so it is not passed on.
+            # MLflow's message repeats what was sent, so it is not passed on.
             if error.error_code in {"BAD_REQUEST", "INVALID_PARAMETER_VALUE"}:
                 raise BadInputError("The input is not what the model's signature asks.") from error
             raise
