@@ -176,7 +176,7 @@ def test_nan_prediction_is_null() -> None:
 )
 def test_probes(state: Mapping[str, Any], livez: int, readyz: int, predicts: int) -> None:
     """Alive while it runs; ready only with a warm model and no drain, which still answers."""
-    client = Client(**state)
+    client = Client(state=state)
     assert client.send("GET", "/livez").status_code == livez
     assert client.send("GET", "/readyz").status_code == readyz
     answer = client.post(EXAMPLE)

@@ -83,7 +83,7 @@ def test_invocations_answers_what_mlflow_does(
     name: str, answers: Mapping[str, Any], load: Callable[[str], Served]
 ) -> None:
     """The answer is that of MLflow's server, to the last digit of its 32-bit floats."""
-    answer = Client(served=load(name)).post(answers[name]["payload"])
+    answer = Client(state={"served": load(name)}).post(answers[name]["payload"])
     assert answer.status_code == 200, answer.text
     _assert_same(answer.json()["predictions"], answers[name]["predictions"])
 
@@ -122,7 +122,9 @@ def test_v2_answers_what_mlflow_does(
         for tensor, values in payload.items()
         if tensor in {spec.name for spec in (*served.signature.columns, *served.signature.tensors)}
     ]
-    answer = Client(served=served).post({"inputs": inputs}, path="/v2/models/flights/infer")
+    answer = Client(state={"served": served}).post(
+        {"inputs": inputs}, path="/v2/models/flights/infer"
+    )
     assert answer.status_code == 200, answer.text
     wanted = answers[name]["predictions"]
     if isinstance(wanted, list):
@@ -135,7 +137,11 @@ def test_rows_keep_their_lists_where_mlflow_fails(
     answers: Mapping[str, Any], load: Callable[[str], Served]
 ) -> None:
     """Labels beside probabilities are no frame to MLflow; here each row has both."""
-    found = Client(served=load("flat")).post(answers["flat"]["payload"]).json()["predictions"]
+    found = (
+        Client(state={"served": load("flat")})
+        .post(answers["flat"]["payload"])
+        .json()["predictions"]
+    )
     matrix = answers["matrix"]["predictions"]
     expected = zip(matrix["label"], matrix["probabilities"], strict=True)
     _assert_same(found, [{"label": one, "probabilities": many} for one, many in expected])
@@ -146,7 +152,7 @@ def test_column_goes_into_a_table_of_one(
 ) -> None:
     """What was converted from a ColumnTransformer takes the columns of a frame."""
     payload = {"dataframe_records": [{"carrier": "AA", "distance": 3.0}]}
-    found = Client(served=load("encoded_frame")).post(payload).json()["predictions"]
+    found = Client(state={"served": load("encoded_frame")}).post(payload).json()["predictions"]
     wanted = answers["encoded"]["predictions"]
     _assert_same(
         found, [{"label": wanted["label"][0], "probabilities": wanted["probabilities"][0]}]
@@ -163,7 +169,7 @@ def test_merged_requests_get_their_own_rows(
     answers: Mapping[str, Any], load: Callable[[str], Served]
 ) -> None:
     """Outputs by name are cut by rows as well."""
-    client = Client(served=load("matrix"), limits=Limits(timeout=10))
+    client = Client(state={"served": load("matrix")}, limits=Limits(timeout=10))
 
     async def send() -> list[Any]:
         async with client.connected() as http:
@@ -208,7 +214,7 @@ def test_what_the_graph_cannot_take_is_a_400(
     name: str, payload: object, words: str, load: Callable[[str], Served]
 ) -> None:
     """The message names the input and what it takes, and does not repeat what came."""
-    answer = Client(served=load(name)).post(payload)
+    answer = Client(state={"served": load(name)}).post(payload)
     assert answer.status_code == 400, answer.text
     assert words in answer.json()["message"]
     assert CANARY not in answer.text
@@ -218,7 +224,7 @@ def test_graph_that_fails_by_itself_is_a_500(load: Callable[[str], Served]) -> N
     """Inputs that are each as asked for but do not go together are the model's to refuse."""
     served = load("sums")
     payload = {"inputs": {"pair": [[1.0, 2.0]] * 3, "factor": [1.0, 2.0]}}
-    answer = Client(served=served).post(payload)
+    answer = Client(state={"served": served}).post(payload)
     assert answer.status_code == 500
     assert "Fail" in answer.json()["message"]
 

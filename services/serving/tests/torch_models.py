@@ -114,8 +114,8 @@ def ask(root):
     found = {}
     for name, case in json.loads((root / "expected.json").read_text()).items():
         served = fetch_and_load(Settings(model=str(root / name), threads=1))
-        answer = Client(served=served).post(case["payload"])
-        wrong = Client(served=served).post({"inputs": {"a": [[1.0]], "b": [[1.0]]}})
+        answer = Client(state={"served": served}).post(case["payload"])
+        wrong = Client(state={"served": served}).post({"inputs": {"a": [[1.0]], "b": [[1.0]]}})
         found[name] = {
             "status": answer.status_code,
             "answer": answer.json(),
