@@ -11,7 +11,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from fairlead_serving.adapters.registry import Registry, digest_folder
+from fairlead_serving.adapters.cache import digest_folder
+from fairlead_serving.adapters.registry import Registry
 from fairlead_serving.domain.digest import DIGEST_TAG
 from fairlead_serving.domain.errors import CannotFetchError, CannotLoadError
 from fairlead_serving.domain.source import ModelVersion, cache_name

@@ -1,13 +1,10 @@
 """Fetches model versions from an MLflow server over REST, without MLflow."""
 
-import fcntl
-import hashlib
-import json
 import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +12,15 @@ from urllib.parse import quote, unquote, urlsplit
 
 import httpx
 
+from fairlead_serving.adapters.cache import (
+    Source,
+    digest_folder,
+    is_unaltered,
+    keep,
+    locked,
+    read_kept,
+)
+from fairlead_serving.adapters.download import Download, LoggedProgress, Progress, RemoteFile
 from fairlead_serving.domain.digest import DIGEST_TAG, digest_of
 from fairlead_serving.domain.errors import CannotFetchError, CannotLoadError
 from fairlead_serving.domain.source import ModelVersion, cache_name
@@ -23,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 _API = "/api/2.0/mlflow"
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
-_MARKER = "fairlead-complete.json"
+_LEFT_BY = "uri"
 _TIMEOUT = httpx.Timeout(15.0, connect=5.0)  # without a byte; what is away is told within 30 s
 _NEVER = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
 
@@ -34,9 +40,11 @@ class Registry:
     Args:
         tracking_uri: The server's address.
         cache: The folder.
+        progress: Hears how far a download is; the log does if None.
     """
 
-    def __init__(self, tracking_uri: str, cache: Path) -> None:
+    def __init__(self, tracking_uri: str, cache: Path, progress: Progress | None = None) -> None:
+        self._progress = progress or LoggedProgress()
         self._uri = tracking_uri.rstrip("/")
         self._cache = cache
         self._client = httpx.Client(
@@ -61,7 +69,8 @@ class Registry:
         """Fetch a version, or find it in the cache.
 
         A whole cached one is used when the server is away or no longer has the version, and when
-        the server still names the same files for the version.
+        the server still names the same files for the version. Its files are compared with the
+        digest recorded at first sight before every use; altered ones are fetched anew.
 
         Args:
             version: Which.
@@ -76,7 +85,7 @@ class Registry:
         """
         target = self._cache / cache_name(version, self._uri)
         try:
-            with _locked(target.with_suffix(".lock")):
+            with locked(target.with_suffix(".lock")):
                 return self._cached_or_anew(version, target)
         except OSError as error:
             raise CannotFetchError(
@@ -84,88 +93,140 @@ class Registry:
             ) from error
 
     def _cached_or_anew(self, version: ModelVersion, target: Path) -> Path:
-        cached = _read_marker(target)
+        kept = read_kept(target)
+        is_whole = kept is not None and is_unaltered(target, kept)
+        if kept and not is_whole:
+            _log.warning("The cached files of the model were altered; they are not used")
         try:
             source = self._source(version)
         except (CannotFetchError, CannotLoadError) as error:
             # What was deleted may still be what a plan sends traffic to.
-            if cached is None:
+            if not is_whole:
                 raise
             _log.warning("The model comes from the cache. %s", error)
             return target
-        return target if cached == source else self._fetch_anew(source, target)
+        if kept and kept.source.uri == source.uri:
+            source = replace(source, digest=source.digest or kept.source.digest)
+        if is_whole and kept and kept.source == source:
+            return target
+        return self._fetch_anew(version, source, target)
 
-    def _source(self, version: ModelVersion) -> dict[str, str]:
+    def _source(self, version: ModelVersion) -> Source:
         """Ask where the files of a version are, and what their digest should be."""
         if version.model_id:
-            return {"uri": self._logged_model_uri(version.model_id), "digest": ""}
+            return Source(self._logged_model(version.model_id)["artifact_uri"], self._tag(version))
         query = {"name": version.name, "version": version.version}
-        record = self._get(f"{_API}/model-versions/get", query)["model_version"]
         uri = self._get(f"{_API}/model-versions/get-download-uri", query)["artifact_uri"]
-        tags = {tag["key"]: tag.get("value", "") for tag in record.get("tags", [])}
         if uri.startswith("models:/m-"):
-            uri = self._logged_model_uri(uri.removeprefix("models:/"))
-        return {"uri": uri, "digest": tags.get(DIGEST_TAG, "")}
+            uri = self._logged_model(uri.removeprefix("models:/"))["artifact_uri"]
+        return Source(uri, self._tag(version))
 
-    def _logged_model_uri(self, model_id: str) -> str:
-        answer = self._get(f"{_API}/logged-models/{model_id}", {})
-        return str(answer["model"]["info"]["artifact_uri"])
+    def _logged_model(self, model_id: str) -> dict[str, Any]:
+        info: dict[str, Any] = self._get(f"{_API}/logged-models/{model_id}", {})["model"]["info"]
+        return info
 
-    def _fetch_anew(self, source: dict[str, str], target: Path) -> Path:
+    def _tag(self, version: ModelVersion) -> str:
+        """Ask for the digest that is recorded at the server; empty if none is."""
+        if version.model_id:
+            holder = self._logged_model(version.model_id)
+        else:
+            query = {"name": version.name, "version": version.version}
+            holder = self._get(f"{_API}/model-versions/get", query)["model_version"]
+        tags = {tag["key"]: tag.get("value", "") for tag in holder.get("tags", [])}
+        return str(tags.get(DIGEST_TAG, ""))
+
+    def _fetch_anew(self, version: ModelVersion, source: Source, target: Path) -> Path:
         partial = target.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        self._copy(source["uri"], partial)
-        _check_digest(partial, source["digest"])
-        (partial / _MARKER).write_text(json.dumps(source), encoding="utf-8")
-        # The marker came last and the rename is atomic: a killed download is never a model.
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        goes_on = _left_by(partial) == source.uri
+        files, digest = self._copy(source, partial)
+        if goes_on and source.digest not in ("", digest):
+            shutil.rmtree(partial)  # Some of it may be of another time.
+            files, digest = self._copy(source, partial)
+        if source.digest not in ("", digest):
+            shutil.rmtree(partial)
+            raise _altered(digest, source.digest)
+        if not source.digest:
+            self._record(version, digest)
+        keep(files, target, Source(source.uri, digest))
+        shutil.rmtree(partial)
         return target
 
-    def _copy(self, uri: str, into: Path) -> None:
-        parts = urlsplit(uri)
+    def _copy(self, source: Source, partial: Path) -> tuple[Path, str]:
+        """Bring the files here; give the folder they are in, and their digest."""
+        parts = urlsplit(source.uri)
+        if _left_by(partial) != source.uri:
+            shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True, exist_ok=True)
         if parts.scheme == "mlflow-artifacts":
-            self._download(unquote(parts.path).strip("/"), into)
-        elif parts.scheme in ("", "file"):
-            _copy_folder(Path(unquote(parts.path)), into)
-        else:
-            raise CannotLoadError(
-                f"The model's files are at {parts.scheme}://, which only the MLflow server "
-                "can read; start it with --serve-artifacts and register the model again."
-            )
+            (partial / _LEFT_BY).write_text(source.uri, encoding="utf-8")
+            return self._download(unquote(parts.path).strip("/"), source, partial)
+        if parts.scheme in ("", "file"):
+            _copy_folder(Path(unquote(parts.path)), partial / "files")
+            return partial / "files", digest_folder(partial / "files")
+        raise CannotLoadError(
+            f"The model's files are at {parts.scheme}://, which only the MLflow server "
+            "can read; start it with --serve-artifacts and register the model again."
+        )
 
-    def _download(self, root: str, into: Path) -> None:
-        found = False
-        for path, is_folder in self._walk(root):
-            found = True
-            local = into / path
-            if is_folder:
-                local.mkdir(parents=True, exist_ok=True)
-            else:
-                self._download_file(f"{root}/{path}", local)
-        if not found:
+    def _download(self, root: str, source: Source, partial: Path) -> tuple[Path, str]:
+        listed = list(self._walk(root))
+        if not listed:
             raise CannotLoadError("The registry names a folder for the model that has no files.")
+        download = Download(
+            self._client,
+            partial,
+            _failure,
+            is_checked=bool(source.digest),
+            progress=self._progress,
+        )
+        try:
+            return download.files, digest_of(download.run(listed).items())
+        except httpx.HTTPError as error:
+            raise CannotFetchError(self._away(_ARTIFACTS, error)) from error
 
-    def _walk(self, root: str, folder: str = "") -> Iterator[tuple[str, bool]]:
+    def _walk(self, root: str, folder: str = "") -> Iterator[RemoteFile]:
         path = f"{root}/{folder}".rstrip("/")
         for item in self._get(_ARTIFACTS, {"path": path}).get("files", []):
             name = _safe(f"{folder}/{item['path']}".lstrip("/"))
-            yield name, bool(item.get("is_dir"))
             if item.get("is_dir"):
                 yield from self._walk(root, name)
+            else:
+                size = item.get("file_size")
+                address = f"{_ARTIFACTS}/{quote(f'{root}/{name}')}"
+                yield RemoteFile(name, address, None if size is None else int(size))
 
-    def _download_file(self, path: str, local: Path) -> None:
+    def _record(self, version: ModelVersion, digest: str) -> None:
+        """Record a digest at the server, so that every other process checks the same.
+
+        The first one that is there stays. MLflow cannot write only where nothing is written yet,
+        so what is there is read before and after: of two processes that saw different files in
+        the same instant at least one stops here, and the other at its next start.
+        """
         try:
-            with self._client.stream("GET", f"{_ARTIFACTS}/{quote(path)}") as response:
-                if not response.is_success:
-                    response.read()
-                    raise _failure(response)
-                with local.open("wb") as file:
-                    for chunk in response.iter_bytes():
-                        file.write(chunk)
+            if not self._tag(version):
+                self._write_tag(version, digest)
+            recorded = self._tag(version)
+        except (CannotFetchError, CannotLoadError) as error:
+            _log.info("The digest is recorded in the cache alone, not as a tag. %s", error)
+            return
+        if recorded not in ("", digest):
+            raise _altered(digest, recorded)
+
+    def _write_tag(self, version: ModelVersion, digest: str) -> None:
+        tag = {"key": DIGEST_TAG, "value": digest}
+        if version.model_id:
+            self._send("PATCH", f"{_API}/logged-models/{version.model_id}/tags", {"tags": [tag]})
+        else:
+            named = {"name": version.name, "version": version.version}
+            self._send("POST", f"{_API}/model-versions/set-tag", {**named, **tag})
+
+    def _send(self, method: str, path: str, body: Mapping[str, object]) -> None:
+        try:
+            response = self._client.request(method, path, json=body)
         except httpx.HTTPError as error:
-            raise CannotFetchError(self._away(_ARTIFACTS, error)) from error
+            raise CannotFetchError(self._away(path, error)) from error
+        if not response.is_success:
+            raise _failure(response)
 
     def _get(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
         try:
@@ -235,51 +296,20 @@ def _copy_folder(source: Path, into: Path) -> None:
             f"The model's files are at '{source}' on the machine that registered it, not here; "
             "start the MLflow server with --serve-artifacts and register the model again."
         )
-    shutil.copytree(source, into, dirs_exist_ok=True)
+    shutil.rmtree(into, ignore_errors=True)
+    shutil.copytree(source, into)
 
 
-def _check_digest(folder: Path, wanted: str) -> None:
-    if not wanted:
-        return
-    actual = digest_folder(folder)
-    if actual != wanted:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise CannotLoadError(
-            f"The model's files have the digest {actual[:12]}…, but the version's tag "
-            f"{DIGEST_TAG} says {wanted[:12]}…; they were changed after it was registered."
-        )
-
-
-def digest_folder(folder: Path) -> str:
-    """Digest the files of a folder; see `fairlead_serving.domain.digest`.
-
-    Args:
-        folder: The model's folder.
-
-    Returns:
-        The digest in hexadecimal.
-    """
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != _MARKER)
-    return digest_of((path.relative_to(folder).as_posix(), _checksum(path)) for path in files)
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_marker(target: Path) -> dict[str, str] | None:
+def _left_by(partial: Path) -> str:
+    """Tell the address of the files that a killed download left behind; empty if none did."""
     try:
-        marker: dict[str, str] = json.loads((target / _MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return marker
+        return (partial / _LEFT_BY).read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time fetch a version; the others find it whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _altered(actual: str, recorded: str) -> CannotLoadError:
+    return CannotLoadError(
+        f"The model's files have the digest {actual[:12]}…, but {recorded[:12]}… is recorded "
+        f"({DIGEST_TAG}); they were changed after it was registered."
+    )
