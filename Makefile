@@ -7,7 +7,7 @@ TORCH := .venv-torch
 PACKAGES := operators/rollout services/serving services/gateway services/experiments services/training
 PROJECTS := $(addsuffix /pyproject.toml,$(PACKAGES))
 # All but pytorch: that library brings gigabytes, so it has an environment of its own.
-EXTRAS := $(addprefix --extra ,envoy grpc kubernetes lightgbm local onnx postgresql pyfunc tracing xgboost)
+EXTRAS := $(addprefix --extra ,envoy grpc kubernetes lightgbm local onnx postgresql pyfunc resolve tracing xgboost)
 EDITABLE := $(foreach package,$(PACKAGES),-e ./$(package))
 PIN := $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-annotate \
 	--custom-compile-command "make requirements"
@@ -97,7 +97,7 @@ requirements: $(VENV)/.uv  ## Pin the requirement files again, with hashes
 	@$(COMPILE_IMAGE) services/training/pyproject.toml -o requirements/images/training.txt
 	@$(COMPILE_IMAGE) --extra grpc services/serving/pyproject.toml -o requirements/images/serving-sklearn.txt
 	@$(COMPILE_IMAGE) --extra grpc --extra xgboost services/serving/pyproject.toml -o requirements/images/serving-xgboost.txt
-	@$(COMPILE_IMAGE) --extra grpc --extra xgboost --extra lightgbm --extra onnx --extra pyfunc --extra tracing services/serving/pyproject.toml -o requirements/images/serving-full.txt
+	@$(COMPILE_IMAGE) --extra grpc --extra xgboost --extra lightgbm --extra onnx --extra pyfunc --extra resolve --extra tracing services/serving/pyproject.toml -o requirements/images/serving-full.txt
 	@grep -oE '^mlflow==[0-9.]+' requirements/local.txt \
 		| $(PIN) --python-platform linux - images/mlflow/requirements.in -o requirements/images/mlflow.txt
 	@$(COMPILE) --constraint requirements/local.txt tests/load/requirements.in -o tests/load/requirements.txt

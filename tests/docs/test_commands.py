@@ -21,6 +21,7 @@ import yaml
 from fairlead_experiments.entrypoints.cli import _parser as experiments_parser
 from fairlead_gateway.entrypoints.cli import _parser as gateway_parser
 from fairlead_rollout.entrypoints.cli import _parser as fairlead_parser
+from fairlead_serving.entrypoints.cli import _check_parser as serving_check_parser
 from fairlead_serving.entrypoints.cli import _parser as serving_parser
 from fairlead_training.entrypoints.cli import _parser as training_parser
 
@@ -34,6 +35,7 @@ PAGES = sorted(
 PARSERS: Mapping[str, Callable[[], argparse.ArgumentParser]] = {
     "fairlead": fairlead_parser,
     "fairlead-serving": serving_parser,
+    "fairlead-serving check": serving_check_parser,
     "fairlead-gateway": gateway_parser,
     "fairlead-experiments": experiments_parser,
     "fairlead-training": training_parser,
@@ -156,6 +158,8 @@ def is_known(command: Command, targets: set[str]) -> bool:
         return {word for word in arguments if "=" not in word} <= targets
     if program not in PARSERS:
         return program in OTHERS | {"helm", "kubectl"}
+    if f"{program} {' '.join(arguments[:1])}" in PARSERS:
+        program, arguments = f"{program} {arguments[0]}", arguments[1:]
     try:
         PARSERS[program]().parse_args(arguments)
     except SystemExit:

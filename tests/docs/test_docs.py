@@ -18,6 +18,7 @@ from fairlead_rollout.adapters.schema import read_spec, served_model_schema
 from fairlead_rollout.domain.reasons import Reason
 from fairlead_rollout.domain.status import ConditionType, RolloutState
 from fairlead_rollout.entrypoints.cli import _parser as fairlead_parser
+from fairlead_serving.entrypoints.cli import _check_parser as serving_check_parser
 from fairlead_serving.entrypoints.cli import _parser as serving_parser
 from fairlead_training.entrypoints.cli import _parser as training_parser
 
@@ -32,6 +33,7 @@ PAGES = sorted(
 PARSERS: Mapping[str, Callable[[], argparse.ArgumentParser]] = {
     "fairlead": fairlead_parser,
     "fairlead-serving": serving_parser,
+    "fairlead-serving check": serving_check_parser,
     "fairlead-gateway": gateway_parser,
     "fairlead-experiments": experiments_parser,
     "fairlead-training": training_parser,
@@ -130,7 +132,9 @@ def test_every_command_and_option_is_on_the_page_of_commands() -> None:
         f"{path} {word}"
         for program, parser in programs.items()
         for path, word in options(parser(), program)
-        if not re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", section(page, program))
+        if not re.search(
+            rf"(?<![\w-]){re.escape(word)}(?![\w-])", section(page, program.split()[0])
+        )
     ]
 
     assert missing == []

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from fairlead_serving.adapters.environment import unmet_requirements
-from fairlead_serving.app.ports import ModelFolder
 from fairlead_serving.domain.errors import CannotLoadError
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.wiring import fetch_and_load
@@ -106,31 +104,3 @@ def test_stale_example_only_warns(
     (folder / "serving_input_example.json").write_text(example)
     fetch_and_load(Settings(model=str(folder)))
     assert warning in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("line", "unmet"),
-    [
-        pytest.param("packaging", [], id="any version"),
-        pytest.param("PACKAGING>=1  # a comment", [], id="case and comment"),
-        pytest.param("mlflow==0.1", [], id="MLflow itself"),
-        pytest.param("xgboost>=1", [], id="a stand-in"),
-        pytest.param("nope; python_version < '3'", [], id="another Python"),
-        pytest.param("-r more.txt", [], id="an option"),
-        pytest.param("./local.whl", [], id="a path"),
-        pytest.param("???", [], id="unreadable"),
-        pytest.param("nope==1", ["nope==1 (nothing is installed)"], id="missing"),
-    ],
-)
-def test_requirements_are_checked(line: str, unmet: list[str], tmp_path: Path) -> None:
-    """Each requirement is compared with what is installed; what is no name is left out."""
-    (tmp_path / "requirements.txt").write_text(f"# made by MLflow\n{line}\n")
-    folder = ModelFolder(path=tmp_path, flavors={})
-    assert unmet_requirements(folder, without_mlflow=True) == unmet
-
-
-def test_mlflow_counts_for_a_pyfunc_model(tmp_path: Path) -> None:
-    """A model that MLflow loads needs the MLflow it asks for."""
-    (tmp_path / "requirements.txt").write_text("mlflow==0.1\n")
-    (phrase,) = unmet_requirements(ModelFolder(path=tmp_path, flavors={}), without_mlflow=False)
-    assert phrase.startswith("mlflow==0.1 (")

@@ -1,5 +1,6 @@
-"""Reads the limits on processor time that the kernel holds this process to."""
+"""Reads how much processor time the kernel gives this process."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +20,13 @@ def read_limits(root: Path = Path("/")) -> list[CpuLimit]:
         its own group as the root, by whatever name the host has for it.
     """
     return [limit for folder in _folders(root) if (limit := _read(folder)) is not None]
+
+
+def count_processors() -> int:
+    """Count the processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # Not every system has it.
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _folders(root: Path) -> Iterator[Path]:

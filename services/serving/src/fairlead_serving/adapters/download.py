@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import httpx
 
 from fairlead_serving.adapters.cache import checksum
+from fairlead_serving.app.ports import Progress
 from fairlead_serving.domain.errors import CannotFetchError
 
 _log = logging.getLogger(__name__)
@@ -40,13 +40,6 @@ class RemoteFile:
     path: str
     address: str
     size: int | None
-
-
-class Progress(Protocol):
-    """Hears how far a download is."""
-
-    def __call__(self, done: int, total: int) -> None:
-        """Take the bytes that are here, and all that were listed."""
 
 
 class LoggedProgress:

@@ -33,6 +33,8 @@ class LightgbmLoader:
         trusted: Types that a skops file may hold besides LightGBM's own.
     """
 
+    flavor = "lightgbm"
+
     def __init__(self, threads: int, trusted: Sequence[str] = ()) -> None:
         self._threads = threads
         self._trusted = (*trusted, *_OWN_TYPES)

@@ -24,6 +24,8 @@ class OnnxLoader:
         threads: How many threads one prediction may use.
     """
 
+    flavor = _FLAVOR
+
     def __init__(self, threads: int) -> None:
         self._threads = threads
 

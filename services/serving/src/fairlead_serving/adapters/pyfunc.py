@@ -14,6 +14,8 @@ from fairlead_serving.domain.errors import BadInputError
 class PyfuncLoader:
     """Loads any folder with the python_function flavor."""
 
+    flavor = "pyfunc"
+
     def can_load(self, folder: ModelFolder) -> bool:
         """Tell whether MLflow could load the folder."""
         return bool(folder.pyfunc)

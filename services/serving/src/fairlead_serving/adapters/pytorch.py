@@ -31,6 +31,8 @@ class PytorchLoader:
         threads: How many threads one prediction may use.
     """
 
+    flavor = _FLAVOR
+
     def __init__(self, threads: int) -> None:
         self._threads = threads
 

@@ -20,7 +20,8 @@ from fairlead_serving.adapters.cache import (
     locked,
     read_kept,
 )
-from fairlead_serving.adapters.download import Download, LoggedProgress, Progress, RemoteFile
+from fairlead_serving.adapters.download import Download, LoggedProgress, RemoteFile
+from fairlead_serving.app.ports import Progress
 from fairlead_serving.domain.digest import DIGEST_TAG, digest_of
 from fairlead_serving.domain.errors import CannotFetchError, CannotLoadError
 from fairlead_serving.domain.source import ModelVersion, cache_name

@@ -41,6 +41,8 @@ class SklearnLoader:
         threads: How many threads a prediction by ONNX may use.
     """
 
+    flavor = "sklearn"
+
     def __init__(
         self, predictor: str = "auto", trusted: Sequence[str] = (), threads: int = 1
     ) -> None:

@@ -21,6 +21,8 @@ class XgboostLoader:
         threads: How many threads one prediction may use; XGBoost does not restore it.
     """
 
+    flavor = "xgboost"
+
     def __init__(self, threads: int) -> None:
         self._threads = threads
 

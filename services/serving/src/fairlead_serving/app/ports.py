@@ -73,7 +73,15 @@ class Model(Protocol):
 
 
 class FlavorLoader(Protocol):
-    """Loads the models of one flavor."""
+    """Loads the models of one flavor.
+
+    Attributes:
+        flavor: Its name.
+    """
+
+    @property
+    def flavor(self) -> str:
+        """See above."""
 
     def can_load(self, folder: ModelFolder) -> bool:
         """Tell whether a folder is of this flavor."""
@@ -85,3 +93,10 @@ class FlavorLoader(Protocol):
             ImportError: A module is not installed.
             CannotLoadError: The folder does not hold what its `MLmodel` says.
         """
+
+
+class Progress(Protocol):
+    """Hears how far a download is."""
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take the bytes that are here, and all that were listed."""

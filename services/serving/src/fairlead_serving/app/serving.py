@@ -83,13 +83,30 @@ def load(
     Raises:
         CannotLoadError: It will not load, however often it is tried.
     """
-    loader = next((loader for loader in loaders if loader.can_load(folder)), None)
-    if loader is None:
-        raise CannotLoadError("The model has no python_function flavor, so it cannot be served.")
+    loader = choose_loader(folder, loaders)
     check_environment(folder, loader)
     served = Served(_load(folder, loader), folder)
     warm_up(served)
     return served
+
+
+def choose_loader(folder: ModelFolder, loaders: Sequence[FlavorLoader]) -> FlavorLoader:
+    """Choose what loads a model.
+
+    Args:
+        folder: The model.
+        loaders: The most specific first.
+
+    Returns:
+        The first that can.
+
+    Raises:
+        CannotLoadError: None can.
+    """
+    loader = next((loader for loader in loaders if loader.can_load(folder)), None)
+    if loader is None:
+        raise CannotLoadError("The model has no python_function flavor, so it cannot be served.")
+    return loader
 
 
 def warm_up(served: Served) -> None:

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairlead_serving.adapters.cgroup import read_limits
+from fairlead_serving.adapters.cgroup import count_processors, read_limits
 from fairlead_serving.adapters.metrics import SECONDS
 from fairlead_serving.app.lane import Limits
-from fairlead_serving.domain.source import parse_model
+from fairlead_serving.domain.source import ModelVersion, parse_model
 from fairlead_serving.domain.threads import threads_for
 from fairlead_serving.entrypoints.logs import configure_logging
 from fairlead_serving.entrypoints.settings import Settings
@@ -32,7 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 after a signal; 1 when the address is taken; 2 for wrong arguments; 3 when the model
         can never load; 4 when it could not be fetched just now.
     """
-    settings, log_level, log_format = _parse(argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] == ["check"]:
+        return _check(arguments[1:])
+    settings, log_level, log_format = _parse(arguments)
     configure_logging(log_level, log_format)
     # Before numpy is imported, which reads them once: a pool of threads as wide as the machine
     # slows a small prediction down, and its neighbours too.
@@ -40,15 +43,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault(variable, str(settings.threads))
     # Else threads without work spin, and use the limit up that they follow.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from fairlead_serving.entrypoints.server import report, run  # noqa: PLC0415
+    from fairlead_serving.entrypoints.restart import inherited_listener, start_again  # noqa: PLC0415
+    from fairlead_serving.entrypoints.server import RestartNeededError, report, run  # noqa: PLC0415
 
     try:
-        listener = _listen(settings.host, settings.port)
+        listener = inherited_listener() or _listen(settings.host, settings.port)
     except OSError as error:
         report(settings, f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.")
         return 1
     with listener:
-        return run(settings, listener)
+        try:
+            return run(settings, listener)
+        except RestartNeededError as needed:
+            start_again(needed.layer, needed.listener)
+
+
+def _check(argv: Sequence[str]) -> int:
+    """Tell whether a model could be served; see `entrypoints.check`."""
+    parser = _check_parser()
+    given = parser.parse_args(argv)
+    _source(parser, given)
+    configure_logging("warning", "text")
+    # The server's modules are slow to import, and wrong arguments need none.
+    from fairlead_serving.entrypoints.check import check  # noqa: PLC0415
+
+    settings = Settings(
+        model=given.model,
+        cache=given.cache,
+        tracking_uri=given.tracking_uri,
+        environment=given.environment,
+    )
+    return check(settings, as_json=given.json)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -61,15 +86,21 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _parse(argv: Sequence[str] | None) -> tuple[Settings, str, str]:
-    parser = _parser()
-    given = parser.parse_args([*_more_options(parser), *(sys.argv[1:] if argv is None else argv)])
+def _source(parser: argparse.ArgumentParser, given: argparse.Namespace) -> ModelVersion | None:
+    """Tell where the model comes from; end with a usage error if that cannot be told."""
     try:
         version = parse_model(given.model)
     except ValueError as error:
         parser.error(str(error))
     if version is not None and not given.tracking_uri:
         parser.error("models:/ needs --tracking-uri or MLFLOW_TRACKING_URI")
+    return version
+
+
+def _parse(argv: Sequence[str]) -> tuple[Settings, str, str]:
+    parser = _parser()
+    given = parser.parse_args([*_more_options(parser), *argv])
+    version = _source(parser, given)
     fields = dict(vars(given))
     log_level, log_format = fields.pop("log_level"), fields.pop("log_format")
     fields["limits"] = Limits(
@@ -98,7 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fairlead-serving",
         description="Serve one version of an MLflow model.",
-        epilog=f"Options may stand in the variable {_OPTIONS} too; the command line's win.",
+        epilog=f"Options may stand in the variable {_OPTIONS} too; the command line's win. "
+        "`fairlead-serving check --help`: tell whether a model could be served.",
     )
     _add_model(parser.add_argument_group("the model"))
     _add_listening(parser.add_argument_group("where it listens"))
@@ -112,22 +144,10 @@ _Group = argparse._ArgumentGroup  # noqa: SLF001  # The type has no public name.
 
 
 def _add_model(group: _Group) -> None:
+    _add_source(group)
     add = group.add_argument
-    add("--model", required=True, help="a model folder, or models:/NAME/VERSION")
     add("--name", help="the name in metrics and documents; the model's own if left out")
     add("--version", default="", help="the version in the same places; that of the URI if left out")
-    add("--cache", type=Path, default=_default_cache(), help="where fetched models are kept")
-    add(
-        "--tracking-uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI", ""),
-        help="the MLflow server to fetch from (MLFLOW_TRACKING_URI)",
-    )
-    add(
-        "--environment",
-        choices=("check", "ignore"),
-        default="check",
-        help="stop when the model's requirements are not met, or only warn",
-    )
     add(
         "--trusted-types",
         type=_names,
@@ -226,13 +246,41 @@ def _add_telling(group: _Group) -> None:
     )
 
 
+def _check_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fairlead-serving check",
+        description="Fetch a model and tell whether it could be served here, without loading it.",
+    )
+    _add_source(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return parser
+
+
+def _add_source(group: argparse.ArgumentParser | _Group) -> None:
+    add = group.add_argument
+    add("--model", required=True, help="a model folder, or models:/NAME/VERSION")
+    add("--cache", type=Path, default=_default_cache(), help="where what was fetched is kept")
+    add(
+        "--tracking-uri",
+        default=os.environ.get("MLFLOW_TRACKING_URI", ""),
+        help="the MLflow server to fetch from (MLFLOW_TRACKING_URI)",
+    )
+    add(
+        "--environment",
+        choices=("image", "resolve", "ignore"),
+        default="image",
+        help="when what is installed does not meet the model's requirements: stop, install "
+        "the difference, or only warn",
+    )
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _threads(text: str) -> int:
     if text == "auto":
-        return threads_for(read_limits(), len(os.sched_getaffinity(0)))
+        return threads_for(read_limits(), count_processors())
     return _count(text)
 
 

@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -26,7 +27,7 @@ from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
 from fairlead_serving.entrypoints.transport import HotProtocol
 from fairlead_serving.entrypoints.watches import Watch, open_watches
-from fairlead_serving.entrypoints.wiring import fetch_and_load
+from fairlead_serving.entrypoints.wiring import LayerNeededError, fetch_and_load
 
 if TYPE_CHECKING:  # An extra.
     from fairlead_serving.adapters.tracing import Tracing
@@ -43,11 +44,32 @@ _RPC_GRACE_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
+class RestartNeededError(Exception):
+    """The command has to be started again, with a layer on its import path.
+
+    Attributes:
+        layer: The folder of the packages.
+        listener: The socket, which goes on listening.
+    """
+
+    def __init__(self, layer: Path, listener: socket.socket) -> None:
+        super().__init__(f"The model needs the layer '{layer}'.")
+        self.layer = layer
+        self.listener = listener
+
+
 class _Server(uvicorn.Server):
     """Keeps answering for a while after SIGTERM, where uvicorn would stop listening at once."""
 
-    def __init__(self, config: uvicorn.Config, state: State, drain_seconds: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        state: State,
+        drain_seconds: float,
+        listener: socket.socket,
+    ) -> None:
         super().__init__(config)
+        self._listener = listener
         self._state = state
         self._drain_seconds = drain_seconds
 
@@ -67,6 +89,11 @@ class _Server(uvicorn.Server):
         _log.info("Draining for %g s", delay)
         asyncio.get_running_loop().call_later(delay, self._stop)
 
+    def make_way(self, layer: Path) -> RestartNeededError:
+        """Stop, but leave the socket open: callers wait until the command has started again."""
+        self._stop()
+        return RestartNeededError(layer, self._listener.dup())
+
     def _stop(self) -> None:
         self.should_exit = True
 
@@ -80,13 +107,21 @@ def run(settings: Settings, listener: socket.socket) -> int:
 
     Returns:
         The exit code: 0 after a signal, 3 and 4 as in the contract, 1 for anything else.
+
+    Raises:
+        RestartNeededError: The model needs a layer; no signal came.
     """
     state = State()
     with contextlib.ExitStack() as stack:
         worker = ThreadPoolExecutor(1, "model")
         stack.callback(worker.shutdown, wait=False)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = runner.run(_serve(settings, listener, state, worker))
+            try:
+                code = runner.run(_serve(settings, listener, state, worker))
+            except RestartNeededError:
+                if not state.draining:
+                    raise
+                code = 0
     if code == 0 and state.served is None:
         os._exit(0)  # The thread that still fetches or loads cannot be told to stop.
     return code
@@ -100,7 +135,7 @@ async def _serve(
         with open_watches(settings, metrics) as watches, _tracing(settings) as tracing:
             app = create_app(settings, state, metrics, watches)
             config = _config(app, tracing)
-            server = _Server(config, state, settings.drain_seconds)
+            server = _Server(config, state, settings.drain_seconds, listener)
             async with _rpc(settings, state, metrics, watches, tracing):
                 loading = asyncio.create_task(_load(settings, state, worker, metrics, server))
                 await server.serve([listener])
@@ -194,6 +229,8 @@ async def _load(
         report(settings, str(error))
         server.should_exit = True
         return CANNOT_LOAD if isinstance(error, CannotLoadError) else CANNOT_FETCH
+    except LayerNeededError as needed:
+        raise server.make_way(needed.layer) from needed
     except Exception as error:  # noqa: BLE001  # Else the process would stay, never ready.
         _log.debug("The model is not served", exc_info=True)
         report(settings, f"The model cannot be served: {type(error).__name__}.")

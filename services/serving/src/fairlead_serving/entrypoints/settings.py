@@ -18,11 +18,12 @@ class Settings:
         host: The address to listen on.
         port: The port; 0 lets the system choose.
         grpc_port: The port for gRPC; None speaks none.
-        cache: Where fetched models are kept.
+        cache: Where fetched models, and packages, are kept.
         tracking_uri: The MLflow server to fetch from.
         drain_seconds: How long requests are still taken after SIGTERM.
         termination_log: The file for the one sentence on why the process ended.
-        environment: `check` the model's requirements, or `ignore` what is not met.
+        environment: When what is installed does not meet the model's requirements: `image`
+            stops, `resolve` installs the difference, `ignore` only warns.
         threads: How many threads one prediction may use.
         predictor: `auto` to compile a faster predict where it gives the same, `exact`, or
             `onnx` to convert it.
@@ -50,7 +51,7 @@ class Settings:
     tracking_uri: str = ""
     drain_seconds: float = 2.0
     termination_log: Path | None = None
-    environment: str = "check"
+    environment: str = "image"
     threads: int = 1
     predictor: str = "auto"
     trusted_types: tuple[str, ...] = ()
