@@ -4,6 +4,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fairlead_rollout.adapters.home import Home
 from fairlead_rollout.adapters.schema import read_spec
+from fairlead_rollout.adapters.stack import Addresses, serving
 from fairlead_rollout.domain.errors import InvalidSpecError
 from fairlead_rollout.domain.manifests import (
     DIGEST,
@@ -445,6 +448,35 @@ def test_a_server_computes_with_the_processors_it_may_use(
 ) -> None:
     """More threads than processors make each prediction slower."""
     assert threads(resources) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "option"),
+    [
+        ("image", []),
+        ("resolve", ["--environment", "resolve"]),
+        ("ignore", ["--environment", "ignore"]),
+    ],
+)
+def test_a_server_is_told_what_to_do_about_unmet_requirements(
+    spec: ServedModelSpec, environment: str, option: list[str], tmp_path: Path
+) -> None:
+    """In a cluster and on one machine alike; its default is ours."""
+    home = Home(root=tmp_path)
+    wanted = {
+        "workload": "w",
+        "model": "m",
+        "registeredModel": "m",
+        "version": "4",
+        "replicas": 1,
+        "environment": environment,
+        "timeout": 5.0,
+        "maxBodyBytes": 1024,
+    }
+    (local,) = serving(home, Addresses(ports={"mlflow": 5000}), wanted)
+    for command in (server(replace(spec, environment=environment))["args"], list(local.command)):
+        start = command.index("--environment") if "--environment" in command else len(command)
+        assert command[start : start + 2] == option
 
 
 # ------------------------------------------------------------------ merge

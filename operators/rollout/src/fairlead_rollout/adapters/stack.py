@@ -13,6 +13,7 @@ from fairlead_rollout.adapters.files import read_json, write_json
 from fairlead_rollout.adapters.home import Home
 from fairlead_rollout.adapters.processes import free_port, is_free
 from fairlead_rollout.domain.errors import FairleadError, NotFoundError
+from fairlead_rollout.domain.manifests import environment_option
 from fairlead_rollout.domain.processes import ProcessSpec
 
 LISTENERS = ("gateway", "mlflow", "experiments", "agent", "admin")
@@ -199,7 +200,7 @@ def _server(
             *("--host", "127.0.0.1", "--port", "{port}", "--cache", str(home.cache)),
             *("--drain-seconds", str(DRAIN_SECONDS), "--termination-log", str(termination)),
             *("--max-body-bytes", str(wanted["maxBodyBytes"])),
-            *(("--environment", "ignore") if wanted["environment"] == "ignore" else ()),
+            *environment_option(wanted["environment"]),
         ),
         environment={"MLFLOW_TRACKING_URI": addresses.url("mlflow")},
         probe="/readyz",

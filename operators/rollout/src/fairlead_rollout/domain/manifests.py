@@ -237,7 +237,6 @@ class _Maker:
         }
 
     def _arguments(self) -> Sequence[str]:
-        ignores = self.spec.environment == "ignore"
         return (
             *("--model", f"models:/{self.spec.model}/{self.version}"),
             *("--name", self.owner.name),
@@ -246,7 +245,7 @@ class _Maker:
             *("--drain-seconds", str(DRAIN_SECONDS)),
             *("--termination-log", TERMINATION_LOG),
             *("--max-body-bytes", str(self.spec.max_body_bytes)),
-            *(("--environment", "ignore") if ignores else ()),
+            *environment_option(self.spec.environment),
         )
 
     def _environment(self) -> Sequence[Document]:
@@ -278,6 +277,17 @@ def _probe(path: str, *, period: int, failures: int) -> Document:
         "timeoutSeconds": 2,
         "failureThreshold": failures,
     }
+
+
+def environment_option(environment: str) -> Sequence[str]:
+    """Return the option of `fairlead-serving` for `spec.server.environment`; its default is ours.
+
+    >>> environment_option("resolve")
+    ('--environment', 'resolve')
+    >>> environment_option("image")
+    ()
+    """
+    return () if environment == "image" else ("--environment", environment)
 
 
 def threads(resources: Mapping[str, Any]) -> int:
