@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from importing import imported_by
 
 from fairlead_serving.app.serving import Served
 from fairlead_serving.domain.decode import decode, decode_columns
@@ -99,3 +100,10 @@ def test_model_that_raises_keeps_its_text_to_itself(models: Path) -> None:
     with pytest.raises(ModelRaisedError) as caught:
         _predict(_load(models / "raising"), {"dataframe_records": [record]})
     assert str(caught.value) == "The model raised RuntimeError."
+
+
+def test_scikit_learn_model_brings_nothing_of_others(models: Path) -> None:
+    """Neither loading nor predicting imports what only other models need."""
+    imported = imported_by(models / "unsigned", '{"inputs": [[1.0, 2.0, 3.0]]}')
+    assert "sklearn" in imported
+    assert not imported & {"mlflow", "httpx", "grpc", "torch", "onnxruntime", "skops", "xgboost"}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from importing import imported_by
 from serving_asgi import Client
 
 from fairlead_serving.app.lane import Limits
@@ -264,3 +265,10 @@ def test_command_converts_when_asked(
         metrics = server.http.get("/metrics").text
     np.testing.assert_allclose(found, expected["cloudpickle"]["predictions"], rtol=1e-4)
     assert 'fairlead_serving_compiled{model="cloudpickle",version=""} 1.0' in metrics
+
+
+def test_onnx_model_brings_neither_scikit_learn_nor_pandas(onnx_models: Path) -> None:
+    """A graph of arrays needs onnxruntime and numpy alone."""
+    imported = imported_by(onnx_models / "matrix", '{"inputs": [[1.0, 2.0, 3.0]]}')
+    assert "onnxruntime" in imported
+    assert not imported & {"mlflow", "httpx", "grpc", "torch", "sklearn", "pandas", "xgboost"}

@@ -1,19 +1,23 @@
 """Turns checked data into what numpy and pandas models take, and predictions into JSON."""
 
 import base64
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Mapping
 from datetime import date, time
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from fairlead_serving.domain.data import Array, Columns, Data, Raw, Records, Tensors
 from fairlead_serving.domain.errors import BadInputError
-from fairlead_serving.domain.signature import NUMERIC, Anything, Kind, Name, ValueType
+from fairlead_serving.domain.signature import NUMERIC, Kind, Name
 
-_DTYPES: Mapping[Kind, str] = {
+if TYPE_CHECKING:
+    from fairlead_serving.adapters.frames import Frames
+
+DTYPES: Mapping[Kind, str] = {
     Kind.BOOLEAN: "bool",
     Kind.INTEGER: "int32",
     Kind.LONG: "int64",
@@ -21,10 +25,7 @@ _DTYPES: Mapping[Kind, str] = {
     Kind.DOUBLE: "float64",
     Kind.DATETIME: "datetime64[ns]",
 }
-# A datetime or a string column is built one at a time, for its missing values.
-_TEXT = pd.Series([""]).dtype
-"""What pandas makes of strings. Given for each column, lest one of nothing but nulls be something
-else, and a prediction depend on the rows beside it."""
+"""What numpy calls them; a column of another type is pandas' to build, for its missing values."""
 _FLOATS = frozenset({Kind.FLOAT, Kind.DOUBLE})
 _WRITABLE = frozenset({"f8", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"})
 """Types that orjson writes from memory, and as MLflow does: its 32-bit floats have other digits."""
@@ -32,10 +33,6 @@ _WRITABLE = frozenset({"f8", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1
 
 class Arrays:
     """Builds the input of one model; remembers its columns, which rarely change."""
-
-    def __init__(self) -> None:
-        self._names: tuple[Name, ...] = ()
-        self._index: pd.Index = pd.Index([])
 
     def build(self, data: Data) -> Any:
         """Build what MLflow would hand to a model.
@@ -51,7 +48,7 @@ class Arrays:
         """
         match data:
             case Records() | Columns():
-                return self._frame(data)
+                return self._frames.build(data)
             case Tensors():
                 return _tensors(data)
             case Raw():
@@ -85,19 +82,23 @@ class Arrays:
         kinds = set(data.layout.types)
         is_float = not kinds.isdisjoint(_FLOATS) and Kind.BOOLEAN not in kinds
         matrix = build_matrix(data, mixed=is_float)
-        return self._frame(data).to_numpy() if matrix is None else matrix
+        return self._frames.build(data).to_numpy() if matrix is None else matrix
 
-    def _frame(self, data: Records | Columns) -> pd.DataFrame:
-        layout = data.layout
-        if layout.names != self._names:
-            self._names, self._index = layout.names, pd.Index(layout.names)
-        matrix = build_matrix(data)
-        if matrix is not None:
-            # One block of memory: an eighth of the time that a column at a time takes.
-            return pd.DataFrame(matrix, columns=self._index, copy=False)
-        frame = pd.DataFrame(dict(enumerate(_columns(data))), copy=False)
-        frame.columns = self._index
-        return frame
+    def build_columns(self, data: Records | Columns) -> Mapping[Name, NDArray[Any]]:
+        """Build an array of each column of a table; text becomes objects.
+
+        Args:
+            data: The checked table.
+        """
+        columns = self._frames.build_columns(data)
+        return dict(zip(data.layout.names, map(np.asarray, columns), strict=True))
+
+    @cached_property
+    def _frames(self) -> "Frames":
+        # It brings pandas, which takes a third of a start and much memory; few models need it.
+        from fairlead_serving.adapters.frames import Frames  # noqa: PLC0415
+
+        return Frames()
 
 
 def build_matrix(data: Records | Columns, *, mixed: bool = False) -> NDArray[Any] | None:
@@ -113,22 +114,13 @@ def build_matrix(data: Records | Columns, *, mixed: bool = False) -> NDArray[Any
     """
     kind = data.layout.only_type
     if kind in NUMERIC:
-        dtype = _DTYPES[kind]
+        dtype = DTYPES[kind]
     elif mixed and data.layout.types and NUMERIC.issuperset(data.layout.types):
         dtype = "float64"
     else:
         return None
     matrix = np.array(data.cells, dtype=dtype)
     return matrix.T if isinstance(data, Columns) else matrix
-
-
-def build_columns(data: Records | Columns) -> Mapping[Name, NDArray[Any]]:
-    """Build an array of each column of a table; text becomes objects.
-
-    Args:
-        data: The checked table.
-    """
-    return dict(zip(data.layout.names, map(np.asarray, _columns(data)), strict=True))
 
 
 def to_answer(predictions: object) -> object:
@@ -145,7 +137,7 @@ def to_answer(predictions: object) -> object:
     return to_json(predictions)
 
 
-def to_json(predictions: object) -> object:
+def to_json(predictions: Any) -> object:
     """Turn predictions into what JSON has, as MLflow's server does.
 
     Args:
@@ -154,11 +146,11 @@ def to_json(predictions: object) -> object:
     Returns:
         Lists, objects and scalars; a data frame becomes a list of records.
     """
-    if isinstance(predictions, pd.DataFrame):
+    if _is_pandas(predictions, "DataFrame"):
         return [to_json(record) for record in predictions.to_dict(orient="records")]
     if isinstance(predictions, np.ndarray) and predictions.dtype.kind in "biuf":
         return predictions.tolist()
-    if isinstance(predictions, np.ndarray | pd.Series | pd.Index):
+    if isinstance(predictions, np.ndarray) or _is_pandas(predictions, "Series", "Index"):
         return [to_json(value) for value in predictions.tolist()]
     if isinstance(predictions, dict):
         return {str(key): to_json(value) for key, value in predictions.items()}
@@ -167,8 +159,14 @@ def to_json(predictions: object) -> object:
     return _scalar(predictions)
 
 
+def _is_pandas(value: object, *names: str) -> bool:
+    """Tell whether a value is of one of pandas' classes; without pandas there is none."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(value, tuple(getattr(pandas, name) for name in names))
+
+
 def _scalar(value: Any) -> object:
-    if value is pd.NaT:
+    if type(value).__name__ == "NaTType":
         return None
     if isinstance(value, np.generic):
         return _scalar(value.item())
@@ -179,21 +177,6 @@ def _scalar(value: Any) -> object:
     if hasattr(value, "model_dump"):  # A pydantic model, which pyfunc models may return.
         return to_json(value.model_dump())
     return value
-
-
-def _columns(data: Records | Columns) -> list[Any]:
-    types = data.layout.types or (None,) * len(data.layout.names)
-    return [_column(values, kind) for values, kind in zip(data.by_column(), types, strict=True)]
-
-
-def _column(values: Sequence[Any], kind: ValueType | None) -> Any:
-    if isinstance(kind, Kind) and kind in _DTYPES:
-        return np.array(values, dtype=_DTYPES[kind])
-    if kind is Kind.STRING:
-        return pd.Series(list(values), dtype=_TEXT)
-    if kind is None or isinstance(kind, Anything):
-        return pd.Series(list(values))
-    return pd.Series(list(values), dtype=object)
 
 
 def _tensors(data: Tensors) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead_serving.adapters.arrays import Arrays, build_columns, to_json
+from fairlead_serving.adapters.arrays import Arrays, to_json
 from fairlead_serving.adapters.code import add_code, data_path
 from fairlead_serving.adapters.sessions import is_rowwise, refuse_misfits, start_session
 from fairlead_serving.app.ports import Model, ModelFolder
@@ -85,7 +85,7 @@ class _OnnxModel:
         if isinstance(data, Records | Columns):
             if is_single:
                 return {self._names[0]: self._arrays.build_values(data)}
-            columns = build_columns(data)
+            columns = self._arrays.build_columns(data)
             return {
                 name: columns[name].reshape(shape)
                 for name, shape in self._column_shapes.items()

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 
 from fairlead_serving.adapters.compiled.blocks import Shape
 from fairlead_serving.adapters.compiled.errors import NotTakenError
@@ -154,9 +153,12 @@ def _categories(estimator: Any, shape: Shape) -> Mapping[int, Sequence[Any]]:
     for parts, indexes in branches:
         for part in parts:
             for at, categories in zip(indexes, getattr(part, "categories_", ()), strict=False):
-                missing = pd.isna(categories)
-                found[at] = categories[~missing].tolist()
+                found[at] = [one for one in categories.tolist() if not _is_missing(one)]
     return found
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value != value  # noqa: PLR0124  # NaN.
 
 
 def _data(rows: list[list[Any]], signature: Signature, shape: Shape) -> Data:
