@@ -341,6 +341,22 @@ def test_known_models_are_compiled(
             assert found.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("histogram")])
+def test_few_rows_and_many_are_the_same_to_the_last_bit(
+    name: str, fitted: Callable[[str], tuple[Any, str, Signature]]
+) -> None:
+    """Histogram boosting is walked another way for few rows, through the same leaves."""
+    estimator, method, signature = fitted(name)
+    compiled, own = compile_model(estimator, method, signature), _Own(estimator, method)
+    holes = FRAME.assign(income=HOLES.income, hours=HOLES.hours).itertuples(index=False)
+    rows = [list(row)[: len(signature.columns)] for row in holes]
+    wanted = own(_data(rows, signature)).tolist()
+    for size in (1, 3, 8, 9, len(rows)):
+        pieces = [rows[at : at + size] for at in range(0, len(rows), size)]
+        found = [compiled.predict(_data(piece, signature)).tolist() for piece in pieces]
+        assert [one for piece in found for one in piece] == wanted
+
+
 def test_columns_and_rows_are_alike(
     fitted: Callable[[str], tuple[Any, str, Signature]],
 ) -> None:

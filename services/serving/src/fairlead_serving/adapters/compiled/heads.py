@@ -14,7 +14,10 @@ import numpy as np
 from fairlead_serving.adapters.compiled.blocks import Numbers, finite
 from fairlead_serving.adapters.compiled.errors import CannotCompileError
 from fairlead_serving.adapters.compiled.parts import name_of
+from fairlead_serving.adapters.compiled.walk import compile_walk
 
+_FEW_ROWS = 8
+"""Up to here all trees of a histogram boosting are walked at once."""
 Head = Callable[[Numbers], Any]
 Finish = Callable[[Any, Any], Any]
 
@@ -183,9 +186,12 @@ def _hist_raw(estimator: Any) -> Head:
         for number, tree in enumerate(stage)
     ]
     start, outputs = estimator._baseline_prediction, estimator.n_trees_per_iteration_
+    walk = compile_walk([tree.nodes for stage in estimator._predictors for tree in stage])
 
     def run(block: Numbers) -> Any:
         rows = np.ascontiguousarray(block, dtype=np.float64)
+        if len(rows) <= _FEW_ROWS:
+            return _summed(start, walk(rows).reshape(len(rows), -1, outputs))
         raw = np.zeros((len(rows), outputs), dtype=start.dtype, order="F")
         raw += start
         columns = [raw[:, number] for number in range(outputs)]
@@ -194,6 +200,13 @@ def _hist_raw(estimator: Any) -> Head:
         return raw
 
     return run
+
+
+def _summed(start: Numbers, values: Numbers) -> Numbers:
+    """Add up the values of the shape (rows, stages, outputs), a stage at a time as boosting does."""
+    first = np.broadcast_to(start, (len(values), 1, values.shape[2]))
+    total: Numbers = np.add.accumulate(np.concatenate([first, values], axis=1), axis=1)[:, -1]
+    return total
 
 
 def _hist_values(estimator: Any) -> Head:
