@@ -8,10 +8,13 @@ PACKAGES := operators/rollout services/serving services/gateway services/experim
 PROJECTS := $(addsuffix /pyproject.toml,$(PACKAGES))
 # All but pytorch: that library brings gigabytes, so it has an environment of its own.
 EXTRAS := $(addprefix --extra ,envoy grpc kubernetes lightgbm local onnx postgresql pyfunc resolve tracing xgboost)
+PEERS := $(basename $(notdir $(wildcard requirements/bench/*.in)))
 EDITABLE := $(foreach package,$(PACKAGES),-e ./$(package))
 PIN := $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-annotate \
 	--custom-compile-command "make requirements"
 COMPILE := $(PIN) --universal
+# What loads and computes the bench's models is the same for every server.
+SAME := ^(joblib|numpy|scikit-learn|scipy|xgboost-cpu)==
 # An image has one interpreter and one operating system, and the versions that local.txt pins.
 COMPILE_IMAGE := $(PIN) --python-platform linux --constraint requirements/local.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -57,7 +60,7 @@ e2e: $(VENV)/.dev  ## Run the cluster tests against the current kubeconfig (E2E=
 load: $(VENV)/.dev  ## Load the local stack with real flights, fail above thresholds (LOAD='--shape spike')
 	@PYTHONPATH=tests/load python -m fairlead_load.local $(LOAD)
 
-bench: $(VENV)/.dev  ## Measure serving beside its peers; needs wrk (BENCH='--models m1 --peers plain,fairlead')
+bench: $(VENV)/.dev  ## Measure serving beside its peers; needs wrk (BENCH='--models m1 --peers usual,others')
 	@python tests/bench/serving $(BENCH)
 
 bench-controller: $(VENV)/.dev  ## Measure the controller with 1,000 models on the current kubeconfig (BENCH='--count 100')
@@ -102,6 +105,8 @@ requirements: $(VENV)/.uv  ## Pin the requirement files again, with hashes
 		| $(PIN) --python-platform linux - images/mlflow/requirements.in -o requirements/images/mlflow.txt
 	@$(COMPILE) --constraint requirements/local.txt tests/load/requirements.in -o tests/load/requirements.txt
 	@$(COMPILE) --constraint requirements/local.txt tests/load/flights.in -o tests/load/flights.txt
+	@for peer in $(PEERS); do grep -E '$(SAME)' requirements/local.txt | tr -d '\\' \
+		| $(COMPILE) --constraint - requirements/bench/$$peer.in -o requirements/bench/$$peer.txt || exit 1; done
 
 images: $(IMAGES:%=image-%)  ## Build every image (REGISTRY=, TAG=dev, BUILDER='docker build')
 
@@ -138,7 +143,7 @@ kind-down:  ## Delete the kind cluster and all that is in it
 	@kind delete cluster --name $(KIND)
 
 clean:  ## Remove what the targets made, the local stack's state included
-	@rm -rf $(VENV) build .fairlead .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) .venv-bench build .fairlead .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/.uv: requirements/bootstrap.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Fairlead needs Python 3.11 or newer; try: make PYTHON=python3.12")'

@@ -8,166 +8,183 @@ FastAPI application for the same model.
 
 import argparse
 import json
+import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Container, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from figures import Figures, plot, summarise, tell
-from models import MODELS
-from peers import PEERS, Launch
+from comparing import Comparison, Plan
+from drawing import draw
+from environments import SAME, EnvironmentMissingError, python_of, versions
+from figures import BASE, OWN, About, Cell, Figures, Report, cell_of, is_there
+from page import MODELS, page_of, summary_of
+from peers import GROUPS, PEERS, USUAL
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.progress import Progress
-from running import Measured, Server, started
+from running import HERE
 
-HERE = Path(__file__).parent
-IDLE_SECONDS = 3.0
-Cell = tuple[int, int]
+WRITTEN = Path("build") / "bench" / "benchmarks"
 
 
 def main() -> int:
-    """Measure, write the figures down, and say where they miss the goals."""
+    """Measure, or read what was measured; print the tables and write what was asked for."""
     given = _parse()
     console = Console()
-    for tool in ("wrk", "taskset"):
-        if shutil.which(tool) is None:
-            console.print(f"The bench needs '{tool}', which is not on the PATH; install it.")
-            return 2
+    if given.read:
+        report = Report.from_document(json.loads(given.read.read_text("utf-8")))
+    else:
+        for tool in ("wrk", "taskset"):
+            if shutil.which(tool) is None:
+                console.print(f"The bench needs '{tool}', which is not on the PATH; install it.")
+                return 2
+        report = _measure(given)
+    _write(report, given)
+    summary = summary_of(report)
+    if console.is_terminal:
+        console.print(Markdown(summary))
+    else:
+        sys.stdout.write(summary)
+    ours = [peer for peer in report.abouts if peer == BASE or peer.startswith(OWN)]
+    failed = any(not is_there(peers, peer) for peers in report.found.values() for peer in ours)
+    return 1 if failed else 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="serving", description=__doc__.splitlines()[0])
+    groups = "; ".join(f"{name}: {', '.join(peers)}" for name, peers in GROUPS.items())
+    add = parser.add_argument
+    add("--models", type=_models, default=list(MODELS), help=f"of {', '.join(MODELS)}")
+    add("--peers", type=_peers, default=list(USUAL), help=f"servers or groups of them ({groups})")
+    add("--cells", type=_cells, default="1x1,1x16,1x64,100x1", help="ROWSxCONNECTIONS")
+    add("--rounds", type=int, default=5)
+    add("--kept", type=int, default=3, help="how many of the rounds count, the quietest first")
+    add("--seconds", type=int, default=1, help="of load, in each cell and round")
+    add("--starts", type=int, default=3, help="how often each server is started")
+    add("--port", type=int, default=21300, help="the first that is tried")
+    add("--keep-models", type=Path, help="the folder of trained models; made if it is not there")
+    add("--read", type=Path, help="measure nothing: take the figures from this JSON file")
+    add("--out", type=Path, default=WRITTEN.with_suffix(".json"), help="where the figures go")
+    add("--plot", type=Path, default=WRITTEN.with_suffix(".svg"), help="where they are drawn")
+    add("--page", type=Path, help="where the page of the documentation goes; else there is none")
+    return parser.parse_args()
+
+
+def _models(text: str) -> list[str]:
+    return _known(text.split(","), MODELS, "model")
+
+
+def _peers(text: str) -> list[str]:
+    names = [peer for name in text.split(",") for peer in GROUPS.get(name, (name,))]
+    return _known(list(dict.fromkeys(names)), PEERS, "server")
+
+
+def _known(names: list[str], known: Container[str], kind: str) -> list[str]:
+    for name in names:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"there is no {kind} '{name}'")
+    return names
+
+
+def _cells(text: str) -> list[Cell]:
+    return [cell_of(name) for name in text.split(",")]
+
+
+def _measure(given: argparse.Namespace) -> Report:
     found: dict[str, dict[str, Figures]] = {}
-    with tempfile.TemporaryDirectory(prefix="fairlead-bench-") as scratch, Progress() as progress:
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch, Progress() as progress:
         folder = given.keep_models or Path(scratch) / "models"
         if not folder.exists():
             progress.console.print("Training the models")
             command = [sys.executable, "-W", "ignore", str(HERE / "models.py"), str(folder)]
             subprocess.run(command, check=True)
+        missing = _missing(given.peers, progress)
+        plan = Plan(**{part.name: getattr(given, part.name) for part in fields(Plan)})
         for model in given.models:
-            found[model] = _compare(folder / model, Path(scratch), given, progress)
-    tell(console, found)
-    document = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": _machine(),
-        "figures": {
-            model: {peer: figures.as_document() for peer, figures in peers.items()}
-            for model, peers in found.items()
-        },
+            figures = {
+                peer: Figures(failed=missing.get(peer, ""))
+                for peer in given.peers
+                if model in (PEERS[peer].models or MODELS)
+            }
+            Comparison(folder / model, Path(scratch), plan, progress).fill(figures)
+            found[model] = figures
+    return Report(
+        date=datetime.now(UTC).date().isoformat(),
+        command=_command(given),
+        machine=_machine(),
+        rounds=given.rounds,
+        kept=min(given.kept, given.rounds),
+        seconds=given.seconds,
+        abouts={peer: _about(peer, missing) for peer in given.peers},
+        found=found,
+    )
+
+
+def _missing(peers: Sequence[str], progress: Progress) -> dict[str, str]:
+    """Make the environments that are not there; say which servers have none, and why."""
+    missing = {}
+    for peer in peers:
+        try:
+            python_of(PEERS[peer].environment)
+        except EnvironmentMissingError as error:
+            missing[peer] = str(error)
+            progress.console.print(f"{peer} is missing: {error}")
+    return missing
+
+
+def _about(peer: str, missing: dict[str, str]) -> About:
+    entry = PEERS[peer]
+    if peer in missing:
+        return About(words=entry.about, versions={})
+    packages = (*entry.packages, *SAME, "pandas")
+    return About(words=entry.about, versions=versions(python_of(entry.environment), packages))
+
+
+def _write(report: Report, given: argparse.Namespace) -> None:
+    document = report.as_document()
+    # All from the rounded figures, so that the file alone makes the same page and picture.
+    rounded = Report.from_document(document)
+    for path in (given.out, given.plot, given.page):
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    draw(rounded, given.plot)
+    if given.page:
+        given.page.write_text(page_of(rounded), "utf-8")
+
+
+def _command(given: argparse.Namespace) -> str:
+    """Say how to measure the same again."""
+    options = {
+        "models": ",".join(given.models),
+        "peers": ",".join(given.peers),
+        "cells": ",".join(f"{rows}x{connections}" for rows, connections in given.cells),
+        "rounds": given.rounds,
+        "kept": given.kept,
+        "seconds": given.seconds,
+        "starts": given.starts,
     }
-    if given.out:
-        given.out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
-        plot(found, given.out.with_suffix(".svg"))
-    return 1 if any(figures.failed for peers in found.values() for figures in peers.values()) else 0
+    told = " ".join(f"--{name} {value}" for name, value in options.items())
+    return f"make bench BENCH={shlex.quote(told)}"
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="serving", description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--models", type=_listed, default=["m0", "m1", "m2", "m3"], help="of m0, m1, m2, m3")
-    add("--peers", type=_listed, default=list(PEERS), help=f"of {', '.join(PEERS)}")
-    add("--cells", type=_listed, default=["1x1", "1x16", "1x64", "100x1"], help="ROWSxCONNECTIONS")
-    add("--rounds", type=int, default=5)
-    add("--kept", type=int, default=3, help="how many of the rounds count, the quietest first")
-    add("--seconds", type=int, default=1, help="of load, in each cell and round")
-    add("--starts", type=int, default=3, help="how often each server is started")
-    add("--port", type=int, default=21300)
-    add("--out", type=Path, help="where the figures go, as FILE.json and FILE.svg")
-    add("--keep-models", type=Path, help="the folder of trained models; made if it is not there")
-    given = parser.parse_args()
-    for name in given.models:
-        if name not in MODELS:
-            parser.error(f"there is no model '{name}'")
-    for name in given.peers:
-        if name not in PEERS:
-            parser.error(f"there is no peer '{name}'")
-    return given
-
-
-def _listed(text: str) -> list[str]:
-    return text.split(",")
-
-
-def _compare(
-    model: Path, scratch: Path, given: argparse.Namespace, progress: Progress
-) -> dict[str, Figures]:
-    """Measure all servers with one model."""
-    figures: dict[str, Figures] = {}
-    cells = [tuple(map(int, cell.split("x"))) for cell in given.cells]
-    runs: dict[str, dict[Cell, list[Measured]]] = defaultdict(lambda: defaultdict(list))
-    with ExitStack() as stack:
-        servers: dict[str, Server] = {}
-        for number, peer in enumerate(given.peers):
-            try:
-                launches = [
-                    PEERS[peer](model, given.port + 10 * number + again)
-                    for again in range(given.starts)
-                ]
-                log = scratch / f"{model.name}-{peer}.log"
-                servers[peer], figures[peer] = _bring_up(stack, launches, model, log)
-            except ValueError as error:
-                figures[peer] = Figures(failed=str(error))
-            progress.console.print(f"{model.name} {peer}: {figures[peer].failed or 'is up'}")
-        task = progress.add_task(model.name, total=given.rounds * len(cells) * len(servers))
-        for peer, cell in _rounds(given.rounds, cells, servers):
-            with servers[peer].awake():
-                runs[peer][cell].append(servers[peer].measure(*cell, given.seconds))
-            progress.advance(task)
-        for peer, server in servers.items():
-            _finish(server, figures[peer], runs[peer], given.kept)
-    return figures
-
-
-def _rounds(
-    rounds: int, cells: Sequence[Any], servers: dict[str, Server]
-) -> Iterator[tuple[str, Cell]]:
-    for _ in range(rounds):
-        for cell in cells:
-            for peer in servers:
-                yield peer, cell
-
-
-def _bring_up(
-    stack: ExitStack, launches: Sequence[Launch], model: Path, log: Path
-) -> tuple[Server, Figures]:
-    """Start a server as often as there are launches; the last one stays."""
-    figures = Figures()
-    for launch in launches[:-1]:
-        with started(launch, model, log) as (_, seconds):
-            figures.starts.append(seconds)
-    server, seconds = stack.enter_context(started(launches[-1], model, log))
-    figures.starts.append(seconds)
-    server.verify()
-    server.measure(1, 16, 1)  # What is slow only once is not what is measured.
-    figures.idle = server.idle(IDLE_SECONDS)
-    server.freeze()
-    return server, figures
-
-
-def _finish(server: Server, figures: Figures, runs: dict[Cell, list[Measured]], kept: int) -> None:
-    try:
-        with server.awake():
-            server.verify()
-            figures.rss, figures.pss = server.memory()
-    except ValueError as error:
-        figures.failed = f"after the load {error}"
-    figures.cells = {cell: summarise(found, kept) for cell, found in runs.items()}
-    errors = sum(run.errors for found in runs.values() for run in found)
-    if errors:
-        figures.failed = f"{errors} requests failed under load"
-
-
-def _machine() -> str:
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith("model name")
-    ]
-    processor = names[0] if names else platform.machine()
-    return f"{len(names)} x {processor}, Python {platform.python_version()}"
+def _machine() -> dict[str, str]:
+    with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "processors": f"{len(names)} x {names[0] if names else platform.machine()}",
+        "memory": f"{memory:.0f} GiB",
+        "kernel": f"{platform.system()} {platform.release()}",
+        "Python": platform.python_version(),
+    }
 
 
 sys.exit(main())

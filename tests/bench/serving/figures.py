@@ -1,17 +1,14 @@
-"""Sums the measured runs up: tables, a plot, and what the goals say of them."""
+"""Sums the measured runs up, and says what the goals make of them; the same from a file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from running import Measured
 
 Cell = tuple[int, int]
-BASE = "plain"
+BASE, SLOW = "plain", "mlflow"
 OWN = "fairlead"
 GOALS: Mapping[str, Mapping[str, Mapping[Cell, float]]] = {
     "fairlead": {
@@ -25,24 +22,39 @@ GOALS: Mapping[str, Mapping[str, Mapping[Cell, float]]] = {
         "m3": {(1, 1): 1.7, (1, 16): 6, (1, 64): 12, (100, 1): 1.7},
     },
 }
-OWN_COST = {(1, 1): 0.12e-3, (1, 16): 0.06e-3}
+LEAST_X = 1.0
+LEAST_X_OF_SLOW: Mapping[str, float] = {"m3": 10.0}
+LEAST_X_OF_SLOW_ELSE = 2.0
+OWN_COST: Mapping[Cell, float] = {(1, 1): 0.12, (1, 16): 0.06}
 P99_CELL, MOST_P99 = (1, 64), 0.1
-MOST_MEMORY, MOST_START, MOST_IDLE = 1.05, 1.1, 0.01
+MOST_MEMORY, MOST_MEMORY_OF_SLOW, MOST_START, MOST_IDLE = 1.05, 0.5, 1.1, 0.01
+QUIET_OTHERS, QUIET_SPREAD = 0.1, 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The medians of one cell; `spread` is how far processor times lie apart, as a share."""
+    """The medians of one cell.
+
+    Attributes:
+        rate: Requests answered in a second.
+        cpu: Processor seconds per request.
+        p50: Milliseconds within which half of the answers came.
+        p99: Milliseconds within which 99 of 100 came.
+        others: How many processors everybody else used meanwhile.
+        x: Requests per processor second against the baseline in the same rounds; None without it.
+        spread: How far the kept rounds lie apart, as a share: x, or the processor time without it.
+    """
 
     rate: float
     cpu: float
     p50: float
     p99: float
     others: float
+    x: float | None
     spread: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Figures:
     """All that was measured of one server with one model.
 
@@ -62,151 +74,255 @@ class Figures:
     cells: dict[Cell, Summary] = field(default_factory=dict)
     failed: str = ""
 
+    @property
+    def start(self) -> float:
+        """The median of the starts."""
+        return median(self.starts)
+
+
+Found = Mapping[str, Mapping[str, Figures]]
+"""Figures by model and server."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """How a server was started, in words, and the versions it ran on."""
+
+    words: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A run.
+
+    Attributes:
+        date: When, as YYYY-MM-DD.
+        command: How it was started.
+        machine: What it ran on, by kind of thing.
+        rounds: How often each server met each cell.
+        kept: How many of those rounds count.
+        seconds: Of load, in each cell and round.
+        abouts: The servers by name.
+        found: What was measured.
+    """
+
+    date: str
+    command: str
+    machine: Mapping[str, str]
+    rounds: int
+    kept: int
+    seconds: int
+    abouts: Mapping[str, About]
+    found: Found
+
     def as_document(self) -> dict[str, Any]:
-        """Give what JSON has words for."""
+        """Give what JSON has words for, with four digits of each figure."""
         document = asdict(self)
-        document["cells"] = {
-            f"{rows}x{connections}": asdict(summary)
-            for (rows, connections), summary in self.cells.items()
+        for peers in document["found"].values():
+            for figures in peers.values():
+                figures["cells"] = {
+                    f"{rows}x{connections}": summary
+                    for (rows, connections), summary in figures["cells"].items()
+                }
+        rounded: dict[str, Any] = _rounded(document)
+        return rounded
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "Report":
+        """Read what `as_document` wrote."""
+        abouts = {name: About(**about) for name, about in document["abouts"].items()}
+        found = {
+            model: {peer: _figures_of(figures) for peer, figures in peers.items()}
+            for model, peers in document["found"].items()
         }
-        return document
+        return cls(**{**document, "abouts": abouts, "found": found})
 
 
-def summarise(runs: Sequence[Measured], kept: int) -> Summary:
-    """Give the medians of the runs in which everybody else did least."""
-    quiet = sorted(runs, key=lambda run: run.others)[:kept]
+def _figures_of(document: Mapping[str, Any]) -> Figures:
+    cells = {cell_of(name): Summary(**summary) for name, summary in document["cells"].items()}
+    return Figures(**{**document, "cells": cells})
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def cell_of(name: str) -> Cell:
+    """Read ROWSxCONNECTIONS.
+
+    Raises:
+        ValueError: It is nothing of that kind.
+    """
+    rows, connections = name.split("x")
+    return int(rows), int(connections)
+
+
+def summarise(runs: Sequence[Measured], base: Sequence[Measured] | None, kept: int) -> Summary:
+    """Give the medians of the rounds in which everybody else did least.
+
+    x is taken round by round, of runs some seconds apart: what slows the machine for longer than
+    a round slows both, where medians of each on its own would come from different moments.
+
+    Args:
+        runs: One run for each round.
+        base: The baseline's runs in the same rounds, if it has any.
+        kept: How many rounds count.
+    """
+    pairs = list(zip(runs, base or runs, strict=True))
+    pairs.sort(key=lambda pair: max(one.others for one in pair))
+    quiet = [run for run, _ in pairs[:kept]]
     times = [run.cpu for run in quiet]
+    ratios = [before.cpu / run.cpu for run, before in pairs[:kept]]
+    compared = ratios if base and base is not runs else times
     return Summary(
         rate=median(run.rate for run in quiet),
         cpu=median(times),
         p50=median(run.p50 for run in quiet),
         p99=median(run.p99 for run in quiet),
         others=median(run.others for run in quiet),
-        spread=(max(times) - min(times)) / median(times),
+        x=median(ratios) if base else None,
+        spread=(max(compared) - min(compared)) / median(compared),
     )
 
 
-def tell(console: Console, found: Mapping[str, Mapping[str, Figures]]) -> None:
-    """Print a table for each model, and the goals that are missed."""
-    for model, peers in found.items():
-        console.print(_table(model, peers))
-    missed = [line for model, peers in found.items() for line in _missed(model, peers)]
-    noise = [
-        (summary.others, summary.spread)
-        for peers in found.values()
-        for figures in peers.values()
-        for summary in figures.cells.values()
-    ]
-    if noise:
-        others, spreads = zip(*noise, strict=True)
-        console.print(
-            f"Noise: others used {median(others):.2f} processors (median; at most "
-            f"{max(others):.2f}); processor times of a cell lie {median(spreads):.0%} apart."
-        )
-    console.print("\n".join(["Missed:", *missed]) if missed else "Every goal is met.")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """One figure beside its goal.
+
+    Attributes:
+        model: Of the bench.
+        peer: One of our own servers.
+        what: What was measured.
+        found: How much it was.
+        wanted: At least, or at most.
+        at_most: Which of the two.
+    """
+
+    model: str
+    peer: str
+    what: str
+    found: float
+    wanted: float
+    at_most: bool = True
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the goal is met."""
+        return self.found <= self.wanted if self.at_most else self.found >= self.wanted
 
 
-def _table(model: str, peers: Mapping[str, Figures]) -> Table:
-    table = Table(title=f"{model}: requests/s (p50/p99 ms), CPU ms a request, x of {BASE}")
-    cells = list(dict.fromkeys(cell for figures in peers.values() for cell in figures.cells))
-    for heading in ("peer", *(f"{rows} rows c={many}" for rows, many in cells)):
-        table.add_column(heading)
-    for heading in ("RSS/PSS MiB", "cold s", "idle"):
-        table.add_column(heading)
-    base = peers.get(BASE, Figures())
-    for peer, figures in peers.items():
-        if figures.failed:
-            table.add_row(peer, f"FAILED: {figures.failed}")
-            continue
-        row = [_tell_cell(figures.cells[cell], base.cells.get(cell)) for cell in cells]
-        sizes = f"{figures.rss:.0f}/{figures.pss:.0f}"
-        table.add_row(peer, *row, sizes, f"{median(figures.starts):.2f}", f"{figures.idle:.3f}")
-    return table
-
-
-def _tell_cell(summary: Summary, base: Summary | None) -> str:
-    times = f" [bold]{base.cpu / summary.cpu:.2f}[/bold]" if base else ""
-    return (
-        f"{summary.rate:.0f} ({summary.p50:.2f}/{summary.p99:.1f}) {summary.cpu * 1e3:.3f}{times}"
-    )
-
-
-def _missed(model: str, peers: Mapping[str, Figures]) -> list[str]:
-    base = peers.get(BASE)
-    if base is None or base.failed:
-        return [f"{model}: there is no {BASE} to compare with"]
+def judge(found: Found) -> list[Judgement]:
+    """Compare our own servers' figures with the goals, where there is a baseline."""
     return [
-        f"{model} {peer} {line}"
+        judgement
+        for model, peers in found.items()
         for peer, figures in peers.items()
-        if peer.startswith(OWN) and not figures.failed
-        for line in (
-            *_missed_cells(GOALS.get(peer, {}).get(model, {}), figures, base),
-            *_missed_totals(model, figures, base),
+        if is_there(peers, BASE) and peer.startswith(OWN) and is_there(peers, peer)
+        for judgement in (
+            *_judge_cells(model, peer, figures, peers),
+            *_judge_totals(model, peer, figures, peers),
         )
     ]
 
 
-def _missed_cells(goals: Mapping[Cell, float], figures: Figures, base: Figures) -> list[str]:
-    missed = []
-    for cell, goal in goals.items():
-        if cell in figures.cells and cell in base.cells:
-            x = base.cells[cell].cpu / figures.cells[cell].cpu
-            if x < goal:
-                missed.append(f"{cell[0]} rows c={cell[1]}: {x:.2f} of {goal:g}")
-    if P99_CELL in figures.cells and goals:
-        ratio = figures.cells[P99_CELL].p99 / base.cells[P99_CELL].p99
-        if ratio > MOST_P99:
-            missed.append(f"p99 at c=64: {ratio:.2f} of {MOST_P99}")
-    return missed
+def is_there(peers: Mapping[str, Figures], name: str) -> bool:
+    """Whether a server has figures to trust."""
+    return name in peers and not peers[name].failed
 
 
-def _missed_totals(model: str, figures: Figures, base: Figures) -> list[str]:
-    """Compare what belongs to no cell."""
-    start = median(figures.starts) / median(base.starts)
-    missed = []
-    if figures.rss > MOST_MEMORY * base.rss:
-        missed.append(f"memory: {figures.rss / base.rss:.2f} of {MOST_MEMORY}")
-    if start > MOST_START:
-        missed.append(f"cold start: {start:.2f} of {MOST_START}")
-    if figures.idle > MOST_IDLE:
-        missed.append(f"idle: {figures.idle:.3f} of {MOST_IDLE} processors")
+def _judge_cells(
+    model: str, peer: str, figures: Figures, peers: Mapping[str, Figures]
+) -> Iterator[Judgement]:
+    goals = GOALS.get(peer, {}).get(model, {})
+    for cell, summary in figures.cells.items():
+        if summary.x is not None:
+            wanted = max(LEAST_X, goals.get(cell, LEAST_X))
+            what = f"x, {tell_cell(cell)}"
+            yield Judgement(
+                model=model, peer=peer, what=what, found=summary.x, wanted=wanted, at_most=False
+            )
+    if is_there(peers, SLOW):
+        wanted = LEAST_X_OF_SLOW.get(model, LEAST_X_OF_SLOW_ELSE)
+        least = min(peers[SLOW].cells[cell].cpu / one.cpu for cell, one in figures.cells.items())
+        what = f"least x of {SLOW}"
+        yield Judgement(
+            model=model, peer=peer, what=what, found=least, wanted=wanted, at_most=False
+        )
+
+
+def _judge_totals(
+    model: str, peer: str, figures: Figures, peers: Mapping[str, Figures]
+) -> Iterator[Judgement]:
+    """Compare what belongs to no cell, and what only one cell shows."""
+
+    def at_most(what: str, found: float, wanted: float) -> Judgement:
+        return Judgement(model=model, peer=peer, what=what, found=found, wanted=wanted)
+
+    base = peers[BASE]
+    if P99_CELL in figures.cells and model in GOALS.get(peer, {}):
+        p99 = figures.cells[P99_CELL].p99 / base.cells[P99_CELL].p99
+        yield at_most(f"p99 of {BASE}'s, {tell_cell(P99_CELL)}", p99, MOST_P99)
+    yield at_most(f"memory of {BASE}'s", figures.rss / base.rss, MOST_MEMORY)
+    if is_there(peers, SLOW):
+        yield at_most(f"memory of {SLOW}'s", figures.rss / peers[SLOW].rss, MOST_MEMORY_OF_SLOW)
+    yield at_most(f"cold start of {BASE}'s", figures.start / base.start, MOST_START)
+    yield at_most("idle, processors", figures.idle, MOST_IDLE)
     if model == "m0":
         for cell, most in OWN_COST.items():
-            if cell in figures.cells and figures.cells[cell].cpu > most:
-                cost = figures.cells[cell].cpu * 1e3
-                missed.append(f"own cost at c={cell[1]}: {cost:.3f} of {most * 1e3:g} ms")
-    return missed
+            if cell in figures.cells:
+                what = f"own cost in ms, {tell_cell(cell)}"
+                yield at_most(what, figures.cells[cell].cpu * 1e3, most)
 
 
-def plot(found: Mapping[str, Mapping[str, Figures]], path: Path) -> None:
-    """Draw x by peer, a panel for each model."""
-    # Slow to import, and only this needs it.
-    import matplotlib as mpl  # noqa: PLC0415
+def tell_cell(cell: Cell) -> str:
+    """Name a cell for a reader."""
+    rows, connections = cell
+    return f"{rows} row{'s' if rows > 1 else ''}, c={connections}"
 
-    mpl.use("svg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    figure, axes = plt.subplots(
-        1, len(found), figsize=(4.5 * len(found), 4), squeeze=False, layout="constrained"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """How disturbed a run was: over all cells, the median and the worst.
+
+    Attributes:
+        others: How many processors everybody else used in the rounds that count.
+        most_others: The same in the worst cell.
+        spread: How far the rounds of a cell lie apart, as a share.
+        most_spread: The same in the worst cell.
+    """
+
+    others: float
+    most_others: float
+    spread: float
+    most_spread: float
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether figures of this run may be quoted."""
+        return self.others <= QUIET_OTHERS and self.spread <= QUIET_SPREAD
+
+
+def noise_of(found: Found) -> Noise | None:
+    """Say how disturbed a run was; None if nothing was measured."""
+    summaries = [
+        summary
+        for peers in found.values()
+        for figures in peers.values()
+        if not figures.failed
+        for summary in figures.cells.values()
+    ]
+    if not summaries:
+        return None
+    others = [summary.others for summary in summaries]
+    spreads = [summary.spread for summary in summaries]
+    return Noise(
+        others=median(others),
+        most_others=max(others),
+        spread=median(spreads),
+        most_spread=max(spreads),
     )
-    for panel, (model, peers) in zip(axes[0], found.items(), strict=True):
-        _plot_model(panel, model, peers)
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
-
-
-def _plot_model(panel: Any, model: str, peers: Mapping[str, Figures]) -> None:
-    base = peers[BASE]
-    shown = {peer: figures for peer, figures in peers.items() if figures.cells}
-    width = 0.8 / max(len(shown), 1)
-    for number, (peer, figures) in enumerate(shown.items()):
-        at = [index + number * width for index in range(len(base.cells))]
-        values = [base.cells[cell].cpu / figures.cells[cell].cpu for cell in base.cells]
-        panel.bar(at, values, width, label=peer)
-    panel.set_yscale("log")
-    panel.axhline(1.0, color="black", linewidth=0.8)
-    panel.set_title(model)
-    panel.set_ylabel(f"requests per CPU-second, x of {BASE}")
-    labels = [f"{rows} rows\nc={connections}" for rows, connections in base.cells]
-    panel.set_xticks([index + 0.4 - width / 2 for index in range(len(labels))], labels)
-    panel.legend(fontsize="small")

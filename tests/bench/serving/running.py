@@ -4,10 +4,12 @@ import concurrent.futures
 import http.client
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +17,24 @@ from typing import Any
 
 import numpy as np
 import psutil
-from peers import HERE, QUIET, Launch
+from peers import QUIET, Launch
 
+HERE = Path(__file__).parent
 SERVER_CPU, CLIENT_CPU = "0", "1"
 SINGLES = 40
 _TICK = os.sysconf("SC_CLK_TCK")
-_START = 120.0
+_START, _END = 120.0, 5.0
+
+
+class ServerFailedError(Exception):
+    """A server did what makes its figures worthless; the message is the reason.
+
+    Args:
+        reason: What it did; this machine's folders are cut off the paths in it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(re.sub(r"/[^\s'\":]*/", "", reason))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +65,16 @@ class Server:
         launch: How it was started.
         model: The folder of its model, with the bodies.
         process: Its first process.
+        freezes: Whether it is stopped while it is not measured.
     """
 
-    def __init__(self, launch: Launch, model: Path, process: psutil.Process) -> None:
+    def __init__(
+        self, launch: Launch, model: Path, process: psutil.Process, *, freezes: bool
+    ) -> None:
         self._launch = launch
         self._model = model
         self._process = process
+        self._freezes = freezes
 
     def post(self, body: bytes) -> tuple[int, bytes]:
         """Send one body; give the status and the answer."""
@@ -77,7 +95,7 @@ class Server:
         """Check that it predicts what the model does, for many callers at once.
 
         Raises:
-            ValueError: It does not.
+            ServerFailedError: It does not.
         """
         expected = np.array(json.loads((self._model / "expected.json").read_text()))
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
@@ -87,27 +105,32 @@ class Server:
         _check(self._values(len(expected)), expected)
 
     def _values(self, name: object) -> Any:
-        status, raw = self.post(self.body(name).read_bytes())
+        try:
+            status, raw = self.post(self.body(name).read_bytes())
+        except (OSError, http.client.HTTPException) as error:
+            raise ServerFailedError(f"it gave no answer: {type(error).__name__}") from error
         if status != 200:
-            raise ValueError(f"it answered {status}: {raw[:200]!r}")
-        document = json.loads(raw)
-        if "outputs" in document:
-            return np.asarray(document["outputs"][0]["data"], float).ravel()
-        return np.asarray(document["predictions"], float).ravel()
+            raise ServerFailedError(f"it answered {status}: {raw[:200]!r}")
+        return values_of(raw)
 
     def measure(self, rows: int, connections: int, seconds: int) -> Measured:
-        """Send one body again and again on some connections, and count."""
-        processes = self._tree()
-        before, busy = _cpu(processes), _busy()
+        """Send one body again and again on some connections, and count.
+
+        Raises:
+            ServerFailedError: It has ended.
+        """
+        before, busy = self._cpu(), _busy()
         client = os.times().children_user + os.times().children_system
         started = time.perf_counter()
         requests, took, errors, p50, p99 = self._wrk(rows, connections, seconds)
         wall = time.perf_counter() - started
-        used = _cpu(processes) - before
+        used = sum(now - before.get(process, 0.0) for process, now in self._cpu().items())
         client = os.times().children_user + os.times().children_system - client
+        if not self._process.is_running() or not requests:
+            raise ServerFailedError("it ended under load, or answered nothing")
         return Measured(
             rate=requests / took,
-            cpu=used / max(requests, 1),
+            cpu=used / requests,
             p50=p50,
             p99=p99,
             errors=int(errors),
@@ -119,94 +142,180 @@ class Server:
         command += ["--timeout", "20s", "-s", str(HERE / "post.lua")]
         command += [f"http://127.0.0.1:{self._launch.port}{self._launch.path}"]
         environment = {**os.environ, "BODY": str(self.body(rows))}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT")), None)
+        if line is None:
+            raise ServerFailedError(f"it takes no load: {(done.stdout + done.stderr).strip()}")
         requests, micros, errors, p50, p99 = map(float, line.split()[1:])
         return requests, micros / 1e6, errors, p50 / 1e3, p99 / 1e3
 
     def memory(self) -> tuple[float, float]:
         """Give the resident and the proportional set size, in MiB."""
-        found = [process.memory_full_info() for process in self._tree()]
+        found = []
+        for process in tree(self._process):
+            with _gone():
+                found.append(process.memory_full_info())
         return sum(one.rss for one in found) / 2**20, sum(one.pss for one in found) / 2**20
 
     def idle(self, seconds: float) -> float:
         """Give how many processors it uses while nobody asks anything."""
-        processes = self._tree()
-        before = _cpu(processes)
+        before = sum(self._cpu().values())
         time.sleep(seconds)
-        return (_cpu(processes) - before) / seconds
+        return (sum(self._cpu().values()) - before) / seconds
+
+    def _cpu(self) -> Mapping[int, float]:
+        """Give the processor seconds of each of its processes."""
+        found = {}
+        for process in tree(self._process):
+            with _gone():
+                times = process.cpu_times()
+                found[process.pid] = times.user + times.system
+        return found
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Let it run; at all other times it is stopped, so that it takes nothing from others."""
+        """Let it run; at all other times it is stopped, so that it takes nothing from others.
+
+        Raises:
+            ServerFailedError: It does not answer any more.
+        """
         self._signal(signal.SIGCONT)
         try:
             for _ in range(5):
-                self.post(self.body(1).read_bytes())
+                self._values(1)
             yield
         finally:
             self.freeze()
 
     def freeze(self) -> None:
-        """Stop it without ending it."""
-        self._signal(signal.SIGSTOP)
+        """Stop it without ending it, if it bears that."""
+        if self._freezes:
+            self._signal(signal.SIGSTOP)
 
     def _signal(self, number: signal.Signals) -> None:
-        for process in self._tree():
-            process.send_signal(number)
-
-    def _tree(self) -> list[psutil.Process]:
-        return [self._process, *self._process.children(recursive=True)]
+        for process in tree(self._process):
+            with _gone():
+                process.send_signal(number)
 
 
 @contextmanager
-def started(launch: Launch, model: Path, log: Path) -> Iterator[tuple[Server, float]]:
+def started(
+    launch: Launch, model: Path, log: Path, *, freezes: bool
+) -> Iterator[tuple[Server, float]]:
     """Start a server; give it and the seconds until its first prediction. It ends with the block.
 
     Raises:
-        ValueError: It did not answer in time.
+        ServerFailedError: It did not answer in time.
     """
-    environment = {**os.environ, **QUIET, **launch.environment}
+    tools = str(Path(launch.command[0]).parent)
+    path = f"{tools}{os.pathsep}{os.environ.get('PATH', '')}"
     begun = time.perf_counter()
     with log.open("ab") as stream:
         child = subprocess.Popen(
             ["taskset", "-c", SERVER_CPU, *launch.command],
-            env=environment,
+            env={**os.environ, **QUIET, "PATH": path, **launch.environment},
             stdout=stream,
             stderr=stream,
             start_new_session=True,
         )
-    server = Server(launch, model, psutil.Process(child.pid))
+    server = Server(launch, model, psutil.Process(child.pid), freezes=freezes)
     try:
         _await_answer(server, child, begun, log)
         yield server, time.perf_counter() - begun
     finally:
-        os.killpg(child.pid, signal.SIGCONT)
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait(10)
+        _end(child)
 
 
 def _await_answer(server: Server, child: subprocess.Popen[bytes], begun: float, log: Path) -> None:
     body = server.body(1).read_bytes()
+    answer = ""
     while True:
-        if child.poll() is not None or time.perf_counter() - begun > _START:
-            raise ValueError(f"it did not start; {log} says why")
+        if child.poll() is not None:
+            raise ServerFailedError(f"it ended at the start: {last_words(log.read_text('utf-8'))}")
+        if time.perf_counter() - begun > _START:
+            raise ServerFailedError(f"it gave no good answer within {_START:.0f} s{answer}")
         try:
-            if server.post(body)[0] == 200:
+            status, raw = server.post(body)
+            if status == 200:
                 return
+            answer = f", but {status}: {raw[:200]!r}"
         except (OSError, http.client.HTTPException):
             pass
         time.sleep(0.01)
 
 
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End a server and all that it has started, gently first."""
+    with _gone():
+        processes = tree(psutil.Process(child.pid))
+        for process in processes:
+            with _gone():
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+        for process in psutil.wait_procs(processes, timeout=_END)[1]:
+            with _gone():
+                process.kill()
+    child.wait(10)
+
+
+@contextmanager
+def _gone() -> Iterator[None]:
+    """Go on when a process has ended meanwhile."""
+    try:
+        yield
+    except psutil.NoSuchProcess:
+        return
+
+
+def tree(process: psutil.Process) -> list[psutil.Process]:
+    """Give a process and all that it has started."""
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def free_ports(first: int, count: int) -> tuple[int, ...]:
+    """Find ports that nobody listens on, from the first on."""
+    found: list[int] = []
+    port = first
+    while len(found) < count:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+                found.append(port)
+            except OSError:
+                pass
+        port += 1
+    return tuple(found)
+
+
+def last_words(log: str) -> str:
+    """Give the last line of a log."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "it said nothing"
+
+
+def values_of(raw: bytes) -> Any:
+    """Read the predictions in any server's answer.
+
+    Raises:
+        ServerFailedError: There are none.
+    """
+    try:
+        document = json.loads(raw)
+        if isinstance(document, dict):
+            outputs = document.get("outputs")
+            document = outputs[0]["data"] if outputs else document["predictions"]
+        return np.asarray(document, float).ravel()
+    except (ValueError, LookupError, TypeError) as error:
+        raise ServerFailedError(f"it answered no predictions: {raw[:200]!r}") from error
+
+
 def _check(found: Any, expected: Any) -> None:
     if found.shape != expected.shape or not np.allclose(found, expected, rtol=2e-6, atol=1e-6):
-        raise ValueError("it does not predict what the model does")
-
-
-def _cpu(processes: Sequence[psutil.Process]) -> float:
-    times = [process.cpu_times() for process in processes]
-    return sum(one.user + one.system for one in times)
+        raise ServerFailedError("it does not predict what the model does")
 
 
 def _busy() -> float:
