@@ -1,6 +1,7 @@
 """Payloads against signatures: forms, columns, tensors, parameters, CSV."""
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -230,6 +231,28 @@ def test_nan_is_a_missing_value_outside_of_text() -> None:
     assert list(map(list, data.cells)) == [[None], [1], ['a " NaN']]
 
 
+@pytest.mark.parametrize(
+    ("read", "body"),
+    [
+        pytest.param(
+            Reader(NAMED).read_json,
+            b'{"inputs": {"day": 1, "hour": "' + b"1" * 500_000 + b'x"}}',
+            id="digits in JSON",
+        ),
+        pytest.param(
+            Reader(NAMED).read_csv,
+            b"hour,day\n" + b"1" * 100_000 + b"x,1\n",
+            id="digits in CSV",
+        ),
+        pytest.param(Reader(NAMED).read_json, b'{"NaN' + b'\\"' * 500_000, id="quotes after NaN"),
+    ],
+)
+def test_long_text_is_refused_in_one_pass(read: Callable[[bytes], object], body: bytes) -> None:
+    """What looks like a number or a string to its end costs no more than its length."""
+    with pytest.raises(BadInputError):
+        read(body)
+
+
 def test_columns_that_the_signature_does_not_know_are_not_looked_at() -> None:
     """What is left out may have another length, or its name twice."""
     columns = {"hour": [1], "day": [2], "extra": [1, 2, 3]}
@@ -273,6 +296,12 @@ def test_csv_is_refused(text: str, field: str | None) -> None:
     with pytest.raises(BadInputError) as caught:
         decode_columns(read_csv(text, NAMED), NAMED)
     assert caught.value.field == field
+
+
+def test_tensor_is_named_once_in_a_csv() -> None:
+    """Neither of two columns with the name of a tensor is taken."""
+    with pytest.raises(BadInputError, match="twice"):
+        read_csv("a,a,b\n1,2,true\n", TENSORS)
 
 
 def test_signature_of_mlflow_is_read() -> None:

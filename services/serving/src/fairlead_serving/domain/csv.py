@@ -16,7 +16,7 @@ _MISSING = frozenset(
 )
 """What pandas takes for a missing value."""
 _WHOLE = re.compile(r" *[+-]?[0-9]+ *")
-_REAL = re.compile(r" *[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)? *")
+_REAL = re.compile(r" *[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)? *")
 _BOOLEANS = {"true": True, "false": False}
 _TEXT = frozenset({"str", "bytes", "object"})
 _BYTE_ORDER_MARK = "\ufeff"
@@ -41,7 +41,9 @@ def read_csv(text: str, signature: Signature) -> Mapping[Name, Sequence[Cell]]:
     """
     header, *lines = _lines(text)
     kinds = _kinds(header, signature)
-    counted = [name for name in header if name in kinds or not signature.has_names]
+    known = {column.name for column in signature.columns}
+    known |= {tensor.name for tensor in signature.tensors}
+    counted = [name for name in header if name in known or not signature.has_names]
     if len(set(counted)) < len(counted):
         raise BadInputError("The first line names a column twice.", "csv")
     for number, line in enumerate(lines):

@@ -46,7 +46,8 @@ class Reader:
         return decode_columns(read_csv(text, self.signature), self.signature)
 
 
-_STRING_OR_NAN = re.compile(rb'("(?:[^"\\]|\\.)*+")|NaN')
+# A string that has no end counts as one, lest the search start again at each quote in it.
+_STRING_OR_NAN = re.compile(rb'("(?:[^"\\]++|\\.)*+"?)|NaN')
 
 
 def _parse(body: bytes) -> object:

@@ -22,7 +22,7 @@ from fairlead_serving.domain.signature import Kind
 FLOAT16_MAX, FLOAT32_MAX, FLOAT64_MAX = 65504.0, 3.4028234663852886e38, sys.float_info.max
 RANGES = {Kind.INTEGER: (-(2**31), 2**31 - 1), Kind.LONG: (-(2**63), 2**63 - 1)}
 _WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
-_REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_REAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _BELOW_MICROSECONDS = re.compile(r"[.,][0-9]{6}[0-9]*[1-9]")
 _YEARS = range(1678, 2262)  # What a timestamp in nanoseconds can hold, in whole years.
 _JSON_NAMES = {
