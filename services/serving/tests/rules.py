@@ -167,7 +167,7 @@ class _Words:
     """A reader of those words, from left to right."""
 
     def __init__(self, text: str) -> None:
-        self._words = re.findall(r"[A-Za-z_]\w*|-?\d+|[^\s\w]", text)
+        self._words = re.findall(r"datetime64\[ns\]|[A-Za-z_]\w*|-?\d+|[^\s\w]", text)
 
     def fields(self) -> list[dict[str, Any]]:
         found = [self._field()]
