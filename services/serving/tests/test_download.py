@@ -1,6 +1,7 @@
 """Downloads that break, resume, or bring something else than was recorded."""
 
 import shutil
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,11 +12,13 @@ import httpx
 import pytest
 from fault_proxy import Fault, FaultProxy, fault_proxy
 
+from fairlead_serving.adapters import download
 from fairlead_serving.adapters.cache import digest_folder
 from fairlead_serving.adapters.registry import Registry
 from fairlead_serving.domain.digest import DIGEST_TAG
 from fairlead_serving.domain.errors import CannotFetchError, CannotLoadError
 from fairlead_serving.domain.source import ModelVersion, cache_name
+from fairlead_serving.entrypoints.cli import main
 
 BIG = 3_000_000
 API = "/api/2.0/mlflow"
@@ -339,3 +342,42 @@ def test_resumed_file_that_is_not_the_recorded_one_is_fetched_anew_once(
     proxy.asked.clear()
     assert digest_folder(_fetch(proxy.url, tmp_path, version)) == digest
     assert _ranges(proxy) == ["bytes=2000000-", ""]
+
+
+def test_long_download_says_how_far_it_is(
+    registry: Any,
+    version: ModelVersion,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever reads the log can tell a slow download from a dead one."""
+    monkeypatch.setattr(download, "_REPORT_SECONDS", 0.0)
+    caplog.set_level("INFO")
+    _fetch(registry.url, tmp_path, version)
+    assert "Fetched 3 of 3 MB" in caplog.text
+
+
+def test_check_fetches_and_shows_how_far_it_is(
+    registry: Any,
+    version: ModelVersion,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A person sees a bar; what the check fetched, the server need not."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    uri = f"models:/{version.name}/{version.version}"
+    assert (
+        main(["check", "--model", uri, "--tracking-uri", registry.url, "--cache", str(tmp_path)])
+        == 0
+    )
+    printed = capsys.readouterr()
+    assert f"[{'#' * 30}] 3 of 3 MB" in printed.err
+    assert "It can be served." in printed.out
+    with fault_proxy(registry.url) as proxy:
+        (tmp_path / cache_name(version, registry.url)).rename(
+            tmp_path / cache_name(version, proxy.url)
+        )
+        _fetch(proxy.url, tmp_path, version)
+        assert proxy.sent() == 0
