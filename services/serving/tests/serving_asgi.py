@@ -55,15 +55,17 @@ class Client:
         self,
         answer: object = None,
         signature: Signature = COLUMNS,
+        *,
         limits: Limits = Limits(rows=50),  # noqa: B008  # Frozen.
+        example: object = EXAMPLE,
         state: Mapping[str, Any] = MappingProxyType({}),
         **settings: Any,
     ) -> None:
         self._limits = limits
-        folder = ModelFolder(path=Path(), flavors={}, signature=signature, example=EXAMPLE)
+        folder = ModelFolder(path=Path(), flavors={}, signature=signature, example=example)
         self.state = State(**{"served": Served(Fake(answer), folder), **state})
-        given = {"max_body_bytes": 1000, **settings}
-        self._settings = Settings(model="x", name="flights", version="4", **given)
+        given = {"name": "flights", "version": "4", "max_body_bytes": 1000, **settings}
+        self._settings = Settings(model="x", **given)
 
     def send(self, method: str, path: str, **request: Any) -> httpx.Response:
         """Send one request."""

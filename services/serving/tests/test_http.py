@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openapi_spec_validator import validate
 from serving_asgi import COLUMNS, EXAMPLE, JSON, Client
 
 from fairlead_serving.app.lane import Limits
@@ -204,28 +203,28 @@ def test_metrics_count_requests_and_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    "signature",
+    ("method", "path", "status", "allowed"),
     [
-        pytest.param(COLUMNS, id="columns"),
-        pytest.param(Signature(columns=(Column(None, Kind.LONG),)), id="no names"),
-        pytest.param(Signature(tensors=(Tensor(None, "float32", (-1, 2)),)), id="one tensor"),
-        pytest.param(Signature(tensors=(Tensor("a", "bool", (-1,)),)), id="named tensor"),
-        pytest.param(Signature(), id="no signature"),
+        ("GET", "/invocations", 405, {"POST"}),
+        ("OPTIONS", "/invocations", 405, {"POST"}),
+        ("POST", "/livez", 405, {"GET", "HEAD"}),
+        ("GET", "/nothing", 404, None),
+        ("POST", "/invocations/", 404, None),
+        ("GET", "/v2/models/flights/infer", 405, {"POST"}),
+        ("POST", "/v2", 405, {"GET", "HEAD"}),
+        ("GET", "/v2/nothing", 404, None),
     ],
 )
-def test_openapi_document_is_valid(signature: Signature) -> None:
-    """The document of any signature is valid OpenAPI 3.1."""
-    validate(Client(signature=signature).send("GET", "/openapi.json").json())
-
-
-def test_openapi_document_names_the_fields() -> None:
-    """The record has the model's own columns, types and required ones; the example is there."""
-    document = Client().send("GET", "/openapi.json").json()
-    record = document["components"]["schemas"]["Record"]
-    assert record["required"] == ["hour"]
-    assert record["properties"]["hour"] == {"type": ["number", "null"], "format": "double"}
-    body = document["paths"]["/invocations"]["post"]["requestBody"]
-    assert body["content"]["application/json"]["example"] == EXAMPLE
+def test_wrong_paths_and_methods_are_told_in_the_protocols_form(
+    method: str, path: str, status: int, allowed: set[str] | None
+) -> None:
+    """What no route takes is an error of the protocol that was spoken to, never plain text."""
+    answer = Client().send(method, path)
+    assert answer.status_code == status
+    keys = {"error"} if path.startswith("/v2") else {"error_code", "message", "field"}
+    assert answer.json().keys() == keys
+    given = answer.headers.get("allow")
+    assert (given and set(given.split(", "))) == allowed
 
 
 def test_docs_find_their_document_behind_the_gateway() -> None:

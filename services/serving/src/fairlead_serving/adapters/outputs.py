@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from fairlead_serving.domain.answers import Answer
 from fairlead_serving.domain.errors import BadInputError
 from fairlead_serving.domain.signature import Column, Tensor
-from fairlead_serving.domain.v2 import DTYPES, KINDS, Infer
+from fairlead_serving.domain.v2 import DEFAULT_OUTPUT, DTYPES, KINDS, Infer
 
 _DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items() if datatype != "BYTES"}
-_DEFAULT = "output-1"
-"""What MLServer calls the only output of an MLflow model."""
 _SMALLEST = 2
 
 
@@ -62,7 +60,7 @@ def to_outputs(predictions: Any, rows: int, described: Sequence[Column | Tensor]
         return [_output(str(name), values) for name, values in predictions.items()]
     name = described[0].name if len(described) == 1 else None
     listed = predictions if isinstance(predictions, np.ndarray | list) else [predictions] * rows
-    return [_output(name or _DEFAULT, listed)]
+    return [_output(name or DEFAULT_OUTPUT, listed)]
 
 
 def answer_infer(model: str, version: str, infer: Infer, outputs: Sequence[Output]) -> Answer:

@@ -1,7 +1,9 @@
 """What can go wrong, told apart by who has to act.
 
 BadInputError        the caller: the request is answered with a 400
+NoSuchPathError      the caller: with a 404
 UnknownModelError    the caller: with a 404
+WrongMethodError     the caller: with a 405
 TooLargeError        the caller: with a 413
 UnsupportedTypeError the caller: with a 415
 ClientLeftError      nobody: it is counted as a 499
@@ -81,6 +83,26 @@ class NotReadyError(RequestError):
 
     def __init__(self) -> None:
         super().__init__("The model is still being loaded.")
+
+
+class NoSuchPathError(RequestError):
+    """There is nothing at a path."""
+
+    status = 404
+    code = "NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is nothing at this path; /docs lists the paths.")
+
+
+class WrongMethodError(RequestError):
+    """A path takes another method."""
+
+    status = 405
+    code = "METHOD_NOT_ALLOWED"
+
+    def __init__(self) -> None:
+        super().__init__("This path takes another method; the header Allow names it.")
 
 
 class UnknownModelError(RequestError):

@@ -21,7 +21,7 @@ from fairlead_serving.domain.signature import (
 MAX_NESTING = 64
 """How deep lists and objects may go; deeper is a mistake, or an attack."""
 
-_MISSING_ITEMS = {Kind.FLOAT: math.nan, Kind.DOUBLE: math.nan, Kind.DATETIME: None}
+MISSING_ITEMS = {Kind.FLOAT: math.nan, Kind.DOUBLE: math.nan, Kind.DATETIME: None}
 """What null is in a list of values that have a missing one."""
 
 
@@ -42,7 +42,7 @@ def read_nested(value: object, kind: ValueType, *, required: bool, depth: int = 
     """
     if depth > MAX_NESTING:
         raise RefusedError(f"is nested deeper than {MAX_NESTING} levels")
-    if value is None and (not required or _takes_null(kind)):
+    if value is None and (not required or takes_null(kind)):
         return None
     found: object = value
     match kind:
@@ -65,13 +65,14 @@ def read_nested(value: object, kind: ValueType, *, required: bool, depth: int = 
     return found
 
 
-def _takes_null(kind: ValueType) -> bool:
+def takes_null(kind: ValueType) -> bool:
+    """Tell whether null is a value of a type, even where one is required."""
     return isinstance(kind, Anything) or kind in {ArrayOf(Anything()), MapOf(Anything())}
 
 
 def _read_item(value: object, kind: Kind) -> object:
-    if value is None and kind in _MISSING_ITEMS:
-        return _MISSING_ITEMS[kind]
+    if value is None and kind in MISSING_ITEMS:
+        return MISSING_ITEMS[kind]
     return read_strictly(value, kind)
 
 

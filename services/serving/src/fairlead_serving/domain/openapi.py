@@ -1,225 +1,265 @@
 """Builds the OpenAPI document of a model from its signature."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
+from fairlead_serving.domain.examples import build_examples
+from fairlead_serving.domain.openapi_parts import answer, content, read_of, refusals
+from fairlead_serving.domain.openapi_v2 import infer_components, infer_paths
+from fairlead_serving.domain.schemas import (
+    Schema,
+    list_of,
+    lists_schema,
+    nullable,
+    object_of,
+    params_schema,
+    predictions_schema,
+    record_schema,
+    ref,
+    row_schema,
+    rows_of,
+    tensor_row_schema,
+    tensor_schema,
+    value_schema,
+)
 from fairlead_serving.domain.signature import (
-    Anything,
     ArrayOf,
-    Column,
     Kind,
-    MapOf,
-    ObjectOf,
-    Param,
     Signature,
-    Tensor,
-    ValueType,
 )
 
-Schema = dict[str, Any]
-
-_SCALARS: Mapping[Kind, Schema] = {
-    Kind.BOOLEAN: {"type": "boolean"},
-    Kind.INTEGER: {"type": "integer", "format": "int32"},
-    Kind.LONG: {"type": "integer", "format": "int64"},
-    Kind.FLOAT: {"type": ["number", "null"], "format": "float"},
-    Kind.DOUBLE: {"type": ["number", "null"], "format": "double"},
-    Kind.STRING: {"type": ["string", "null"]},
-    Kind.BINARY: {"type": "string", "contentEncoding": "base64"},
-    Kind.DATETIME: {"type": ["string", "null"], "format": "date-time"},
-}
-_ERRORS = {
-    "400": "The payload is not of the model's signature.",
-    "413": "The body is too long.",
-    "415": "The content type is not known.",
+_PREDICT = "MLflow"
+_PROCESS = "Process"
+_TEXT: Schema = {"type": "string"}
+_REFUSALS = {
+    "400": "The body is not of the protocol, or not of the model's signature; `field` says where.",
+    "413": "The body is too long, or has too many rows.",
+    "415": "The content type is neither `application/json` nor `text/csv`, in UTF-8.",
     "500": "The model raised.",
-    "503": "The model is still being loaded.",
+    "503": "The model is still being loaded, or has too much to do.",
 }
+_ABOUT = """Every other path answers 404, every other method 405, in the form of an error: that of
+the Open Inference Protocol below `/v2`, else that of `/invocations`.
+
+Numbers as text, and whatever else MLflow takes without changing it, are taken where this document
+asks for the value itself."""
 
 
-def build_openapi(name: str, version: str, signature: Signature, example: object) -> Schema:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What a document is about.
+
+    Attributes:
+        name: The name of the model.
+        version: Its version; may be empty.
+        signature: Its signature.
+        example: A payload that the model was saved with, or None.
+        max_body_bytes: The largest body taken.
+        max_rows: The most rows of one request.
+    """
+
+    name: str
+    version: str
+    signature: Signature
+    example: object
+    max_body_bytes: int
+    max_rows: int
+
+
+def build_openapi(subject: Subject) -> Schema:
     """Build the document.
 
     Args:
-        name: The name of the model.
-        version: Its version; may be empty.
-        signature: The model's.
-        example: A payload that the model was saved with, or None.
+        subject: What it is about.
 
     Returns:
         An OpenAPI 3.1 document.
     """
+    name, version, signature = subject.name, subject.version, subject.signature
+    examples = build_examples(subject.example, signature)
+    limits = f"Taken are {subject.max_body_bytes} bytes and {subject.max_rows} rows."
     return {
         "openapi": "3.1.0",
-        "info": {"title": name, "version": version or "0"},
+        "info": {
+            "title": name,
+            "version": version or "0",
+            "description": f"{_ABOUT}\n\n{limits}",
+        },
         "servers": [{"url": "."}],
         "paths": {
-            "/invocations": {"post": _invocations(example)},
-            "/livez": {"get": _probe("isAlive", "Whether the process runs.")},
-            "/readyz": {"get": _probe("isReady", "Whether the model is loaded and warm.")},
+            "/invocations": {"post": _invocations(signature, examples.json, examples.csv)},
+            **infer_paths(name, version, examples.infer),
+            **_process_paths(),
         },
-        "components": {"schemas": _components(signature)},
+        "components": {
+            "schemas": {**_components(signature), **infer_components(name, version, signature)}
+        },
     }
 
 
-def _invocations(example: object) -> Schema:
-    payload: Schema = {"schema": _ref("Payload")}
-    if example is not None:
-        payload["example"] = example
+def _invocations(signature: Signature, example: object, csv: str | None) -> Schema:
+    body = content(ref("Payload"), example)
+    if _takes_csv(signature):
+        text: Schema = {
+            **_TEXT,
+            "description": "The first line names the columns; an empty cell is a missing value.",
+        }
+        body["text/csv"] = {"schema": text} if csv is None else {"schema": text, "example": csv}
     return {
         "operationId": "predict",
+        "tags": [_PREDICT],
         "summary": "Predict",
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": payload, "text/csv": {"schema": {"type": "string"}}},
-        },
+        "requestBody": {"required": True, "content": body},
         "responses": {
-            "200": _answer("The predictions, one for each row.", "Predictions"),
-            **{code: _answer(words, "Error") for code, words in _ERRORS.items()},
+            "200": answer("The predictions, one for each row.", "Predictions"),
+            **refusals(_REFUSALS, "Error"),
         },
     }
 
 
-def _probe(operation: str, summary: str) -> Schema:
-    text = {"text/plain": {"schema": {"type": "string"}}}
+def _process_paths() -> Schema:
+    loading = refusals({"503": "The model is still being loaded."}, "Error")
+    yes = _text("Yes.")
+    state = {"200": yes, "503": _text("No: it is being loaded, or the process ends.")}
+    document = {"description": "This document.", "content": content({"type": "object"})}
+    page = {"description": "A page to try requests.", "content": {"text/html": {"schema": _TEXT}}}
+    described: Mapping[str, tuple[str, str, Schema]] = {
+        "/livez": ("isAlive", "Whether the process runs", {"200": yes}),
+        "/readyz": ("isReady", "Whether the model is loaded and warm", state),
+        "/ping": ("ping", "The same, by MLflow's name", state),
+        "/health": ("health", "The same, by MLflow's other name", state),
+        "/version": ("getVersion", "The version of Fairlead", {"200": _text("A version.")}),
+        "/metrics": ("getMetrics", "Metrics for Prometheus", {"200": _text("Metrics.")}),
+        "/openapi.json": ("getDocument", "This document", {"200": document, **loading}),
+        "/docs": ("getDocs", "A page to try requests", {"200": page}),
+    }
     return {
-        "operationId": operation,
-        "summary": summary,
-        "responses": {
-            "200": {"description": "Yes.", "content": text},
-            "503": {"description": "No.", "content": text},
-        },
+        path: read_of(name, _PROCESS, summary, responses)
+        for path, (name, summary, responses) in described.items()
     }
 
 
-def _answer(words: str, schema: str) -> Schema:
-    return {"description": words, "content": {"application/json": {"schema": _ref(schema)}}}
+def _text(words: str) -> Schema:
+    return {"description": words, "content": {"text/plain": {"schema": _TEXT}}}
+
+
+def _takes_csv(signature: Signature) -> bool:
+    """Tell whether lines of cells can say what the model takes."""
+    if not signature.tensors:
+        return all(isinstance(spec.type, Kind) for spec in signature.columns if spec.required)
+    dimensions = 2 if signature.tensors[0].name is None else 1
+    return all(len(spec.shape) == dimensions for spec in signature.tensors)
 
 
 def _components(signature: Signature) -> Schema:
-    forms = _tensor_forms(signature) if signature.tensors else _column_forms(signature)
+    forms = _forms(signature)
+    names = {key: "".join(map(str.capitalize, key.split("_"))) for key in forms}
     schemas: Schema = {
-        "Payload": {"oneOf": [_form(key, schema) for key, schema in forms.items()]},
-        "Params": _params(signature.params),
-        "Predictions": _object({"predictions": _predictions(signature.outputs)}, ["predictions"]),
+        "Payload": {"oneOf": [ref(name) for name in names.values()]},
+        **{names[key]: _form(key, schema) for key, schema in forms.items()},
+        "Params": params_schema(signature.params),
+        "Predictions": object_of(
+            {"predictions": predictions_schema(signature.outputs)}, ["predictions"]
+        ),
         "Error": _error(),
     }
     if signature.columns and signature.has_names:
-        schemas["Record"] = _record(signature.columns)
+        schemas["Record"] = record_schema(signature.columns) | {
+            "description": "A row. Columns that the model does not know are left out."
+        }
     return schemas
 
 
 def _form(key: str, schema: Schema) -> Schema:
-    return _object({key: schema, "params": _ref("Params")}, [key])
+    return object_of({key: schema, "params": ref("Params")}, [key])
 
 
 def _error() -> Schema:
-    text = {"type": "string"}
-    optional = {"type": ["string", "null"], "description": "What the message is about."}
-    return _object(
-        {"error_code": text, "message": text, "field": optional}, ["error_code", "message"]
-    )
+    field = nullable(_TEXT) | {"description": "The column or key that the message is about."}
+    properties = {"error_code": _TEXT, "message": _TEXT, "field": field}
+    return object_of(properties, ["error_code", "message", "field"])
 
 
-def _column_forms(signature: Signature) -> Mapping[str, Schema]:
-    record = _ref("Record") if signature.columns and signature.has_names else {"type": "object"}
-    records = _list_of(record)
-    values = records if signature.has_names else {}
+def _forms(signature: Signature) -> Mapping[str, Schema]:
+    if signature.tensors:
+        return _tensor_forms(signature)
+    if not signature.columns:
+        return _open_forms()
+    return _named_forms(signature) if signature.has_names else _unnamed_forms(signature)
+
+
+def _named_forms(signature: Signature) -> Mapping[str, Schema]:
+    columns = signature.columns
+    records = rows_of(ref("Record"))
+    values = [records, ref("Record")]
+    if all(isinstance(spec.type, Kind) for spec in columns):
+        # An object with lists is one row where lists are values, so this is not for those.
+        values.append(lists_schema(columns))
+    if len(columns) == 1 and isinstance(columns[0].type, Kind | ArrayOf):
+        values.append(rows_of(value_schema(columns[0].type)))
+    names: Schema = {
+        "type": "array",
+        "const": [str(column.name) for column in columns],
+        "description": "In another order too, if the data have it.",
+    }
     return {
-        "dataframe_split": _split(signature.columns),
+        "dataframe_split": _split(names, signature) | {"required": ["columns", "data"]},
         "dataframe_records": records,
-        "instances": values,
-        "inputs": {"anyOf": [values, _columns(signature.columns)]} if values else {},
+        "instances": {"anyOf": values},
+        "inputs": {"anyOf": values},
+    }
+
+
+def _unnamed_forms(signature: Signature) -> Mapping[str, Schema]:
+    columns = signature.columns
+    names = list_of(_TEXT) | {
+        "minItems": len(columns),
+        "maxItems": len(columns),
+        "uniqueItems": True,
+    }
+    rows = rows_of(row_schema(columns))
+    if len(columns) == 1 and isinstance(columns[0].type, Kind):
+        rows = {"anyOf": [rows, rows_of(value_schema(columns[0].type))]}
+    return {"dataframe_split": _split(names, signature), "instances": rows, "inputs": rows}
+
+
+def _split(names: Schema, signature: Signature) -> Schema:
+    properties = {
+        "columns": names,
+        "data": rows_of(row_schema(signature.columns)),
+        "index": list_of({}),
+    }
+    return object_of(properties, ["data"]) | {"additionalProperties": False}
+
+
+def _open_forms() -> Mapping[str, Schema]:
+    """Describe the forms of a model without a signature, which has to check its input itself."""
+    anything: Schema = {
+        "anyOf": [
+            {"type": "array", "minItems": 1},
+            {"type": ["object", "string", "number", "boolean"]},
+        ]
+    }
+    names = list_of({"type": ["string", "integer"]}) | {"minItems": 1, "uniqueItems": True}
+    split = object_of(
+        {"columns": names, "data": rows_of(rows_of({})), "index": list_of({})}, ["data"]
+    )
+    return {
+        "dataframe_split": split | {"additionalProperties": False},
+        "dataframe_records": rows_of({"type": "object", "minProperties": 1}),
+        "instances": anything,
+        "inputs": anything,
     }
 
 
 def _tensor_forms(signature: Signature) -> Mapping[str, Schema]:
-    if signature.tensors[0].name is None:
-        schema = _tensor(signature.tensors[0])
-    else:
-        named = {str(spec.name): _tensor(spec) for spec in signature.tensors}
-        schema = _object(named, list(named))
-    return {"inputs": schema, "instances": schema if signature.tensors[0].name is None else {}}
-
-
-def _record(columns: Sequence[Column]) -> Schema:
-    properties = {str(column.name): _type(column.type) for column in columns}
-    return _object(properties, [str(column.name) for column in columns if column.required])
-
-
-def _columns(columns: Sequence[Column]) -> Schema:
-    properties = {str(column.name): _list_of(_type(column.type)) for column in columns}
-    return _object(properties, [str(column.name) for column in columns if column.required])
-
-
-def _split(columns: Sequence[Column]) -> Schema:
-    names: Schema = {"type": "string"}
-    if columns and columns[0].name is not None:
-        names["examples"] = [column.name for column in columns]
-    return _object({"columns": _list_of(names), "data": _list_of(_list_of({}))}, ["data"])
-
-
-def _params(params: Sequence[Param]) -> Schema:
-    properties = {
-        param.name: {
-            **(_list_of(_type(param.type)) if param.is_list else _type(param.type)),
-            "default": param.default,
-        }
-        for param in params
-    }
-    return {**_object(properties, []), "additionalProperties": False}
-
-
-def _predictions(outputs: Sequence[Column | Tensor]) -> Schema:
-    if not outputs:
-        return {}
-    if isinstance(outputs[0], Tensor):
-        return _tensor(outputs[0]) if outputs[0].name is None else {}
-    columns = [output for output in outputs if isinstance(output, Column)]
-    if columns[0].name is None:
-        return _list_of(_type(columns[0].type)) if len(columns) == 1 else {}
-    return _list_of(_record(columns))
-
-
-def _tensor(spec: Tensor) -> Schema:
-    schema: Schema = _tensor_item(spec.dtype)
-    for length in reversed(spec.shape):
-        schema = _list_of(schema)
-        if length >= 0:
-            schema |= {"minItems": length, "maxItems": length}
-    return schema
-
-
-def _tensor_item(dtype: str) -> Schema:
-    if dtype.startswith(("int", "uint")):
-        return {"type": "integer"}
-    if dtype.startswith("float"):
-        return {"type": ["number", "null"]}
-    return {"type": "boolean"} if dtype == "bool" else {}
-
-
-def _type(kind: ValueType) -> Schema:
-    match kind:
-        case Kind():
-            return dict(_SCALARS[kind])
-        case ArrayOf(items):
-            return _list_of(_type(items))
-        case MapOf(values):
-            return {"type": "object", "additionalProperties": _type(values)}
-        case ObjectOf(properties):
-            required = [item.name for item in properties if item.required]
-            return _object({item.name: _type(item.type) for item in properties}, required)
-        case Anything():
-            return {}
-
-
-def _list_of(schema: Schema) -> Schema:
-    return {"type": "array", "items": schema}
-
-
-def _object(properties: Schema, required: list[str]) -> Schema:
-    return {"type": "object", "properties": properties, "required": required}
-
-
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
+    specs = signature.tensors
+    if specs[0].name is None:
+        schema = tensor_schema(specs[0])
+        return {"inputs": schema, "instances": schema}
+    named = {str(spec.name): tensor_schema(spec) for spec in specs}
+    whole = object_of(named, list(named))
+    if not signature.has_rows or not all(spec.shape for spec in specs):
+        return {"inputs": whole}
+    row = {str(spec.name): tensor_row_schema(spec) for spec in specs}
+    return {"inputs": whole, "instances": rows_of(object_of(row, list(row)))}

@@ -51,6 +51,9 @@ DTYPES: Mapping[str, str] = {
 """The protocol's datatypes and what numpy calls them."""
 
 _REALS = frozenset({"FP16", "FP32", "FP64"})
+DEFAULT_OUTPUT = "output-1"
+"""What MLServer calls the only output of an MLflow model."""
+
 _CODES = {
     "BOOL": "?",
     "UINT8": "B",

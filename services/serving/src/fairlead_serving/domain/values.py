@@ -11,7 +11,7 @@ from fairlead_serving.domain.nested import read_nested
 from fairlead_serving.domain.scalars import RULES, RefusedError
 from fairlead_serving.domain.signature import Column, Kind, ValueType
 
-_MAY_NOT_MISS = frozenset({Kind.BOOLEAN, Kind.INTEGER, Kind.LONG, Kind.BINARY})
+MAY_NOT_MISS = frozenset({Kind.BOOLEAN, Kind.INTEGER, Kind.LONG, Kind.BINARY})
 
 
 def read_column(
@@ -55,7 +55,7 @@ def is_given(spec: Column, values: Sequence[Any]) -> bool:
         False for an optional column of nothing but nulls whose type has no missing value: that
         says the same as leaving it out.
     """
-    if spec.required or spec.type not in _MAY_NOT_MISS:
+    if spec.required or spec.type not in MAY_NOT_MISS:
         return True
     return any(value is not None for value in values)
 

@@ -17,6 +17,9 @@ from fairlead_serving.entrypoints.state import State
 _SERVER = "fairlead-serving"
 _JSON = "application/json"
 
+RETRY_LATER = {"retry-after": "1"}
+"""The header of an answer that has to be asked for again."""
+
 
 def server_metadata() -> dict[str, Any]:
     """Say what serves, and which extensions it knows."""
@@ -117,7 +120,8 @@ class _Paths:
 
 def _refuse(error: RequestError) -> Response:
     refusal = answer_v2_error(error)
-    return Response(refusal.body, refusal.status, media_type=_JSON)
+    headers = RETRY_LATER if error.status == 503 else None  # noqa: PLR2004
+    return Response(refusal.body, refusal.status, headers, media_type=_JSON)
 
 
 def _answer(status: int, document: dict[str, Any]) -> Response:
