@@ -1,9 +1,11 @@
 """The short way of decoding, with the long way as its oracle."""
 
+import copy
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -108,11 +110,18 @@ def _plainly(request: Request) -> Any:
     return arrays, data.rows, request.params
 
 
+class Refused(NamedTuple):
+    """What a caller is told."""
+
+    message: str
+    field: str | None
+
+
 def _outcome(read: Callable[[], Request | None]) -> Any:
     try:
         request = read()
     except BadInputError as error:
-        return error.message, error.field
+        return Refused(error.message, error.field)
     return request and _plainly(request)
 
 
@@ -125,12 +134,111 @@ def _outcome(read: Callable[[], Request | None]) -> Any:
 def test_what_the_short_way_takes_the_long_way_reads_alike(
     pair: tuple[Signature, dict[str, Any]],
 ) -> None:
-    """The short way refuses and reads nothing otherwise than the long way does."""
+    """The short way refuses only what the long way refuses, and reads nothing otherwise."""
     signature, payload = pair
     body = json.dumps(payload).encode()
     found = _outcome(lambda: compile_decoder(signature)(body))
     if found is not None:
-        assert found == _outcome(lambda: decode(payload, signature))
+        known = _outcome(lambda: _the_long_way(body, signature))
+        # Of several mistakes each finds another one first.
+        assert found == known or (isinstance(found, Refused) and isinstance(known, Refused))
+
+
+def _the_long_way(body: bytes, signature: Signature) -> Request:
+    try:
+        payload = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadInputError("The body is not valid JSON.") from error
+    return decode(payload, signature)
+
+
+_ROWS = [{"hour": 1.5, "day": 1, "gate": "a"} for _ in range(3)]
+_LISTS = [[1.5, 1, "a"] for _ in range(3)]
+
+
+def _with(document: Any, *path: Any) -> Any:
+    """Put the last of the path in the place that the others lead to."""
+    changed = copy.deepcopy(document)
+    inner = changed
+    for key in path[:-2]:
+        inner = inner[key]
+    inner[path[-2]] = path[-1]
+    return changed
+
+
+@pytest.mark.parametrize("form", ["dataframe_records", "instances", "inputs"])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param(_with(_ROWS, 2, "hour", "x"), id="text"),
+        pytest.param(_with(_ROWS, 0, "hour", [1]), id="a list"),
+        pytest.param(_with(_ROWS, 1, "day", None), id="null"),
+        pytest.param(_with(_ROWS, 1, "day", 2**63), id="out of range"),
+        pytest.param(_with(_ROWS, 2, "gate", {"a": 1}), id="an object"),
+        pytest.param(_with(_ROWS, 2, {"hour": 1, "gate": "a"}), id="without one"),
+        pytest.param(_with(_ROWS, 0, {"hour": 1, "gate": "a"}), id="without one at first"),
+        pytest.param([{"hour": 1, "gate": "a"}] * 3, id="without one in any"),
+    ],
+)
+def test_mistake_in_a_record_is_told_alike(form: str, rows: Any) -> None:
+    """The decoder stops at the mistake that the long way finds, and says it in the same words."""
+    _tell_alike(FLAT, {form: rows})
+
+
+@pytest.mark.parametrize(
+    ("signature", "payload"),
+    [
+        pytest.param(
+            FLAT,
+            {"dataframe_split": {"columns": ["hour", "day", "gate"], "data": rows}},
+            id=f"split {number}",
+        )
+        for number, rows in enumerate(
+            (_with(_LISTS, 2, 0, "x"), _with(_LISTS, 1, 1, None), _with(_LISTS, 1, [1, 2]))
+        )
+    ]
+    + [
+        pytest.param(UNNAMED, {"inputs": [[1, 2], [3, "x"]]}, id="rows"),
+        pytest.param(UNNAMED, {"inputs": [[1, 2], [3, 4, 5]]}, id="a long row"),
+        pytest.param(UNNAMED, {"inputs": [[1], [3]]}, id="short rows"),
+        pytest.param(
+            FLAT, {"inputs": {"hour": [1, 2], "day": [1, "x"], "gate": ["a", "b"]}}, id="lists"
+        ),
+        pytest.param(FLAT, {"inputs": {"hour": [1], "day": [1.5], "gate": ["a"]}}, id="a fraction"),
+        pytest.param(FLAT, {"inputs": {"hour": [1], "day": "x", "gate": ["a"]}}, id="no list"),
+        pytest.param(FLAT, {"inputs": 1}, id="a number"),
+        pytest.param(FLAT, {}, id="no form"),
+        pytest.param(FLAT, {"inputs": [], "instances": []}, id="two forms"),
+        pytest.param(FLAT, [1], id="no object"),
+        pytest.param(MATRIX, {"inputs": [[1, 2], [3, "x"]]}, id="an item"),
+        pytest.param(MATRIX, {"inputs": [[1, 2], [3]]}, id="ragged"),
+        pytest.param(CUBE, {"inputs": [[[1], [2]], [[3], [256]]]}, id="an item out of range"),
+        pytest.param(
+            NAMED_TENSORS, {"inputs": {"hour": [1, "x"], "day": [[True]]}}, id="a named tensor"
+        ),
+    ],
+)
+def test_mistake_is_told_alike(signature: Signature, payload: Any) -> None:
+    """As above, in every other form."""
+    _tell_alike(signature, payload)
+
+
+def _tell_alike(signature: Signature, payload: Any) -> None:
+    body = json.dumps(payload).encode()
+    found = _outcome(lambda: Reader(signature).read_json(body))
+    assert isinstance(found, Refused)
+    assert found == _outcome(lambda: decode(payload, signature))
+
+
+@settings(max_examples=500, deadline=None)
+@given(at=st.integers(0, 80), more=st.sampled_from([b"", b"\xff", b"{", b"]", b",", b'"', b"\\"]))
+def test_broken_json_is_refused_both_ways(at: int, more: bytes) -> None:
+    """Two parsers agree on what is no JSON, and the place is told."""
+    whole = json.dumps({"dataframe_records": _ROWS[:1]}).encode()
+    body = whole[:at] + more + whole[at + 1 :]
+    found = _outcome(lambda: Reader(FLAT).read_json(body))
+    known = _outcome(lambda: _the_long_way(body, FLAT))
+    assert isinstance(found, Refused) == isinstance(known, Refused)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from io import StringIO
 from typing import Any
 
 from fairlead_serving.domain.errors import BadInputError
-from fairlead_serving.domain.signature import Kind, Signature, ValueType
+from fairlead_serving.domain.signature import NUMERIC, Kind, Signature, ValueType
 
 _MISSING = frozenset(
     {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"}
@@ -84,13 +84,29 @@ def _is_blank(line: Sequence[str]) -> bool:
 
 
 def _read_column(cells: Sequence[str], kind: ValueType | None) -> list[Cell]:
-    if kind not in {Kind.STRING, Kind.BINARY, Kind.DATETIME}:
-        for read in _NARROWEST_FIRST:
-            try:
-                return [None if cell in _MISSING else read(cell) for cell in cells]
-            except (KeyError, ValueError):
-                continue
-    return [None if cell in _MISSING else cell for cell in cells]
+    if kind in NUMERIC:
+        found = [None if cell in _MISSING else _number_or_text(cell) for cell in cells]
+        if str not in set(map(type, found)):
+            return found
+    else:
+        found = [None if cell in _MISSING else cell for cell in cells]
+    if kind in {Kind.STRING, Kind.BINARY, Kind.DATETIME}:
+        return found
+    for read in (_boolean,) if kind in NUMERIC else _NARROWEST_FIRST:
+        try:
+            return [None if cell in _MISSING else read(cell) for cell in cells]
+        except (KeyError, ValueError):
+            continue
+    return found
+
+
+def _number_or_text(cell: str) -> Cell:
+    for read in (_whole, _real):
+        try:
+            return read(cell)
+        except ValueError:
+            continue
+    return cell
 
 
 def _boolean(cell: str) -> bool:

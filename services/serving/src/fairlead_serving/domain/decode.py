@@ -5,6 +5,7 @@ Columns that the signature does not know are left out, as MLflow does.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from fairlead_serving.domain.data import Columns, Layout, Raw, Request
@@ -35,7 +36,7 @@ def decode(payload: object, signature: Signature) -> Request:
     Raises:
         BadInputError: The payload is not of the signature.
     """
-    document, form = _only_form(payload)
+    document, form = only_form(payload)
     params = read_params(document.get("params"), signature.params)
     value = document[form]
     if signature.columns:
@@ -66,7 +67,12 @@ def decode_columns(columns: RawColumns, signature: Signature) -> Request:
     return _framed("csv", columns, signature, params)
 
 
-def _only_form(payload: object) -> tuple[Mapping[str, Any], str]:
+def only_form(payload: object) -> tuple[Mapping[str, Any], str]:
+    """Give a payload and the one form that it has.
+
+    Raises:
+        BadInputError: It is no object, or has no form, or several.
+    """
     wanted = f"exactly one of {', '.join(FORMATS)}"
     if not isinstance(payload, dict):
         raise BadInputError(f"The body must be a JSON object with {wanted}.")
@@ -144,13 +150,13 @@ def _named(columns: RawColumns, specs: Sequence[Column]) -> list[tuple[Name, Col
 def _is_given(columns: RawColumns, spec: Column) -> bool:
     values = columns.get(str(spec.name))
     if values is None and spec.required:
-        raise BadInputError(f"The column '{spec.name}' is missing.", spec.name)
+        raise missing_column(str(spec.name))
     return values is not None and is_given(spec, values)
 
 
 def _unnamed(columns: RawColumns, specs: Sequence[Column]) -> list[tuple[Name, Column]]:
     if len(columns) < len(specs):
-        raise BadInputError(f"The model takes {len(specs)} columns, not {len(columns)}.")
+        raise too_few_columns(len(columns), len(specs))
     return list(zip(columns, specs, strict=False))
 
 
@@ -185,11 +191,25 @@ def _split_columns(
 ) -> RawColumns:
     for row, values in enumerate(data):
         if len(values) != len(names):
-            raise BadInputError(
-                f"'{field}' has {len(values)} values in row {row}; {len(names)} are named.", field
-            )
+            raise row_length(field, row, len(values), len(names))
     columns = zip(names, zip(*data, strict=True), strict=True)
     return {name: cells for name, cells in columns if wanted is None or name in wanted}
+
+
+def missing_column(name: str) -> BadInputError:
+    """Say that a column is not there."""
+    return BadInputError(f"The column '{name}' is missing.", name)
+
+
+def too_few_columns(given: int, wanted: int) -> BadInputError:
+    """Say that columns without names are too few."""
+    return BadInputError(f"The model takes {wanted} columns, not {given}.")
+
+
+def row_length(field: str, row: int, values: int, names: int) -> BadInputError:
+    """Say that a row is shorter or longer than the others."""
+    message = f"'{field}' has {values} values in row {row}; {names} are named."
+    return BadInputError(message, field)
 
 
 def _rows(field: str, data: object) -> list[list[Any]]:
@@ -216,7 +236,7 @@ def _is_records(value: object) -> bool:
 
 
 def _columns_of_records(records: Any, wanted: Wanted = None) -> RawColumns:
-    names = dict.fromkeys(name for record in records for name in record)
+    names = dict.fromkeys(chain.from_iterable(records))
     return {
         name: [record.get(name) for record in records]
         for name in names

@@ -20,6 +20,7 @@ from fairlead_serving.domain.schemas import (
     rows_of,
     tensor_row_schema,
     tensor_schema,
+    tuple_of,
     value_schema,
 )
 from fairlead_serving.domain.signature import (
@@ -28,8 +29,8 @@ from fairlead_serving.domain.signature import (
     Signature,
 )
 
-_PREDICT = "MLflow"
-_PROCESS = "Process"
+_PREDICT = "mlflow"
+_PROCESS = "process"
 _TEXT: Schema = {"type": "string"}
 _REFUSALS = {
     "400": "The body is not of the protocol, or not of the model's signature; `field` says where.",
@@ -152,11 +153,14 @@ def _takes_csv(signature: Signature) -> bool:
 
 
 def _components(signature: Signature) -> Schema:
-    forms = _forms(signature)
-    names = {key: "".join(map(str.capitalize, key.split("_"))) for key in forms}
+    forms = {
+        "".join(map(str.capitalize, key.split("_"))): _form(key, schema)
+        for key, schema in _forms(signature).items()
+    }
+    payload = {"oneOf": [ref(name) for name in forms]} if len(forms) > 1 else forms.popitem()[1]
     schemas: Schema = {
-        "Payload": {"oneOf": [ref(name) for name in names.values()]},
-        **{names[key]: _form(key, schema) for key, schema in forms.items()},
+        "Payload": payload,
+        **forms,
         "Params": params_schema(signature.params),
         "Predictions": object_of(
             {"predictions": predictions_schema(signature.outputs)}, ["predictions"]
@@ -191,17 +195,13 @@ def _forms(signature: Signature) -> Mapping[str, Schema]:
 def _named_forms(signature: Signature) -> Mapping[str, Schema]:
     columns = signature.columns
     records = rows_of(ref("Record"))
-    values = [records, ref("Record")]
-    if all(isinstance(spec.type, Kind) for spec in columns):
-        # An object with lists is one row where lists are values, so this is not for those.
-        values.append(lists_schema(columns))
+    # Where lists are values, an object with lists is one row.
+    is_flat = all(isinstance(spec.type, Kind) for spec in columns)
+    values = [records, lists_schema(columns) if is_flat else ref("Record")]
     if len(columns) == 1 and isinstance(columns[0].type, Kind | ArrayOf):
         values.append(rows_of(value_schema(columns[0].type)))
-    names: Schema = {
-        "type": "array",
-        "const": [str(column.name) for column in columns],
-        "description": "In another order too, if the data have it.",
-    }
+    names = tuple_of([{"type": "string", "const": str(column.name)} for column in columns])
+    names["description"] = "In another order too, if the data have it."
     return {
         "dataframe_split": _split(names, signature) | {"required": ["columns", "data"]},
         "dataframe_records": records,
@@ -236,7 +236,7 @@ def _open_forms() -> Mapping[str, Schema]:
     """Describe the forms of a model without a signature, which has to check its input itself."""
     anything: Schema = {
         "anyOf": [
-            {"type": "array", "minItems": 1},
+            rows_of({}),
             {"type": ["object", "string", "number", "boolean"]},
         ]
     }

@@ -30,7 +30,7 @@ from fairlead_serving.domain.signature import (
 )
 from fairlead_serving.domain.v2 import DEFAULT_OUTPUT, DTYPES
 
-_TAG = "Open Inference Protocol"
+_TAG = "inference"
 _TEXT: Schema = {"type": "string"}
 _ROWS: Schema = {"type": "integer", "minimum": 1}
 _WHOLE = ("INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8")
@@ -83,7 +83,7 @@ def infer_components(name: str, version: str, signature: Signature) -> Schema:
     """
     inputs, outputs = _inputs(signature), _outputs(signature.outputs)
     return {
-        **{f"InferInput{number}": schema for number, schema in enumerate(inputs, 1)},
+        **{name: schema for variants in inputs for name, schema in variants.items()},
         **{f"InferOutput{number}": schema for number, schema in enumerate(outputs, 1)},
         "InferRequest": _request(signature),
         "InferRequestedOutput": _requested(signature.outputs),
@@ -149,7 +149,7 @@ def _state(operation: str, summary: str, schema: str) -> Schema:
 
 
 def _infer(operation: str, example: object) -> Schema:
-    binary: Schema = {"application/octet-stream": {}}
+    binary = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     good = answer("The outputs, one value or more for each row.", "InferResponse")
     good["content"] |= binary
     good["headers"] = {"Inference-Header-Content-Length": _LENGTH}
@@ -181,14 +181,23 @@ def _input_list(signature: Signature) -> Schema:
     if not signature.has_inputs:
         return rows_of(ref("InferInput1"))
     specs: Sequence[Column | Tensor] = signature.columns or signature.tensors
-    refs = [(ref(f"InferInput{number}"), spec) for number, spec in enumerate(specs, 1)]
-    required = [schema for schema, spec in refs if isinstance(spec, Tensor) or spec.required]
-    optional = [schema for schema, spec in refs if schema not in required]
+    refs = [_ref_to(variants) for variants in _inputs(signature)]
+    required = [
+        schema
+        for schema, spec in zip(refs, specs, strict=True)
+        if isinstance(spec, Tensor) or spec.required
+    ]
+    optional = [schema for schema in refs if schema not in required]
     if not optional:
         return tuple_of(required)
     lengths = {"minItems": max(len(required), 1), "maxItems": len(refs)}
     first = {"prefixItems": required} if required else {}
     return {"type": "array", **first, "items": {"oneOf": optional}, **lengths}
+
+
+def _ref_to(variants: Mapping[str, Schema]) -> Schema:
+    refs = [ref(name) for name in variants]
+    return refs[0] if len(refs) == 1 else {"anyOf": refs}
 
 
 def _parameters(params: Sequence[Param]) -> Schema:
@@ -197,14 +206,21 @@ def _parameters(params: Sequence[Param]) -> Schema:
     return object_of({**properties, "binary_data_output": binary}, [])
 
 
-def _inputs(signature: Signature) -> list[Schema]:
+def _inputs(signature: Signature) -> list[Mapping[str, Schema]]:
+    """Give the schemas of each input by name: one, or one for each way to say it."""
     if signature.tensors:
         is_only = len(signature.tensors) == 1
-        return [_tensor_input(spec, is_only=is_only) for spec in signature.tensors]
+        return [
+            {f"InferInput{number}": _tensor_input(spec, is_only=is_only)}
+            for number, spec in enumerate(signature.tensors, 1)
+        ]
     if signature.columns:
-        return [_column_input(spec) for spec in signature.columns]
+        return [
+            _column_inputs(f"InferInput{number}", spec)
+            for number, spec in enumerate(signature.columns, 1)
+        ]
     shape = rows_of({"type": "integer", "minimum": 1})
-    return [_input(_TEXT, shape, tuple(DTYPES), rows_of({}))]
+    return [{"InferInput1": _input(_TEXT, shape, tuple(DTYPES), rows_of({}))}]
 
 
 def _tensor_input(spec: Tensor, *, is_only: bool) -> Schema:
@@ -223,17 +239,21 @@ def _tensor_input(spec: Tensor, *, is_only: bool) -> Schema:
     )
 
 
-def _column_input(spec: Column) -> Schema:
+def _column_inputs(component: str, spec: Column) -> Mapping[str, Schema]:
     name, kind = _TEXT if spec.name is None else _one(spec.name), spec.type
-    text = {"type": "string", "contentMediaType": "application/json"}
-    nested = _input(name, tuple_of([_ROWS]), _BYTES, rows_of(text))
-    if isinstance(kind, ArrayOf) and isinstance(kind.items, Kind):
-        value = value_schema(kind)["items"]
-        data = {"anyOf": [rows_of(value), rows_of(rows_of(value))]}
-        lists = _input(name, tuple_of([_ROWS, _ROWS]), _TAKEN.get(kind.items, _BYTES), data)
-        return {"anyOf": [lists, nested]}
-    if not isinstance(kind, Kind):
-        return nested
+    if isinstance(kind, Kind):
+        return {component: _plain_input(name, kind)}
+    json: Schema = {"type": "string", "contentMediaType": "application/json"}
+    text = _input(name, tuple_of([_ROWS]), _BYTES, rows_of(json))
+    if not isinstance(kind, ArrayOf) or not isinstance(kind.items, Kind):
+        return {component: text}
+    value = value_schema(kind)["items"]
+    data = {"anyOf": [rows_of(value), rows_of(rows_of(value))]}
+    lists = _input(name, tuple_of([_ROWS, _ROWS]), _TAKEN.get(kind.items, _BYTES), data)
+    return {f"{component}AsLists": lists, f"{component}AsText": text}
+
+
+def _plain_input(name: Schema, kind: Kind) -> Schema:
     value = value_schema(kind)
     data = {"anyOf": [rows_of(value), rows_of(tuple_of([value]))]}
     shape = {"type": "array", "prefixItems": [_ROWS, {"type": "integer", "const": 1}]}

@@ -135,7 +135,10 @@ def lists_schema(columns: Sequence[Column]) -> Schema:
     """Describe a table as an object with a list for each column."""
     properties = {str(column.name): rows_of(column_schema(column)) for column in columns}
     required = [str(column.name) for column in columns if column.required]
-    schema = object_of(properties, required) | {"description": "The lists have one length."}
+    schema = object_of(properties, required) | {
+        "additionalProperties": False,
+        "description": "The lists have one length.",
+    }
     return schema if required else schema | {"minProperties": 1}
 
 

@@ -125,10 +125,19 @@ def check_array(field: str, values: Sequence[Any], shape: tuple[int, ...], spec:
         BadInputError: It is not of the shape or the type.
     """
     if not _fits(shape, spec):
-        raise BadInputError(
-            f"'{field}' must have the shape {list(spec.shape)}, not {list(shape)}.", field
-        )
+        raise wrong_shape(field, spec, shape)
     return Array(_read_items(field, values, spec.dtype), shape, spec.dtype)
+
+
+def wrong_shape(field: str, spec: Tensor, shape: Sequence[int]) -> BadInputError:
+    """Say that a tensor has another shape."""
+    message = f"'{field}' must have the shape {list(spec.shape)}, not {list(shape)}."
+    return BadInputError(message, field)
+
+
+def ragged_lists(field: str) -> BadInputError:
+    """Say that the lists of a tensor differ."""
+    return BadInputError(f"'{field}' has lists of different lengths or depths.", field)
 
 
 def _fits(shape: tuple[int, ...], spec: Tensor) -> bool:
@@ -167,7 +176,7 @@ def flatten(
         if len(lengths) > 1 or len(shape) == _MAX_DIMENSIONS:
             if ragged:
                 break
-            raise BadInputError(f"'{field}' has lists of different lengths or depths.", field)
+            raise ragged_lists(field)
         shape.append(lengths.pop())
         items = [value for item in items for value in item]
     return items, tuple(shape)
@@ -179,6 +188,11 @@ def whole_range(dtype: str) -> tuple[int, int] | None:
         return None
     sign, bits = _BITS[dtype]
     return (0, 2**bits - 1) if sign else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def check_item(field: str, value: object, spec: Tensor) -> None:
+    """Check one item of a tensor as `check_array` checks them all."""
+    _read_items(field, [value], spec.dtype)
 
 
 def _read_items(field: str, values: Sequence[Any], dtype: str) -> Sequence[Any]:

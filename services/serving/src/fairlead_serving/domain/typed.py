@@ -24,6 +24,8 @@ from fairlead_serving.domain.data import (
     TensorLayout,
     Tensors,
 )
+from fairlead_serving.domain.decode import only_form
+from fairlead_serving.domain.mistakes import refuse_mistake
 from fairlead_serving.domain.params import read_params
 from fairlead_serving.domain.scalars import FLOAT16_MAX, FLOAT32_MAX, RANGES
 from fairlead_serving.domain.signature import Column, Kind, Name, Signature, Tensor, ValueType
@@ -72,11 +74,16 @@ def _decode(
 ) -> Request | None:
     try:
         *values, params = astuple(decode(body))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except RecursionError:
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        refuse_mistake(body, error, signature)
         return None
     given = [pair for pair in zip(readers, values, strict=True) if pair[1] is not UNSET]
     if len(given) != 1:
-        return None
+        only_form(
+            {form: 0 for form, value in zip(_FORMS, values, strict=True) if value is not UNSET}
+        )
     read, value = given[0]
     checked = read_params(params, signature.params)
     data = read(value)

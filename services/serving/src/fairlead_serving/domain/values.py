@@ -15,7 +15,7 @@ MAY_NOT_MISS = frozenset({Kind.BOOLEAN, Kind.INTEGER, Kind.LONG, Kind.BINARY})
 
 
 def read_column(
-    field: str, values: Sequence[Any], kind: ValueType, *, required: bool = True
+    field: str, values: Sequence[Any], kind: ValueType, *, required: bool = True, first: int = 0
 ) -> Sequence[Any]:
     """Check the values of one column and give them in the type of the column.
 
@@ -25,6 +25,7 @@ def read_column(
         kind: The type that the signature asks for.
         required: Whether the signature asks for the column; a nested value of an optional one may
             be null.
+        first: The row of the first value, for messages.
 
     Returns:
         The values; a missing one is None.
@@ -33,10 +34,14 @@ def read_column(
         BadInputError: A value is not of that type.
     """
     rule = RULES.get(kind) if isinstance(kind, Kind) else None
-    if rule is not None and rule.as_is.issuperset(map(type, values)):
+    as_is = rule.as_is if rule else frozenset()
+    if as_is.issuperset(map(type, values)):
         return values
     found = []
-    for row, value in enumerate(values):
+    for row, value in enumerate(values, first):
+        if type(value) in as_is:  # One wrong value must not make all of them dear.
+            found.append(value)
+            continue
         try:
             found.append(rule.read(value) if rule else read_nested(value, kind, required=required))
         except RefusedError as error:

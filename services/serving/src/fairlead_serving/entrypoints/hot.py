@@ -44,6 +44,7 @@ _JSON = b"application/json"
 _CSV = b"text/csv"
 _BINARY = b"application/octet-stream"
 _JSON_LENGTH = b"inference-header-content-length"
+_DIGITS = 18
 _LONG = 256 * 1024
 """Bodies above so many bytes are read in a thread, lest they hold the probes up."""
 _PATIENCE = 10
@@ -276,7 +277,7 @@ def _json_length(headers: Headers) -> int | None:
     given = header(headers, _JSON_LENGTH)
     if not given:
         return None
-    if not given.isdigit():
+    if not given.isdigit() or len(given) > _DIGITS:
         raise BadInputError(f"{_JSON_LENGTH.decode()} must be a number.")
     return int(given)
 

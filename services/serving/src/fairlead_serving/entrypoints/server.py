@@ -25,7 +25,7 @@ from fairlead_serving.entrypoints.hot import HotPath
 from fairlead_serving.entrypoints.http import create_app
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
-from fairlead_serving.entrypoints.transport import HotProtocol
+from fairlead_serving.entrypoints.transport import HotProtocol, PlainProtocol
 from fairlead_serving.entrypoints.watches import Watch, open_watches
 from fairlead_serving.entrypoints.wiring import LayerNeededError, fetch_and_load
 
@@ -150,7 +150,7 @@ def _config(app: HotPath, tracing: "Tracing | None") -> uvicorn.Config:
         tracing.around(app) if tracing else app,
         access_log=False,
         # A span is made around an ASGI application, so that all goes through it then.
-        http="httptools" if tracing else HotProtocol,
+        http=PlainProtocol if tracing else HotProtocol,
         proxy_headers=False,
         log_config=None,
         lifespan="off",

@@ -10,8 +10,16 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from fairlead_serving.domain.answers import Answer
+from fairlead_serving.domain.answers import Answer, answer_error
+from fairlead_serving.domain.errors import BadInputError
 from fairlead_serving.entrypoints.hot import HotPath, Route
+
+_REFUSED = b"""HTTP/1.1 400 Bad Request\r
+content-type: application/json\r
+content-length: %d\r
+connection: close\r
+\r
+"""
 
 
 class _Nobody:
@@ -37,7 +45,21 @@ class _Call:
         self.parts: list[bytes] = []
 
 
-class HotProtocol(HttpToolsProtocol):
+class PlainProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, which refuses what is not HTTP in the form of every other error."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse and close.
+
+        Args:
+            msg: What uvicorn would say, as plain text.
+        """
+        refusal = answer_error(BadInputError(msg))
+        self.transport.write(_REFUSED % len(refusal.body) + refusal.body)
+        self.transport.close()
+
+
+class HotProtocol(PlainProtocol):
     """uvicorn's protocol, which answers the short requests of a `HotPath` itself.
 
     All else goes uvicorn's own way: other paths, long bodies, chunked ones, pipelined requests
