@@ -16,6 +16,7 @@ from fairlead_serving.protocol import open_inference_pb2 as pb
 
 CLIENTS = Path(sys.prefix).parent / ".venv-clients" / "bin" / "python"
 SCRIPT = Path(__file__).with_name("other_clients.py")
+GENERATE = Path(__file__).with_name("generated_client.py")
 ROWS = {"hour": [1.5, 2.5], "day": [2, 3], "late": [0, 1]}
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -40,10 +41,13 @@ def server(
 def _ask(library: str, server: tuple[Any, int]) -> Mapping[str, Any]:
     """Have a library ask; give what it got over HTTP and over gRPC."""
     running, grpc_port = server
+    return _run(SCRIPT, library, str(httpx.URL(running.url).port), str(grpc_port))
+
+
+def _run(script: Path, *arguments: str) -> Mapping[str, Any]:
     assert CLIENTS.exists(), "make .venv-clients/.installed installs the client libraries"
-    command = [str(CLIENTS), "-W", "ignore", str(SCRIPT), library]
     done = subprocess.run(
-        [*command, str(httpx.URL(running.url).port), str(grpc_port)],
+        [str(CLIENTS), "-W", "ignore", str(script), *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -84,6 +88,20 @@ def test_kserve_clients(server: tuple[Any, int], expected: list[float]) -> None:
     """KServe's own library gets the predictions by both protocols."""
     wanted = {"live": True, "ready": True, "predictions": expected}
     assert _ask("kserve", server) == {"http": wanted, "grpc": wanted}
+
+
+def test_generated_client(server: tuple[Any, int], expected: list[float], tmp_path: Path) -> None:
+    """A client generated from the document predicts with typed models and gets typed errors."""
+    found = _run(GENERATE, server[0].url, str(tmp_path))
+    assert found["types"] == ["Predictions", "Error", "InferResponse", "InferError"]
+    assert found["predictions"] == expected
+    assert found["refused"] == [400, "BAD_REQUEST", "late"]
+    assert (found["outputs"], found["id"]) == ([["output-1", expected]], "7")
+    assert found["lacking"] == "The input 'late' is missing."
+    assert found["inputs"] == ["hour", "day", "late"]
+    # CSV is beyond this generator; it says so, and about nothing else.
+    assert "Unsupported content type text/csv" in found["generator"]
+    assert "Endpoint will not be generated" not in found["generator"]
 
 
 @pytest.mark.parametrize(
