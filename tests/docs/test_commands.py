@@ -42,7 +42,8 @@ PARSERS: Mapping[str, Callable[[], argparse.ArgumentParser]] = {
 }
 OTHERS = {
     *(".", "cat", "cd", "curl", "cut", "echo", "export", "git", "grep", "tail", "tr"),
-    *("argocd", "flux", "kind", "locust", "mlflow", "openssl", "pytest", "python", "skaffold"),
+    *("argocd", "flux", "kind", "locust", "mlflow", "openapi-python-client", "openssl"),
+    *("pip", "pytest", "python", "skaffold"),
 }
 """Programs that are not ours; any other word at a command's start is a mistake."""
 
