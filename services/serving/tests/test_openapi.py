@@ -105,7 +105,7 @@ def test_all_that_is_read_answers_as_described(name: str) -> None:
 def test_what_is_not_ready_answers_as_described(path: str, state: Mapping[str, Any]) -> None:
     """A 503 is in the document too."""
     document = _document(Client())
-    answer = Client(**state).send("GET", path)
+    answer = Client(state=state).send("GET", path)
     assert answer.status_code == 503
     _check_answer(document, path, answer)
 
@@ -117,7 +117,7 @@ def test_what_needs_the_model_says_when_to_come_back(path: str) -> None:
     """While the model is loaded, its paths answer a described 503 with Retry-After."""
     document = _document(Client())
     method = "POST" if path.endswith("infer") else "GET"
-    answer = Client(served=None).send(method, path)
+    answer = Client(state={"served": None}).send(method, path)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     _check_answer(document, path, answer)
 

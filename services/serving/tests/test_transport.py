@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import uvicorn
 from serving_asgi import COLUMNS
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fairlead_serving.adapters.metrics import Metrics
 from fairlead_serving.app.lane import Lane, Limits
@@ -23,7 +22,7 @@ from fairlead_serving.domain.data import Data
 from fairlead_serving.entrypoints.http import create_app
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
-from fairlead_serving.entrypoints.transport import HotProtocol
+from fairlead_serving.entrypoints.transport import HotProtocol, PlainProtocol
 
 LIMIT = 10.0
 PATHS = ("/invocations", "/invocations?a=1")  # By the short way, and by uvicorn's.
@@ -155,7 +154,7 @@ CASES: dict[str, tuple[list[bytes], list[int]]] = {
     "no JSON": ([GOOD.replace(b"{", b"[", 1), GOOD], [400, 200]),
     "an unknown content type": ([GOOD.replace(b"/json", b"/jsom"), GOOD], [415, 200]),
     "an empty body": ([HEAD + b"Content-Length: 0\r\n\r\n"], [400]),
-    "another method": ([GOOD.replace(b"POST", b"PUT")], [404]),
+    "another method": ([GOOD.replace(b"POST", b"PUT")], [405]),
     "the other protocol": (
         [
             _post(7, path="/v2/models/flights/infer"),
@@ -179,7 +178,7 @@ def test_short_way_answers_as_uvicorn_does(case: str) -> None:
     async def ask(stack: Stack) -> list[bytes]:
         return await _answers(stack, parts, len(statuses))
 
-    ours, theirs = _run(HotProtocol, ask), _run(HttpToolsProtocol, ask)
+    ours, theirs = _run(HotProtocol, ask), _run(PlainProtocol, ask)
     assert [int(answer.split()[1]) for answer in ours] == statuses
     assert _sorted_heads(ours) == _sorted_heads(theirs)
 

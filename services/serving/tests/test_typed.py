@@ -198,6 +198,13 @@ def test_mistake_in_a_record_is_told_alike(form: str, rows: Any) -> None:
         )
     ]
     + [
+        pytest.param(
+            FLAT, {"dataframe_split": {"columns": names, "data": [[1, 2]]}}, id=f"columns {names}"
+        )
+        for names in (["hour", "gate"], [["hour"], {}], "hour", {"hour": 1})
+    ]
+    + [
+        pytest.param(FLAT, {"dataframe_split": {"data": [[1, 2]]}}, id="no columns"),
         pytest.param(UNNAMED, {"inputs": [[1, 2], [3, "x"]]}, id="rows"),
         pytest.param(UNNAMED, {"inputs": [[1, 2], [3, 4, 5]]}, id="a long row"),
         pytest.param(UNNAMED, {"inputs": [[1], [3]]}, id="short rows"),

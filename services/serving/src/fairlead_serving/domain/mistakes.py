@@ -128,10 +128,9 @@ def _refuse_lacking(body: bytes, row: int, name: str, signature: Signature) -> N
 def _refuse_split(split: _Split, rest: str, signature: Signature) -> None:
     if split.columns == list(signature.column_names):
         _refuse_row("dataframe_split", split.data, rest.removeprefix(".data"), signature)
-    else:
-        given = set(split.columns)
+    elif isinstance(split.columns, list) and all(isinstance(name, str) for name in split.columns):
         for spec in signature.columns:
-            if spec.required and spec.name not in given:
+            if spec.required and spec.name not in split.columns:
                 raise missing_column(str(spec.name))
 
 

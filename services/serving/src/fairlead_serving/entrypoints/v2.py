@@ -11,6 +11,7 @@ from starlette.responses import Response
 from fairlead_serving.adapters.outputs import describe
 from fairlead_serving.domain.answers import answer_v2_error
 from fairlead_serving.domain.errors import RequestError, UnknownModelError
+from fairlead_serving.domain.v2 import DEFAULT_OUTPUT
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
 
@@ -54,7 +55,7 @@ def model_metadata(settings: Settings, state: State) -> dict[str, Any]:
         "versions": [settings.v2_version],
         "platform": "mlflow",
         "inputs": describe([*signature.columns, *signature.tensors], "input-1"),
-        "outputs": describe(signature.outputs, "output-1"),
+        "outputs": describe(signature.outputs, DEFAULT_OUTPUT),
     }
 
 
