@@ -144,7 +144,7 @@ CASES = {
     ),
     "fixed": Case(
         Signature(tensors=(Tensor("x", "str", (2, -1)),), outputs=_ZEROS),
-        {"inputs": {"x": [["a", "b"], ["c", None]]}},
+        {"inputs": {"x": [["a", "b"], ["c", ""]]}},
     ),
     "no signature": Case(Signature(), {"inputs": [[1, 2.5], [3, 4]]}),
     "no signature, a frame": Case(

@@ -159,9 +159,11 @@ def _refuse_item(body: bytes, form: str, rest: str, signature: Signature) -> Non
     found = _TENSOR.fullmatch(rest)
     if found is None or form.startswith("dataframe"):
         return
-    specs = {str(spec.name): spec for spec in signature.tensors}
+    specs = {spec.name: spec for spec in signature.tensors}
     name = found[1]
-    spec = signature.tensors[0] if name is None else specs[name]
+    if name not in specs:  # MLflow takes named tensors without an object around them too.
+        return
+    spec = specs[name]
     rows = getattr(_rows(body), form) if name is None else _list(getattr(_named(body), form)[name])
     place = [int(index) for index in re.findall(r"\d+", found[2])]
     if len(place) == len(spec.shape):

@@ -122,6 +122,7 @@ class HotPath:
             return
         exchange = self._begin(route, scope["headers"])
         try:
+            self._state.loaded()
             exchange = exchange._replace(body=await self._body(receive))
             answer = await self._answer(exchange, receive)
         except Exception as error:  # noqa: BLE001  # Whatever it is, it has an answer.
