@@ -23,7 +23,6 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-PINS = ["scikit-learn", "mlflow"]
 NUMBERS = pd.DataFrame({"hour": np.arange(60.0), "day": np.arange(60), "late": np.arange(60) % 3})
 LABELS = np.arange(60) % 2
 MIXED = pd.DataFrame(
@@ -34,6 +33,11 @@ MIXED = pd.DataFrame(
         "when": pd.date_range("2013-01-01", periods=60),
     }
 )
+ROWS = NUMBERS.head(5)
+SPLIT = {"dataframe_split": ROWS.to_dict(orient="split")}
+SIGNATURE = infer_signature(NUMBERS, LABELS * 1.0)
+RIDGE = Ridge().fit(NUMBERS, LABELS)
+PICKLED = {"serialization_format": "cloudpickle"}
 
 
 class Raising:
@@ -99,131 +103,138 @@ class Nested(mlflow.pyfunc.PythonModel):
         return [repr(row) for row in model_input.to_dict(orient="records")]
 
 
-def save_nested(root: Path) -> None:
-    """Save a model whose columns hold lists and objects."""
+class Models:
+    """A folder of models, and what MLflow predicts with them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.expected = {}
+
+    def keep(self, name: str, data=ROWS, payload=SPLIT) -> None:
+        """Write down what MLflow predicts."""
+        predictions = mlflow.pyfunc.load_model(self.path(name)).predict(data)
+        listed = np.asarray(predictions).tolist()
+        self.expected[name] = {"payload": payload, "predictions": listed}
+
+    def path(self, name: str) -> str:
+        """Name the folder of a model."""
+        return str(self.root / name)
+
+    def sklearn(self, name: str, model, signature=SIGNATURE, **options) -> None:
+        """Save a model as scikit-learn's."""
+        options = {"pip_requirements": ["scikit-learn", "mlflow"], **PICKLED, **options}
+        mlflow.sklearn.save_model(model, self.path(name), signature=signature, **options)
+
+
+def save_formats(models: Models) -> None:
+    """Save a scikit-learn model in each format."""
+    models.sklearn("cloudpickle", RIDGE, input_example=ROWS.head(2))
+    models.keep("cloudpickle")
+    models.sklearn("skops", RIDGE, serialization_format="skops")
+    models.keep("skops")
+    boosted = xgboost.XGBRegressor(n_estimators=2)
+    models.sklearn(
+        "foreign",
+        make_pipeline(StandardScaler(), boosted).fit(NUMBERS, LABELS),
+        serialization_format="skops",
+        skops_trusted_types=["xgboost.core.Booster", "xgboost.sklearn.XGBRegressor"],
+    )
+
+
+def save_sklearn(models: Models) -> None:
+    """Save scikit-learn models of several signatures."""
+    boosted = HistGradientBoostingClassifier(max_iter=5).fit(NUMBERS, LABELS)
+    models.sklearn(
+        "proba",
+        boosted,
+        infer_signature(NUMBERS, boosted.predict_proba(NUMBERS)),
+        pyfunc_predict_fn="predict_proba",
+        serialization_format="pickle",
+    )
+    models.keep("proba")
+    models.sklearn("unsigned", Ridge().fit(NUMBERS.to_numpy(), LABELS), None)
+    models.keep("unsigned", ROWS.to_numpy(), {"inputs": ROWS.to_numpy().tolist()})
+    encoder = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore"), ["carrier"]),
+        ("passthrough", ["distance", "holiday"]),
+    )
+    pipeline = make_pipeline(encoder, Ridge()).fit(MIXED, LABELS)
+    models.sklearn("mixed", pipeline, infer_signature(MIXED, LABELS * 1.0))
+    records = json.loads(MIXED.head(4).to_json(orient="records", date_format="iso"))
+    for record in records:
+        record["when"] = record["when"].removesuffix("Z")
+    models.keep("mixed", MIXED.head(4), {"dataframe_records": records})
+
+
+def save_xgboost(models: Models) -> None:
+    """Save a booster and a classifier."""
+    booster = xgboost.train({"max_depth": 2}, xgboost.DMatrix(NUMBERS, LABELS), 3)
+    mlflow.xgboost.save_model(
+        booster,
+        models.path("booster"),
+        signature=infer_signature(NUMBERS, booster.predict(xgboost.DMatrix(NUMBERS))),
+        input_example=ROWS.head(1),
+        pip_requirements=["xgboost"],
+    )
+    models.keep("booster")
+    mlflow.xgboost.save_model(
+        xgboost.XGBClassifier(n_estimators=3).fit(NUMBERS.to_numpy(), LABELS),
+        models.path("tensor"),
+        signature=infer_signature(NUMBERS.to_numpy(), LABELS),
+        pip_requirements=["xgboost"],
+    )
+    models.keep("tensor", ROWS.to_numpy(), {"inputs": ROWS.to_numpy().tolist()})
+
+
+def save_lightgbm(models: Models) -> None:
+    """Save a regressor, its booster and a classifier of words."""
+    trees = {"n_estimators": 3, "min_child_samples": 2, "verbose": -1}
+    regressor = lightgbm.LGBMRegressor(**trees).fit(NUMBERS, LABELS)
+    words = lightgbm.LGBMClassifier(**trees).fit(NUMBERS, np.where(LABELS, "late", "on time"))
+    for name, model, signature in (
+        ("light", regressor, SIGNATURE),
+        ("light_booster", regressor.booster_, SIGNATURE),
+        ("light_words", words, infer_signature(NUMBERS, np.array(["late"]))),
+    ):
+        mlflow.lightgbm.save_model(
+            model, models.path(name), signature=signature, pip_requirements=["lightgbm"]
+        )
+        models.keep(name)
+
+
+def save_pyfunc(models: Models) -> None:
+    """Save models of no library, of which one has columns of lists and objects."""
+    mlflow.pyfunc.save_model(
+        models.path("pyfunc"),
+        python_model=Scaling(),
+        signature=infer_signature(NUMBERS, LABELS * 1.0, params={"factor": 2.0}),
+        pip_requirements=["mlflow"],
+    )
+    models.keep("pyfunc")
     moment = Object([Property("n", DataType.integer), Property("when", DataType.datetime)])
     columns = [ColSpec(Array(DataType.float), "list"), ColSpec(moment, "moment")]
     mlflow.pyfunc.save_model(
-        str(root / "nested"),
+        models.path("nested"),
         python_model=Nested(),
         signature=ModelSignature(inputs=Schema(columns)),
         pip_requirements=["mlflow"],
     )
 
 
+def save_odd(models: Models) -> None:
+    """Save models that fail, are slow, call others or lack something."""
+    for model in (Raising(), Slow(), Plain(), Calling(), Importing()):
+        models.sklearn(type(model).__name__.lower(), model)
+    (models.root / "importing" / "serving_input_example.json").write_text(json.dumps(SPLIT))
+    models.sklearn("unmet", RIDGE, pip_requirements=["scikit-learn==0.1", "nobody-has-this"])
+
+
 def save(root: Path) -> None:
     """Save every model, and write down what MLflow predicts with it."""
-    expected = {}
-
-    def keep(name: str, data, payload) -> None:
-        predictions = mlflow.pyfunc.load_model(str(root / name)).predict(data)
-        expected[name] = {"payload": payload, "predictions": np.asarray(predictions).tolist()}
-
-    def sklearn(name: str, model, data, signature, **options) -> None:
-        options.setdefault("pip_requirements", PINS)
-        mlflow.sklearn.save_model(model, str(root / name), signature=signature, **options)
-
-    rows = NUMBERS.head(5)
-    split = {"dataframe_split": rows.to_dict(orient="split")}
-    numbers = infer_signature(NUMBERS, LABELS * 1.0)
-    ridge = Ridge().fit(NUMBERS, LABELS)
-    pickled = {"serialization_format": "cloudpickle"}
-
-    sklearn("cloudpickle", ridge, NUMBERS, numbers, input_example=rows.head(2), **pickled)
-    keep("cloudpickle", rows, split)
-    sklearn("skops", ridge, NUMBERS, numbers, serialization_format="skops")
-    keep("skops", rows, split)
-    foreign = ["xgboost.core.Booster", "xgboost.sklearn.XGBRegressor"]
-    sklearn(
-        "foreign",
-        make_pipeline(StandardScaler(), xgboost.XGBRegressor(n_estimators=2)).fit(NUMBERS, LABELS),
-        NUMBERS,
-        numbers,
-        serialization_format="skops",
-        skops_trusted_types=foreign,
-    )
-    boosted = HistGradientBoostingClassifier(max_iter=5).fit(NUMBERS, LABELS)
-    sklearn(
-        "proba",
-        boosted,
-        NUMBERS,
-        infer_signature(NUMBERS, boosted.predict_proba(NUMBERS)),
-        pyfunc_predict_fn="predict_proba",
-        serialization_format="pickle",
-    )
-    keep("proba", rows, split)
-    sklearn("unsigned", Ridge().fit(NUMBERS.to_numpy(), LABELS), NUMBERS, None, **pickled)
-    keep("unsigned", rows.to_numpy(), {"inputs": rows.to_numpy().tolist()})
-
-    pipeline = make_pipeline(
-        make_column_transformer(
-            (OneHotEncoder(handle_unknown="ignore"), ["carrier"]),
-            ("passthrough", ["distance", "holiday"]),
-        ),
-        Ridge(),
-    ).fit(MIXED, LABELS)
-    sklearn("mixed", pipeline, MIXED, infer_signature(MIXED, LABELS * 1.0), **pickled)
-    records = json.loads(MIXED.head(4).to_json(orient="records", date_format="iso"))
-    for record in records:
-        record["when"] = record["when"].removesuffix("Z")
-    keep("mixed", MIXED.head(4), {"dataframe_records": records})
-
-    booster = xgboost.train({"max_depth": 2}, xgboost.DMatrix(NUMBERS, LABELS), 3)
-    output = booster.predict(xgboost.DMatrix(NUMBERS))
-    mlflow.xgboost.save_model(
-        booster,
-        str(root / "booster"),
-        signature=infer_signature(NUMBERS, output),
-        input_example=rows.head(1),
-        pip_requirements=["xgboost"],
-    )
-    keep("booster", rows, split)
-    classifier = xgboost.XGBClassifier(n_estimators=3).fit(NUMBERS.to_numpy(), LABELS)
-    mlflow.xgboost.save_model(
-        classifier,
-        str(root / "tensor"),
-        signature=infer_signature(NUMBERS.to_numpy(), LABELS),
-        pip_requirements=["xgboost"],
-    )
-    keep("tensor", rows.to_numpy(), {"inputs": rows.to_numpy().tolist()})
-
-    trees = {"n_estimators": 3, "min_child_samples": 2, "verbose": -1}
-    boosted_light = lightgbm.LGBMRegressor(**trees).fit(NUMBERS, LABELS)
-    for name, model in (("light", boosted_light), ("light_booster", boosted_light.booster_)):
-        mlflow.lightgbm.save_model(
-            model, str(root / name), signature=numbers, pip_requirements=["lightgbm"]
-        )
-        keep(name, rows, split)
-    mlflow.lightgbm.save_model(
-        lightgbm.LGBMClassifier(**trees).fit(NUMBERS, np.where(LABELS, "late", "on time")),
-        str(root / "light_words"),
-        signature=infer_signature(NUMBERS, np.array(["late"])),
-        pip_requirements=["lightgbm"],
-    )
-    keep("light_words", rows, split)
-    mlflow.pyfunc.save_model(
-        str(root / "pyfunc"),
-        python_model=Scaling(),
-        signature=infer_signature(NUMBERS, LABELS * 1.0, params={"factor": 2.0}),
-        pip_requirements=["mlflow"],
-    )
-    keep("pyfunc", rows, split)
-
-    for name, model in (
-        ("raising", Raising()),
-        ("slow", Slow()),
-        ("plain", Plain()),
-        ("calling", Calling()),
-    ):
-        sklearn(name, model, NUMBERS, numbers, **pickled)
-    sklearn("importing", Importing(), NUMBERS, numbers, **pickled)
-    example = {"dataframe_split": rows.to_dict(orient="split")}
-    (root / "importing" / "serving_input_example.json").write_text(json.dumps(example))
-    sklearn(
-        "unmet", ridge, NUMBERS, numbers, pip_requirements=["scikit-learn==0.1", "nobody-has-this"]
-    )
-    (root / "expected.json").write_text(json.dumps(expected))
+    models = Models(root)
+    for part in (save_formats, save_sklearn, save_xgboost, save_lightgbm, save_pyfunc, save_odd):
+        part(models)
+    (root / "expected.json").write_text(json.dumps(models.expected))
 
 
 save(Path(sys.argv[1]))
-save_nested(Path(sys.argv[1]))
