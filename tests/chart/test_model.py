@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from fairlead_rollout.adapters.schema import complete_manifest, read_spec, served_model_schema
-from fairlead_serving.domain.openapi import build_openapi
+from fairlead_serving.domain.openapi import Subject, build_openapi
 from fairlead_serving.domain.signature import Column, Kind, Signature
 from fairlead_training.entrypoints import cli as training_cli
 
@@ -253,7 +253,15 @@ def description(example: object) -> Object:
     """A model's description, as its serving process writes it."""
     column = Column(name="hour", type=Kind.LONG, required=True)
     signature = Signature(columns=(column,), tensors=(), params=(), outputs=())
-    return build_openapi("m", "3", signature, example)
+    subject = Subject(
+        name="m",
+        version="3",
+        signature=signature,
+        example=example,
+        max_body_bytes=10_000_000,
+        max_rows=1_000,
+    )
+    return build_openapi(subject)
 
 
 @pytest.fixture
