@@ -231,7 +231,8 @@ class Gateway(BaseHTTPRequestHandler):
         """Predict."""
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.asked.append(asked)
-        rows = len(asked["dataframe_split"]["data"]) if self.rows is None else self.rows
+        given = asked.get("dataframe_records") or asked["dataframe_split"]["data"]
+        rows = len(given) if self.rows is None else self.rows
         self._answer(self.status, {"predictions": [0.5] * rows})
 
     def _answer(self, status: int, content: Object) -> None:
@@ -302,7 +303,8 @@ def test_the_test_sends_the_models_own_example(gateway: tuple[str, type[Gateway]
     url, handler = gateway
     code, text = ask(url)
 
-    assert (code, handler.asked) == (0, [EXAMPLE])
+    # The description has it row by row, however the model was logged.
+    assert (code, handler.asked) == (0, [{"dataframe_records": [{"hour": 17}, {"hour": 18}]}])
     assert "version 3 (stable) answered" in text
 
 
