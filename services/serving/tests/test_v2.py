@@ -9,7 +9,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving_asgi import Client
+from serving_asgi import COLUMNS, Client
 
 from fairlead_serving.adapters.outputs import to_outputs
 from fairlead_serving.domain.data import Columns, Records, Tensors
@@ -26,6 +26,7 @@ from fairlead_serving.domain.signature import (
 from fairlead_serving.domain.v2 import Infer, read_infer
 
 MATRIX = Signature(tensors=(Tensor(None, "float64", (-1, 2)),))
+ONE_WIDE = Signature(tensors=(Tensor(None, "float64", (-1, 1)),))
 NAMED = Signature(
     columns=(
         Column("hour", Kind.DOUBLE),
@@ -385,3 +386,12 @@ def _outcome(body: bytes, json_length: int, signature: Signature) -> Infer | Bad
         return read_infer(body, json_length, signature)
     except BadInputError as error:
         return error
+
+
+@pytest.mark.parametrize("datatype", ["FP64", "FP16", "INT64", "UINT64", "BOOL"])
+@pytest.mark.parametrize("signature", [COLUMNS, ONE_WIDE], ids=["columns", "tensor"])
+def test_number_of_endless_digits_is_refused(datatype: str, signature: Signature) -> None:
+    """A whole number that no type can hold is the caller's mistake and not the model's."""
+    tensor = {"name": "hour", "shape": [1, 1], "datatype": datatype, "data": [10**400]}
+    answer = Client(signature=signature).post({"inputs": [tensor]}, path="/v2/models/flights/infer")
+    assert answer.status_code == 400

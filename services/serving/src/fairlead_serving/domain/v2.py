@@ -21,6 +21,7 @@ import orjson
 from fairlead_serving.domain.data import Array, Columns, Data, Layout, Records, Request
 from fairlead_serving.domain.errors import BadInputError
 from fairlead_serving.domain.params import read_params
+from fairlead_serving.domain.scalars import FLOAT64_MAX
 from fairlead_serving.domain.signature import (
     ArrayOf,
     Column,
@@ -251,8 +252,16 @@ def _check_whole(tensor: Input) -> None:
     has_infinity = tensor.datatype in _REALS and (
         math.inf in tensor.values or -math.inf in tensor.values
     )
-    if has_infinity:  # JSON has no word for it.
+    # JSON has no word for infinity, but it may write a whole number with as many digits.
+    if has_infinity or any(
+        type(value) is int and abs(value) > FLOAT64_MAX for value in _whole(tensor)
+    ):
         raise BadInputError(f"'{tensor.field}' has a value that is not finite.", tensor.field)
+
+
+def _whole(tensor: Input) -> Sequence[Any]:
+    """Give the values if a whole number is among them; to look through all others costs time."""
+    return tensor.values if int in set(map(type, tensor.values)) else ()
 
 
 def unpack(field: str, datatype: str, data: bytes) -> Sequence[Any]:
