@@ -18,7 +18,7 @@ import uvloop
 from fairlead_serving.adapters.arrays import Arrays
 from fairlead_serving.adapters.metrics import Metrics
 from fairlead_serving.app.lane import Lane, Limits
-from fairlead_serving.app.ports import ModelFolder
+from fairlead_serving.app.ports import ModelFolder, Predictor
 from fairlead_serving.app.serving import Served
 from fairlead_serving.domain.data import Data
 from fairlead_serving.domain.signature import Column, Kind, Param, Signature
@@ -41,7 +41,7 @@ EXAMPLE = {"dataframe_records": [{"hour": 1.5, "gate": "B"}]}
 class Fake:
     """Answers with what it was made with; raises it when it is an exception."""
 
-    is_compiled = False
+    predictor = Predictor.OWN
     is_rowwise = True
 
     def __init__(self, answer: object) -> None:

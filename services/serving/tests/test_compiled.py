@@ -52,8 +52,9 @@ from fairlead_serving.adapters.compiled import (
     convert_model,
     find_difference,
 )
+from fairlead_serving.adapters.metrics import Metrics
 from fairlead_serving.adapters.sklearn import _SklearnModel
-from fairlead_serving.app.ports import ModelFolder
+from fairlead_serving.app.ports import ModelFolder, Predictor
 from fairlead_serving.domain.data import Array, Columns, Data, Layout, Records, Tensors
 from fairlead_serving.domain.errors import CannotLoadError
 from fairlead_serving.domain.signature import Column, Kind, Signature, Tensor
@@ -472,8 +473,71 @@ def test_compiled_model_that_differs_is_dropped(caplog: pytest.LogCaptureFixture
     model = _SklearnModel(odd, "predict")
     with caplog.at_level(logging.WARNING):
         model.compile(ModelFolder(path=Path(), flavors={}, signature=NUMERIC))
-    assert not model.is_compiled
+    assert model.predictor is Predictor.DROPPED
     assert "differs" in caplog.text
+
+
+class _NeverTaking:
+    """Leaves every row to the model."""
+
+    shape = compile_model(Ridge().fit(FRAME[NUMBERS], VALUES), "predict", NUMERIC).shape
+    tolerance = 0.0
+
+    def predict(self, data: Data) -> Any:
+        raise NotTakenError
+
+
+def test_what_takes_no_row_is_not_taken_for_the_same() -> None:
+    """Nothing was compared, so nothing is known."""
+    estimator = Ridge().fit(FRAME[NUMBERS], VALUES)
+    own = _Own(estimator, "predict")
+    assert "took none" in find_difference(_NeverTaking(), own, estimator, NUMERIC, None)
+
+
+def test_private_name_that_is_gone_costs_speed_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another scikit-learn may lack what the compiled form calls."""
+    boosted = GradientBoostingRegressor(n_estimators=5).fit(FRAME[NUMBERS], VALUES)
+    expected = boosted.predict(FRAME[NUMBERS][:1])
+    monkeypatch.delattr("sklearn.ensemble._gb.BaseGradientBoosting._raw_predict_init")
+    monkeypatch.setattr(boosted, "predict", lambda rows: expected[: len(rows)], raising=False)
+    model = _SklearnModel(boosted, "predict")
+    with caplog.at_level(logging.WARNING):
+        model.compile(ModelFolder(path=Path(), flavors={}, signature=NUMERIC))
+    assert model.predictor is Predictor.DROPPED
+    assert "AttributeError" in caplog.text
+    row = [list(FRAME[NUMBERS].iloc[0])]
+    assert np.asarray(model.predict(_data(row, NUMERIC), {})).tolist() == expected.tolist()
+
+
+def test_compiled_model_that_fails_on_a_request_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The request is answered by the model itself, and so are all that follow."""
+    estimator = Ridge().fit(FRAME[NUMBERS], VALUES)
+    model = _SklearnModel(estimator, "predict")
+    model.compile(ModelFolder(path=Path(), flavors={}, signature=NUMERIC))
+
+    def fail(_data: Data) -> Any:
+        raise OverflowError
+
+    monkeypatch.setattr(model._replacement, "predict", fail)
+    data = _data([[30, 100.0, 1.0]], NUMERIC)
+    expected = _Own(estimator, "predict")(data).tolist()
+    with caplog.at_level(logging.WARNING):
+        assert np.asarray(model.predict(data, {})).tolist() == expected
+    assert model.predictor is Predictor.DROPPED
+    assert "OverflowError" in caplog.text
+
+
+def test_metrics_tell_a_dropped_model_from_one_nobody_compiles() -> None:
+    """So that an alert can wait for the first."""
+    metrics = Metrics("delay", "4")
+    assert b"predictor" not in metrics.render()
+    metrics.predictor = lambda: Predictor.DROPPED
+    found = 'fairlead_serving_predictor{model="delay",predictor="dropped",version="4"} 1.0'
+    assert found in metrics.render().decode()
 
 
 def test_model_raises_where_it_would(
@@ -483,7 +547,7 @@ def test_model_raises_where_it_would(
     estimator, method, signature = fitted("linear")
     model = _SklearnModel(estimator, method)
     model.compile(ModelFolder(path=Path(), flavors={}, signature=signature))
-    assert model.is_compiled
+    assert model.predictor is Predictor.COMPILED
     with pytest.raises(ValueError, match="NaN"):
         model.predict(_data([[30, None, 1.0]], signature), {})
 
@@ -530,7 +594,7 @@ def test_models_that_are_not_compiled_can_be_converted() -> None:
     estimator = make_pipeline(StandardScaler(), SVC()).fit(FRAME[NUMBERS], TWO)
     model = _SklearnModel(estimator, "predict")
     model.convert(ModelFolder(path=Path(), flavors={}, signature=NUMERIC), 1)
-    assert model.is_compiled
+    assert model.predictor is Predictor.COMPILED
     rows = [list(row)[:3] for row in FRAME.itertuples(index=False)]
     found: Any = model.predict(_data(rows, NUMERIC), {})
     assert found.tolist() == estimator.predict(FRAME[NUMBERS]).tolist()
@@ -544,7 +608,7 @@ def test_graph_that_differs_is_dropped(caplog: pytest.LogCaptureFixture) -> None
     model = _SklearnModel(odd, "predict")
     with caplog.at_level(logging.WARNING):
         model.convert(ModelFolder(path=Path(), flavors={}, signature=NUMERIC), 1)
-    assert not model.is_compiled
+    assert model.predictor is Predictor.DROPPED
     assert "differs" in caplog.text
 
 
@@ -554,7 +618,7 @@ def test_what_has_no_converter_predicts_by_itself(caplog: pytest.LogCaptureFixtu
     model = _SklearnModel(pipeline.fit(FRAME, VALUES), "predict")
     with caplog.at_level(logging.INFO):
         model.convert(ModelFolder(path=Path(), flavors={}, signature=MIXED), 1)
-    assert not model.is_compiled
+    assert model.predictor is Predictor.OWN
     assert "text without a ColumnTransformer is not known" in caplog.text
 
 
@@ -565,7 +629,7 @@ def test_value_that_is_missing_is_left_to_the_model(
     estimator, method, signature = fitted("encoded, linear")
     model = _SklearnModel(estimator, method)
     model.convert(ModelFolder(path=Path(), flavors={}, signature=signature), 1)
-    assert model.is_compiled
+    assert model.predictor is Predictor.COMPILED
     with pytest.raises(ValueError, match="NaN"):
         model.predict(_data([[30, None, 1.0, "cook", "city-0"]], signature), {})
 

@@ -264,7 +264,10 @@ def test_command_converts_when_asked(
         found = server.predict(expected["cloudpickle"]["payload"]).json()["predictions"]
         metrics = server.http.get("/metrics").text
     np.testing.assert_allclose(found, expected["cloudpickle"]["predictions"], rtol=1e-4)
-    assert 'fairlead_serving_compiled{model="cloudpickle",version=""} 1.0' in metrics
+    assert (
+        'fairlead_serving_predictor{model="cloudpickle",predictor="compiled",version=""} 1.0'
+        in metrics
+    )
 
 
 def test_onnx_model_brings_neither_scikit_learn_nor_pandas(onnx_models: Path) -> None:

@@ -16,7 +16,7 @@ from serving_asgi import COLUMNS
 
 from fairlead_serving.adapters.metrics import Metrics
 from fairlead_serving.app.lane import Lane, Limits
-from fairlead_serving.app.ports import ModelFolder
+from fairlead_serving.app.ports import ModelFolder, Predictor
 from fairlead_serving.app.serving import Served
 from fairlead_serving.domain.data import Data
 from fairlead_serving.entrypoints.http import create_app
@@ -32,7 +32,7 @@ class Echo:
     """Predicts the hour it is asked about; waits while it is held."""
 
     is_rowwise = True
-    is_compiled = False
+    predictor = Predictor.OWN
 
     def __init__(self) -> None:
         self.free = threading.Event()

@@ -7,7 +7,7 @@ from typing import Any
 from fairlead_serving.adapters.arrays import Arrays, to_answer
 from fairlead_serving.adapters.code import add_code, data_path
 from fairlead_serving.adapters.sklearn import read_estimator
-from fairlead_serving.app.ports import Model, ModelFolder
+from fairlead_serving.app.ports import Model, ModelFolder, Predictor
 from fairlead_serving.domain.data import Data
 from fairlead_serving.domain.errors import CannotLoadError
 
@@ -63,7 +63,7 @@ class LightgbmLoader:
 
 
 class _LightgbmModel:
-    is_compiled = False
+    predictor = Predictor.OWN
     is_rowwise = True  # Trees and linear leaves alike.
 
     def __init__(self, model: Any, threads: int) -> None:

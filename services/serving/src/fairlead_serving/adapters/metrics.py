@@ -70,7 +70,7 @@ class Metrics(Collector):
         waiting: Tells how many requests wait for the model.
         payloads: Tells how many payloads were kept, and how many dropped.
         ready: Whether new traffic is welcome.
-        is_compiled: Whether the model's predict was compiled.
+        predictor: Tells what makes the predictions, once there is a model.
     """
 
     content_type = CONTENT_TYPE_LATEST
@@ -80,7 +80,7 @@ class Metrics(Collector):
         self.waiting: Callable[[], int] = int
         self.payloads: Callable[[], Mapping[str, int]] = lambda: {"kept": 0, "dropped": 0}
         self.ready = False
-        self.is_compiled = False
+        self.predictor: Callable[[], str] = str
         self._names = (model, version)
         self._rows = 0
         self._by_code = {code: _Counts(edges) for code in range(2, 6)}
@@ -133,10 +133,17 @@ class Metrics(Collector):
         for name, words, value in (
             ("requests_in_flight", "Requests being answered.", self.in_flight),
             ("requests_waiting", "Requests that wait for the model.", self.waiting()),
-            ("compiled", "1 if predictions are made by a compiled model.", self.is_compiled),
             ("ready", "1 while the model is loaded, warm and not draining.", self.ready),
             ("model_info", "1; names the model and the version.", 1),
         ):
             gauge = GaugeMetricFamily(prefix + name, words, labels=_NAMES)
             gauge.add_metric(self._names, value)
             yield gauge
+        if predictor := self.predictor():
+            made_by = GaugeMetricFamily(
+                f"{prefix}predictor",
+                "1; names what makes the predictions: own, compiled or dropped.",
+                labels=(*_NAMES, "predictor"),
+            )
+            made_by.add_metric((*self._names, predictor), 1)
+            yield made_by

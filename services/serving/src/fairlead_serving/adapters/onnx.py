@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fairlead_serving.adapters.arrays import Arrays, to_json
 from fairlead_serving.adapters.code import add_code, data_path
 from fairlead_serving.adapters.sessions import is_rowwise, refuse_misfits, start_session
-from fairlead_serving.app.ports import Model, ModelFolder
+from fairlead_serving.app.ports import Model, ModelFolder, Predictor
 from fairlead_serving.domain.data import Columns, Data, Records
 from fairlead_serving.domain.errors import BadInputError
 
@@ -43,7 +43,7 @@ class OnnxLoader:
 
 
 class _OnnxModel:
-    is_compiled = False
+    predictor = Predictor.OWN
 
     def __init__(self, session: Any) -> None:
         self._session = session

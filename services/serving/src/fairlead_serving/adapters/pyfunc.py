@@ -6,7 +6,7 @@ from copy import copy
 from typing import Any
 
 from fairlead_serving.adapters.arrays import Arrays, to_answer
-from fairlead_serving.app.ports import Model, ModelFolder
+from fairlead_serving.app.ports import Model, ModelFolder, Predictor
 from fairlead_serving.domain.data import Data, Raw
 from fairlead_serving.domain.errors import BadInputError
 
@@ -42,7 +42,7 @@ def _leave_the_check_to_us(metadata: Any) -> None:
 
 
 class _PyfuncModel:
-    is_compiled = False
+    predictor = Predictor.OWN
     is_rowwise = False  # Nobody can tell from outside.
 
     def __init__(self, model: Any, folder: ModelFolder) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fairlead_serving.adapters.arrays import Arrays, to_answer
 from fairlead_serving.adapters.code import add_code, data_path
 from fairlead_serving.adapters.pyfunc import PyfuncLoader
-from fairlead_serving.app.ports import Model, ModelFolder
+from fairlead_serving.app.ports import Model, ModelFolder, Predictor
 from fairlead_serving.domain.data import Columns, Data, Records
 from fairlead_serving.domain.errors import BadInputError
 
@@ -58,7 +58,7 @@ class PytorchLoader:
 
 
 class _PytorchModel:
-    is_compiled = False
+    predictor = Predictor.OWN
     is_rowwise = False  # Nobody can tell from outside.
 
     def __init__(self, module: Any) -> None:

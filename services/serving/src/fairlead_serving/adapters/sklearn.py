@@ -20,7 +20,7 @@ from fairlead_serving.adapters.compiled import (
     find_difference,
 )
 from fairlead_serving.adapters.rowwise import is_rowwise
-from fairlead_serving.app.ports import Model, ModelFolder
+from fairlead_serving.app.ports import Model, ModelFolder, Predictor
 from fairlead_serving.domain.data import Data
 from fairlead_serving.domain.decode import decode
 from fairlead_serving.domain.errors import BadInputError, CannotLoadError
@@ -81,11 +81,7 @@ class _SklearnModel:
         self._predict = getattr(estimator, predict_fn)
         self._arrays = Arrays()
         self._replacement: Replacement | None = None
-
-    @property
-    def is_compiled(self) -> bool:
-        """Whether predictions are made by what was made of the model."""
-        return self._replacement is not None
+        self.predictor = Predictor.OWN
 
     def predict(self, data: Data, params: Mapping[str, object]) -> object:
         """Predict; scikit-learn has no use for parameters, and MLflow drops them here too."""
@@ -95,6 +91,8 @@ class _SklearnModel:
                 return to_answer(self._replacement.predict(data))
             except NotTakenError:
                 pass
+            except Exception as error:  # noqa: BLE001  # The model itself may still answer.
+                self._drop(f"it raised {type(error).__name__} where it is asked to predict")
         return to_answer(self._own(data))
 
     def _own(self, data: Data) -> Any:
@@ -112,15 +110,23 @@ class _SklearnModel:
         signature = folder.signature
         try:
             made = make(self._estimator, self._method, signature)
+            example = _example(folder)
+            differs = find_difference(made, self._own, self._estimator, signature, example)
         except CannotCompileError as error:
             _log.info("The model predicts by itself: %s is not known", error)
-            return
-        example = _example(folder)
-        differs = find_difference(made, self._own, self._estimator, signature, example)
-        if differs:
-            _log.warning("The compiled model is dropped, as it differs from the model: %s", differs)
-            return
-        self._replacement = made
+        except CannotLoadError:
+            raise
+        except Exception as error:  # noqa: BLE001  # Another scikit-learn may lack private names.
+            self._drop(f"compiling it raised {type(error).__name__}")
+        else:
+            if differs:
+                self._drop(f"it differs from the model: {differs}")
+            else:
+                self._replacement, self.predictor = made, Predictor.COMPILED
+
+    def _drop(self, reason: str) -> None:
+        _log.warning("The compiled model is dropped, the model predicts by itself: %s", reason)
+        self._replacement, self.predictor = None, Predictor.DROPPED
 
 
 def _example(folder: ModelFolder) -> Data | None:

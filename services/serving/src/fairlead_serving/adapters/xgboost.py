@@ -7,7 +7,7 @@ from typing import Any
 
 from fairlead_serving.adapters.arrays import Arrays, to_answer
 from fairlead_serving.adapters.code import add_code, data_path
-from fairlead_serving.app.ports import Model, ModelFolder
+from fairlead_serving.app.ports import Model, ModelFolder, Predictor
 from fairlead_serving.domain.data import Data
 from fairlead_serving.domain.errors import CannotLoadError
 
@@ -42,7 +42,7 @@ class XgboostLoader:
 
 
 class _XgboostModel:
-    is_compiled = False
+    predictor = Predictor.OWN
     is_rowwise = True  # Trees and linear boosters alike.
 
     def __init__(

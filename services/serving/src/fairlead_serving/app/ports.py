@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,13 +40,24 @@ class ModelFolder:
         return str(self.pyfunc.get("predict_fn", "predict"))
 
 
+class Predictor(StrEnum):
+    """What makes a model's predictions."""
+
+    OWN = "own"
+    """The model's own method."""
+    COMPILED = "compiled"
+    """What was compiled or converted of the model."""
+    DROPPED = "dropped"
+    """The model's own method, since what was made of the model differed from it or failed."""
+
+
 class Model(Protocol):
     """A loaded model: all that stands between a request and a prediction.
 
     Attributes:
         is_rowwise: Whether the prediction of a row does not depend on the rows beside it, so
             that the rows of several requests may be one call.
-        is_compiled: Whether predictions are made by something faster than the model's own method.
+        predictor: What makes its predictions.
     """
 
     @property
@@ -53,7 +65,7 @@ class Model(Protocol):
         """See above."""
 
     @property
-    def is_compiled(self) -> bool:
+    def predictor(self) -> Predictor:
         """See above."""
 
     def predict(self, data: Data, params: Mapping[str, object]) -> object:

@@ -241,7 +241,7 @@ async def _load(
     lane = state.lane = Lane(
         served.predict, worker, _limits(settings, served), metrics, served.pace
     )
-    metrics.waiting, metrics.is_compiled = lambda: lane.waiting, served.model.is_compiled
+    metrics.waiting, metrics.predictor = lambda: lane.waiting, lambda: served.model.predictor
     _log.info("Ready: %s %s", settings.name, settings.version)
     return 0
 
