@@ -20,6 +20,7 @@ from fairlead_serving.adapters.compiled import (
     find_difference,
 )
 from fairlead_serving.adapters.rowwise import is_rowwise
+from fairlead_serving.adapters.trusted import TRUSTED
 from fairlead_serving.app.ports import Model, ModelFolder, Predictor
 from fairlead_serving.domain.data import Data
 from fairlead_serving.domain.decode import decode
@@ -27,7 +28,6 @@ from fairlead_serving.domain.errors import BadInputError, CannotLoadError
 
 _log = logging.getLogger(__name__)
 
-_KNOWN_PACKAGES = frozenset({"numpy", "scipy", "sklearn"})
 _LIBRARIES: Mapping[str, Any] = {"pickle": pickle, "cloudpickle": cloudpickle}
 
 
@@ -37,7 +37,8 @@ class SklearnLoader:
     Args:
         predictor: `auto` to compile what can be compiled, `onnx` to convert what can be
             converted, `exact` for the model's own methods.
-        trusted: Types that a skops file may hold besides scikit-learn's, numpy's and scipy's.
+        trusted: Types that a skops file may hold besides those that fitted models of
+            scikit-learn are made of.
         threads: How many threads a prediction by ONNX may use.
     """
 
@@ -142,8 +143,9 @@ def read_estimator(path: str, settings: Mapping[str, Any], trusted: Sequence[str
     Args:
         path: The file.
         settings: Those of the flavor, which name the format.
-        trusted: Types that a skops file may hold besides those of known packages. What the
-            model's own `MLmodel` trusts is its author's word, and is not taken.
+        trusted: Types that a skops file may hold besides those that fitted models of
+            scikit-learn are made of. What the model's own `MLmodel` trusts is its author's
+            word, and is not taken.
 
     Returns:
         The estimator.
@@ -165,11 +167,7 @@ def _read_skops(path: str, trusted: Sequence[str]) -> Any:
     from skops.io import get_untrusted_types, load  # noqa: PLC0415
 
     found = get_untrusted_types(file=path)
-    refused = [
-        name
-        for name in found
-        if name not in trusted and name.partition(".")[0] not in _KNOWN_PACKAGES
-    ]
+    refused = [name for name in found if name not in TRUSTED and name not in trusted]
     if refused:
         raise CannotLoadError(
             f"The model's file holds types that are not trusted: {', '.join(refused)}; "
