@@ -146,12 +146,14 @@ def test_columns_are_read(
         pytest.param(MATRIX, {"inputs": [[1], [2]]}, "inputs", "[-1, 2]", id="shape"),
         pytest.param(MATRIX, {"inputs": [[1, 2], [3]]}, "inputs", "different", id="ragged"),
         pytest.param(MATRIX, {"inputs": 1}, "inputs", "a list", id="scalar for tensor"),
-        pytest.param(MATRIX, {"inputs": [["a", "b"]]}, "inputs", "a number", id="text in tensor"),
+        pytest.param(
+            MATRIX, {"inputs": [[1, "b"]]}, "inputs[0][1]", "a number", id="text in tensor"
+        ),
         pytest.param(TENSORS, {"inputs": {"a": [1]}}, "b", "missing", id="tensor missing"),
         pytest.param(
             TENSORS,
             {"inputs": {"a": [128], "b": [[True]]}},
-            "a",
+            "a[0]",
             "out of the range of a whole number (int8)",
             id="int8",
         ),

@@ -325,6 +325,9 @@ def test_wrong_value_is_found_wherever_it_is(name: str) -> None:
             assert field == f"params.{path[1]}"
         elif owner is not None:
             assert field.startswith(str(owner)), (path, answer.text)
+        elif client.signature.tensors:
+            indexes = "".join(f"[{index}]" for index in path if isinstance(index, int))
+            assert field.endswith(indexes), (path, answer.text)
         else:
             assert field, (path, answer.text)
         tried += 1

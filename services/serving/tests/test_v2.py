@@ -176,7 +176,7 @@ def test_binary_tensors_are_read(datatype: str, code: str, values: list[Any]) ->
         ),
         pytest.param(
             NAMED,
-            [_tensor("hour", [1], "FP64", [CANARY]), _tensor("gate", [1], "BYTES", ["a"])],
+            [_tensor("hour", [1], "BYTES", [CANARY]), _tensor("gate", [1], "BYTES", ["a"])],
             "'hour' in row 0 must be a number",
             id="text for a number",
         ),
@@ -219,6 +219,51 @@ def test_bad_bodies_are_refused(body: bytes, headers: dict[str, str], words: str
     answer = Client(signature=MATRIX).post(body, headers, path="/v2/models/flights/infer")
     assert answer.status_code == 400
     assert words in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "wrong"),
+    [
+        ("BOOL", 5),
+        ("BOOL", CANARY),
+        ("UINT8", -1),
+        ("UINT8", 256),
+        ("UINT16", 65_536),
+        ("UINT32", 2**32),
+        ("UINT64", 2**64),
+        ("INT8", -129),
+        ("INT16", 32_768),
+        ("INT32", 2**31),
+        ("INT64", 2**63),
+        ("INT64", 1.5),
+        ("INT64", "7"),
+        ("INT64", True),
+        ("FP16", 65_505),
+        ("FP32", 1e300),
+        ("FP64", 10**400),
+        ("FP64", CANARY),
+        ("FP64", {}),
+        ("BYTES", 7),
+    ],
+)
+@pytest.mark.parametrize(
+    "signature", [NUMBERS, Signature(), MATRIX], ids=["columns", "none", "one"]
+)
+def test_value_that_is_not_of_its_datatype_is_refused_with_its_place(
+    signature: Signature, datatype: str, wrong: object
+) -> None:
+    """Whatever the model would take: the caller said what the value is."""
+    right = "a" if datatype == "BYTES" else 1
+    columns = [_tensor("a", [2], "FP64", [1, 2]), _tensor("b", [2], datatype, [right, wrong])]
+    single = [_tensor("x", [1, 2], datatype, [right, wrong])]
+    answer = Client(signature=signature).post(
+        {"inputs": columns if signature is NUMBERS else single}, path="/v2/models/flights/infer"
+    )
+    assert answer.status_code == 400
+    place = "inputs[1].data[1]" if signature is NUMBERS else "inputs[0].data[0][1]"
+    assert answer.json()["error"].startswith(f"'{place}' is not ")
+    assert datatype in answer.json()["error"]
+    assert CANARY not in answer.text
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])

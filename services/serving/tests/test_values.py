@@ -20,6 +20,7 @@ from fairlead_serving.domain.signature import (
 )
 from fairlead_serving.domain.values import read_column, read_value
 
+GATE = Property("gate", Kind.LONG, required=True)
 PERSON = ObjectOf((Property("age", Kind.LONG, required=True), Property("x", Kind.DOUBLE, False)))  # noqa: FBT003
 
 
@@ -124,7 +125,7 @@ def test_value_is_refused(kind: ValueType, value: object, words: str) -> None:
     """A value that would have to be changed is refused, naming the field and the types."""
     with pytest.raises(BadInputError) as caught:
         read_column("f", [value], kind)
-    assert caught.value.field == "f"
+    assert str(caught.value.field).partition(".")[0] == "f"
     assert caught.value.message.startswith("'f' in row 0 ")
     assert words in caught.value.message
 
@@ -154,3 +155,24 @@ def test_any_value_is_read_or_refused(kind: Kind, value: object) -> None:
     with contextlib.suppress(BadInputError):
         once = read_column("f", [value, value], kind)
         assert len(once) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "path"),
+    [
+        (ArrayOf(Kind.LONG), [1, 2, "x"], "f[2]"),
+        (ArrayOf(ArrayOf(Kind.LONG)), [[1], [2, "x"]], "f[1][1]"),
+        (MapOf(Kind.LONG), {"a key of the caller": "x"}, "f.*"),
+        (
+            ObjectOf((Property("stops", ArrayOf(ObjectOf((GATE,))), required=True),)),
+            {"stops": [{"gate": 1}, {"gate": "x"}]},
+            "f.stops[1].gate",
+        ),
+    ],
+    ids=["list", "list of lists", "map", "object"],
+)
+def test_field_of_a_mistake_is_the_path_to_it(kind: ValueType, value: object, path: str) -> None:
+    """So that a program, too, can point at it; a map's keys are what was sent, and not told."""
+    with pytest.raises(BadInputError) as caught:
+        read_column("f", [value], kind)
+    assert caught.value.field == path

@@ -180,10 +180,24 @@ def _read_split(form: str, value: object, wanted: Wanted) -> RawColumns:
 def _names(field: str, names: object, wanted: Wanted) -> list[Name]:
     if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
         raise BadInputError(f"'{field}' must be a list of names.", field)
+    check_names(field, names, wanted)
+    return names
+
+
+def check_names(field: str, names: Sequence[Name], wanted: Wanted) -> None:
+    """Refuse names of columns of which one that is looked at is there twice.
+
+    Args:
+        field: What the names are called, for messages.
+        names: The names.
+        wanted: The columns that are looked at; None for all.
+
+    Raises:
+        BadInputError: A name is there twice.
+    """
     counted = [name for name in names if wanted is None or name in wanted]
     if len(set(counted)) < len(counted):
         raise BadInputError(f"'{field}' names a column twice.", field)
-    return names
 
 
 def _split_columns(

@@ -20,6 +20,7 @@ from fairlead_serving.domain.values import read_column
 
 _PLACE = re.compile(r" - at `\$\.(\w+)(.*)`$", re.DOTALL)
 _LACKING = re.compile(r"^Object missing required field `(.*)` - at ", re.DOTALL)
+_NAN = b"NaN"
 _BYTE = re.compile(r"\(byte ([0-9]+)\)$")
 _RECORD = re.compile(r"^\[(\d+)\]\.(.+)$", re.DOTALL)
 _ROW = re.compile(r"^\[(\d+)\](?:\[(\d+)\])?$")
@@ -70,13 +71,14 @@ def refuse_mistake(body: bytes, error: Exception, signature: Signature) -> None:
         raise BadInputError("The body is not in UTF-8.") from error
     if isinstance(error, msgspec.ValidationError):
         _refuse_value(body, str(error), signature)
-    elif isinstance(error, msgspec.DecodeError) and b"NaN" not in body:
-        raise BadInputError(_not_json(body, str(error))) from error
+    elif isinstance(error, msgspec.DecodeError):
+        found = _BYTE.search(str(error))
+        at = int(found[1]) if found else len(body)
+        if not body.startswith(_NAN, at):  # The long way knows that word.
+            raise BadInputError(_not_json(body, at)) from error
 
 
-def _not_json(body: bytes, message: str) -> str:
-    found = _BYTE.search(message)
-    at = int(found[1]) if found else len(body)
+def _not_json(body: bytes, at: int) -> str:
     line, column = body.count(b"\n", 0, at) + 1, at - body.rfind(b"\n", 0, at)
     return f"The body is not valid JSON at line {line}, column {column}."
 
@@ -167,7 +169,8 @@ def _refuse_item(body: bytes, form: str, rest: str, signature: Signature) -> Non
     rows = getattr(_rows(body), form) if name is None else _list(getattr(_named(body), form)[name])
     place = [int(index) for index in re.findall(r"\d+", found[2])]
     if len(place) == len(spec.shape):
-        check_item(name or form, _item(rows, place), spec)
+        where = "".join(f"[{index}]" for index in place)
+        check_item(f"{name or form}{where}", _item(rows, place), spec)
     else:
         first: Any = _read(rows[0])
         shape = [len(rows), *_lengths(first)]

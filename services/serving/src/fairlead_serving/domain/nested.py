@@ -5,7 +5,8 @@ property, and holds for what it contains down to the next property.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from fairlead_serving.domain.scalars import RefusedError, of_type, read_strictly
@@ -49,16 +50,14 @@ def read_nested(value: object, kind: ValueType, *, required: bool, depth: int = 
         case Kind():
             found = read_strictly(value, kind)
         case ArrayOf(Kind() as items):
-            found = [_read_item(item, items) for item in of_type(value, list, "a list")]
+            found = _read_list(of_type(value, list, "a list"), partial(_read_item, kind=items))
         case ArrayOf(items):
-            listed = of_type(value, list, "a list")
-            found = [read_nested(one, items, required=required, depth=depth + 1) for one in listed]
+            deeper = partial(read_nested, kind=items, required=required, depth=depth + 1)
+            found = _read_list(of_type(value, list, "a list"), deeper)
         case MapOf(values):
             mapped = of_type(value, dict, "an object")
-            found = {
-                key: read_nested(one, values, required=required, depth=depth + 1)
-                for key, one in mapped.items()
-            }
+            deeper = partial(read_nested, kind=values, required=required, depth=depth + 1)
+            found = dict(zip(mapped, _read_map(mapped.values(), deeper), strict=True))
         case ObjectOf():
             properties = of_type(value, dict, "an object")
             found = _read_object(properties, kind, required=required, depth=depth)
@@ -68,6 +67,23 @@ def read_nested(value: object, kind: ValueType, *, required: bool, depth: int = 
 def takes_null(kind: ValueType) -> bool:
     """Tell whether null is a value of a type, even where one is required."""
     return isinstance(kind, Anything) or kind in {ArrayOf(Anything()), MapOf(Anything())}
+
+
+def _read_list(items: Iterable[object], read: Callable[[object], object]) -> list[object]:
+    found = []
+    for at, item in enumerate(items):
+        try:
+            found.append(read(item))
+        except RefusedError as error:
+            raise error.inside(f"[{at}]") from error
+    return found
+
+
+def _read_map(values: Iterable[object], read: Callable[[object], object]) -> list[object]:
+    try:
+        return [read(value) for value in values]
+    except RefusedError as error:
+        raise error.inside(".*") from error
 
 
 def _read_item(value: object, kind: Kind) -> object:
@@ -93,5 +109,6 @@ def _read_object(
         try:
             found[name] = read_nested(item, spec.type, required=spec.required, depth=depth + 1)
         except RefusedError as error:
-            raise RefusedError(f"has a property '{name}' that {error}") from error
+            refused = RefusedError(f"has a property '{name}' that {error}")
+            raise refused.inside(f".{name}{error.path}") from error
     return found

@@ -47,7 +47,19 @@ _WANTED = {
 
 
 class RefusedError(Exception):
-    """A value is not of its type; the caller knows the field and the row."""
+    """A value is not of its type; the caller knows the field and the row.
+
+    Attributes:
+        path: Where it is inside a nested value, as in `.stops[2].gate`; no key of a map is in it,
+            as those are what was sent.
+    """
+
+    path = ""
+
+    def inside(self, step: str) -> "RefusedError":
+        """Give the same error, seen from one level above."""
+        self.path = step + self.path
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ def check_array(field: str, values: Sequence[Any], shape: tuple[int, ...], spec:
     """
     if not _fits(shape, spec):
         raise wrong_shape(field, spec, shape)
-    return Array(_read_items(field, values, spec.dtype), shape, spec.dtype)
+    return Array(_read_items(field, values, spec.dtype, shape), shape, spec.dtype)
 
 
 def wrong_shape(field: str, spec: Tensor, shape: Sequence[int]) -> BadInputError:
@@ -191,18 +191,37 @@ def whole_range(dtype: str) -> tuple[int, int] | None:
 
 
 def check_item(field: str, value: object, spec: Tensor) -> None:
-    """Check one item of a tensor as `check_array` checks them all."""
-    _read_items(field, [value], spec.dtype)
+    """Check one item of a tensor, named with its place, as `check_array` checks them all."""
+    _read_items(field, [value], spec.dtype, ())
 
 
-def _read_items(field: str, values: Sequence[Any], dtype: str) -> Sequence[Any]:
+def place_of(at: int, shape: Sequence[int]) -> str:
+    """Write where an item is in a tensor, as in `[3][1]`.
+
+    Args:
+        at: Its place in C order.
+        shape: The tensor's.
+    """
+    indexes = []
+    for length in reversed(shape):
+        at, index = divmod(at, length)
+        indexes.append(f"[{index}]")
+    return "".join(reversed(indexes))
+
+
+def _read_items(
+    field: str, values: Sequence[Any], dtype: str, shape: Sequence[int]
+) -> Sequence[Any]:
     as_is, read = _item_rule(dtype)
     if as_is.issuperset(map(type, values)):
         return values
+    found: list[Any] = []
     try:
-        return [read(value) for value in values]
+        found.extend(read(value) for value in values)
     except RefusedError as error:
-        raise BadInputError(f"'{field}' has a value that {error}.", field) from error
+        place = field + place_of(len(found), shape)
+        raise BadInputError(f"'{place}' {error}.", place) from error
+    return found
 
 
 def _item_rule(dtype: str) -> tuple[frozenset[type], Callable[[Any], object]]:

@@ -24,7 +24,7 @@ from fairlead_serving.domain.data import (
     TensorLayout,
     Tensors,
 )
-from fairlead_serving.domain.decode import only_form
+from fairlead_serving.domain.decode import check_names, only_form
 from fairlead_serving.domain.mistakes import refuse_mistake
 from fairlead_serving.domain.params import read_params
 from fairlead_serving.domain.scalars import FLOAT16_MAX, FLOAT32_MAX, RANGES
@@ -156,7 +156,10 @@ def _cells(spec: Column) -> Any:
 
 
 def _read_split(names: list[Name], finish: Read, split: Any) -> Data | None:
-    return finish(split.data) if split.columns == names else None
+    if split.columns == names:
+        return finish(split.data)
+    check_names("dataframe_split.columns", split.columns, frozenset(names))
+    return None
 
 
 def _read_records(finish: Read, records: Sequence[Any]) -> Data | None:

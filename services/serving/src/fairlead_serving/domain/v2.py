@@ -21,7 +21,7 @@ import orjson
 from fairlead_serving.domain.data import Array, Columns, Data, Layout, Records, Request
 from fairlead_serving.domain.errors import BadInputError
 from fairlead_serving.domain.params import read_params
-from fairlead_serving.domain.scalars import FLOAT64_MAX
+from fairlead_serving.domain.scalars import FLOAT16_MAX, FLOAT32_MAX, FLOAT64_MAX
 from fairlead_serving.domain.signature import (
     ArrayOf,
     Column,
@@ -31,7 +31,13 @@ from fairlead_serving.domain.signature import (
     Tensor,
     ValueType,
 )
-from fairlead_serving.domain.tensors import check_array, flatten, to_tensors
+from fairlead_serving.domain.tensors import (
+    check_array,
+    flatten,
+    place_of,
+    to_tensors,
+    whole_range,
+)
 from fairlead_serving.domain.values import is_given, read_column
 
 DTYPES: Mapping[str, str] = {
@@ -51,7 +57,7 @@ DTYPES: Mapping[str, str] = {
 }
 """The protocol's datatypes and what numpy calls them."""
 
-_REALS = frozenset({"FP16", "FP32", "FP64"})
+_REALS = {"FP16": FLOAT16_MAX, "FP32": FLOAT32_MAX, "FP64": FLOAT64_MAX}
 DEFAULT_OUTPUT = "output-1"
 """What MLServer calls the only output of an MLflow model."""
 
@@ -249,19 +255,62 @@ def _check_whole(tensor: Input) -> None:
     if any(length < 0 for length in shape) or math.prod(shape) != count:
         words = f"'{tensor.field}' has {count} values, which do not fill the shape {shape}."
         raise BadInputError(words, tensor.field)
-    has_infinity = tensor.datatype in _REALS and (
-        math.inf in tensor.values or -math.inf in tensor.values
-    )
-    # JSON has no word for infinity, but it may write a whole number with as many digits.
-    if has_infinity or any(
-        type(value) is int and abs(value) > FLOAT64_MAX for value in _whole(tensor)
-    ):
-        raise BadInputError(f"'{tensor.field}' has a value that is not finite.", tensor.field)
+    _check_values(tensor, _DATATYPES[tensor.datatype])
 
 
-def _whole(tensor: Input) -> Sequence[Any]:
-    """Give the values if a whole number is among them; to look through all others costs time."""
-    return tensor.values if int in set(map(type, tensor.values)) else ()
+class _Datatype(msgspec.Struct, frozen=True):
+    """What values of a datatype are.
+
+    Attributes:
+        words: What to call one.
+        types: Python's types for it.
+        low: The smallest number.
+        high: The largest.
+    """
+
+    words: str
+    types: frozenset[type]
+    low: float = 0
+    high: float = 0
+
+    def has(self, value: Any) -> bool:
+        """Tell whether a value is one, or null: the signature says whether it may be missing."""
+        # JSON does not tell 7.0 from 7.
+        is_whole = type(value) is float and value.is_integer() and int in self.types
+        is_one = is_whole or type(value) in self.types
+        return value is None or (is_one and (not self.high or self.fits([value])))
+
+    def fits(self, numbers: Sequence[float]) -> bool:
+        """Tell whether numbers are in the range; NaN is, for those that have it."""
+        return not (min(numbers) < self.low or max(numbers) > self.high)
+
+
+def _datatype(name: str) -> _Datatype:
+    if name in _REALS:
+        words = f"a finite number of {name[2:]} bits ({name})"
+        return _Datatype(words, frozenset({int, float}), -_REALS[name], _REALS[name])
+    whole = whole_range(DTYPES[name])
+    if whole is not None:
+        low, high = whole
+        return _Datatype(f"a whole number from {low} to {high} ({name})", frozenset({int}), *whole)
+    if name == "BOOL":
+        return _Datatype("true or false (BOOL)", frozenset({bool, int}), 0, 1)
+    return _Datatype("a string (BYTES)", frozenset({str, bytes}))
+
+
+_DATATYPES = {name: _datatype(name) for name in DTYPES}
+
+
+def _check_values(tensor: Input, datatype: _Datatype) -> None:
+    """Check values against the datatype that the caller gave them, whatever the model takes."""
+    values = tensor.values
+    is_plain = datatype.types.issuperset(map(type, values))
+    if is_plain and (not values or not datatype.high or datatype.fits(values)):
+        return
+    wrong = next((at for at, value in enumerate(values) if not datatype.has(value)), None)
+    if wrong is not None:
+        place = f"{tensor.field}.data{place_of(wrong, tensor.shape)}"
+        raise BadInputError(f"'{place}' is not {datatype.words}.", place)
 
 
 def unpack(field: str, datatype: str, data: bytes) -> Sequence[Any]:

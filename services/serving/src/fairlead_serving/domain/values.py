@@ -31,7 +31,8 @@ def read_column(
         The values; a missing one is None.
 
     Raises:
-        BadInputError: A value is not of that type.
+        BadInputError: A value is not of that type; its field is the column, and inside a nested
+            value the path from there.
     """
     rule = RULES.get(kind) if isinstance(kind, Kind) else None
     as_is = rule.as_is if rule else frozenset()
@@ -45,7 +46,8 @@ def read_column(
         try:
             found.append(rule.read(value) if rule else read_nested(value, kind, required=required))
         except RefusedError as error:
-            raise BadInputError(f"'{field}' in row {row} {error}.", field) from error
+            words = f"'{field}' in row {row} {error}."
+            raise BadInputError(words, field + error.path) from error
     return found
 
 
@@ -83,4 +85,4 @@ def read_value(field: str, value: object, kind: ValueType, *, required: bool) ->
     try:
         return read_nested(value, kind, required=required)
     except RefusedError as error:
-        raise BadInputError(f"'{field}' {error}.", field) from error
+        raise BadInputError(f"'{field}' {error}.", field + error.path) from error
