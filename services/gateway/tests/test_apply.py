@@ -13,7 +13,8 @@ from fairlead_gateway.adapters.files import FolderSource, Home, PlanMemory, XdsF
 from fairlead_gateway.app import apply
 from fairlead_gateway.app.apply import Applier, ApplierPorts, ApplierSettings
 from fairlead_gateway.domain.plan import parse_plan, plan_digest
-from fairlead_gateway.domain.render import JSON, ListenerSettings
+from fairlead_gateway.domain.render.listener import ListenerSettings
+from fairlead_gateway.domain.render.shared import JSON
 
 
 @pytest.mark.parametrize("bad", ["{", '{"traffic": {"model": 1}}', "[]"])

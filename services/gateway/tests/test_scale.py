@@ -13,7 +13,8 @@ from fairlead_gateway.app.apply import Applier, ApplierPorts, ApplierSettings
 from fairlead_gateway.app.ports import EnvoyStatus, Part
 from fairlead_gateway.app.view import ClusterView
 from fairlead_gateway.domain.objects import parse_served_model, parse_slice
-from fairlead_gateway.domain.render import JSON, ListenerSettings
+from fairlead_gateway.domain.render.listener import ListenerSettings
+from fairlead_gateway.domain.render.shared import JSON
 
 INOTIFY_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from fairlead_gateway.app.ports import EnvoyStatus, Requests
-from fairlead_gateway.domain.render import JSON, LISTENER, ROUTES
+from fairlead_gateway.domain.render.shared import JSON, LISTENER, ROUTES
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from fairlead_gateway.app.apply import Report
 from fairlead_gateway.app.ports import Clock, Snapshot
 from fairlead_gateway.domain.exposure import LogLine
 from fairlead_gateway.domain.plan import plan_digest
-from fairlead_gateway.domain.render import needed_versions
+from fairlead_gateway.domain.render.clusters import needed_versions
 
 _KEPT = (
     600.0  # Seconds the series of a version that is gone stay, for every scraper to see their end.

@@ -32,20 +32,12 @@ from fairlead_gateway.app.ports import (
 from fairlead_gateway.domain.bootstrap import render_static
 from fairlead_gateway.domain.endpoints import VersionKey
 from fairlead_gateway.domain.plan import TOTAL_WEIGHT, Arm, TrafficPlan, Unit, plan_digest
-from fairlead_gateway.domain.render import (
-    JSON,
-    ListenerSettings,
-    cluster_name,
-    fallbacks_of,
-    needed_versions,
-    priorities_of,
-    render_cluster,
-    render_listener,
-    render_model_routes,
-    render_routes,
-    routes_from,
-    units_of,
-)
+from fairlead_gateway.domain.render.clusters import cluster_name, needed_versions, render_cluster
+from fairlead_gateway.domain.render.endpoints import fallbacks_of, priorities_of
+from fairlead_gateway.domain.render.listener import ListenerSettings, render_listener, routes_from
+from fairlead_gateway.domain.render.routes import render_model_routes, render_routes
+from fairlead_gateway.domain.render.shared import JSON
+from fairlead_gateway.domain.render.units import units_of
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Protocol
 from fairlead_gateway.domain.endpoints import Endpoint, VersionKey
 from fairlead_gateway.domain.exposure import Exposure, LogLine
 from fairlead_gateway.domain.plan import TrafficPlan
-from fairlead_gateway.domain.render import JSON
+from fairlead_gateway.domain.render.shared import JSON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The configuration Envoy starts with; everything else comes from files."""
 
-from fairlead_gateway.domain.render import JSON, LISTENER, from_file
+from fairlead_gateway.domain.render.shared import JSON, LISTENER, from_file
 
 _TYPE = "type.googleapis.com/envoy."
 _HEAP = "envoy.resource_monitors.fixed_heap"

@@ -24,7 +24,7 @@ from fairlead_gateway.app.apply import Applier, ApplierPorts, ApplierSettings, R
 from fairlead_gateway.app.drain import DrainSettings, drain
 from fairlead_gateway.app.ports import Source
 from fairlead_gateway.app.ship import IDLE, Counter, Shipper
-from fairlead_gateway.domain.render import ListenerSettings, render_certificate
+from fairlead_gateway.domain.render.listener import ListenerSettings, render_certificate
 from fairlead_gateway.entrypoints.http import create_app
 
 if TYPE_CHECKING:

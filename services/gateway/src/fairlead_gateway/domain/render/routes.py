@@ -1,0 +1,287 @@
+"""The routes: which arm a request goes to, by model."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from fairlead_gateway.domain.plan import Arm, TrafficPlan, Unit, UnitKind
+from fairlead_gateway.domain.render.clusters import cluster_name
+from fairlead_gateway.domain.render.shared import (
+    INFERENCE_ID,
+    JSON,
+    ROUTES,
+    TYPE,
+    expression,
+    safe_regex,
+    set_header,
+)
+from fairlead_gateway.domain.render.units import (
+    TEXT,
+    UNIT_HEADER,
+    cookie_pattern,
+    internal_header,
+    source_of,
+)
+
+_POST = {"name": ":method", "string_match": {"exact": "POST"}}
+
+_SILENCE = 10  # Seconds beyond its timeout in which nothing of a request comes: its client is gone.
+
+
+def render_routes(units: Collection[Unit], models: object) -> JSON:
+    """Render the one route configuration.
+
+    A request's model is found by the longest prefix of its path, as trying the routes of all models
+    one after the other would cost milliseconds with a thousand of them.
+
+    Args:
+        units: The units the listener copies into internal headers.
+        models: The routes of all models by the prefix of their paths; empty if there are none.
+    """
+    host: JSON = {"name": ROUTES, "domains": ["*"]}
+    if models:
+        host["matcher"] = {
+            "matcher_tree": {
+                "input": {
+                    "name": "path",
+                    "typed_config": {
+                        "@type": f"{TYPE}type.matcher.v3.HttpRequestHeaderMatchInput",
+                        "header_name": ":path",
+                    },
+                },
+                "prefix_match_map": {"map": models},
+            },
+            "on_no_match": _unknown(),
+        }
+    else:
+        host["routes"] = [_unknown_route()]
+    return {
+        "name": ROUTES,
+        "ignore_port_in_host_matching": True,
+        "request_headers_to_remove": sorted(internal_header(unit) for unit in units),
+        "virtual_hosts": [host],
+    }
+
+
+def render_model_routes(plan: TrafficPlan) -> JSON:
+    """Render one model's routes, by the prefix of their paths."""
+    name = plan.model
+    invocations = _Paths(
+        predictions={"path": f"/models/{name}/invocations"},
+        all={"safe_regex": expression(f"/models/{name}/(invocations|openapi\\.json|docs)")},
+        rewrite={
+            "regex_rewrite": {"pattern": expression(f"^/models/{name}/"), "substitution": "/"}
+        },
+    )
+    inference = _Paths(
+        predictions={"safe_regex": expression(f"/v2/models/{name}/.+")},
+        all={"path_separated_prefix": f"/v2/models/{name}"},
+        rewrite={},
+    )
+    return {
+        f"/models/{name}/": _routes(_routes_of(plan, invocations)),
+        f"/v2/models/{name}": _routes(_routes_of(plan, inference)),
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Paths:
+    """Where a model is asked, by one protocol.
+
+    Attributes:
+        predictions: What matches a prediction, once the method does.
+        all: What matches everything that is known.
+        rewrite: How the path becomes the serving process's own.
+    """
+
+    predictions: JSON
+    all: JSON
+    rewrite: JSON
+
+
+def _routes(routes: Sequence[JSON]) -> JSON:
+    typed = {"@type": f"{TYPE}config.route.v3.RouteList", "routes": routes}
+    return {"action": {"name": "routes", "typed_config": typed}}
+
+
+def _routes_of(plan: TrafficPlan, paths: _Paths) -> list[JSON]:
+    """Render bad ids, predictions with a unit and without one, all else.
+
+    Without a rollout there is nothing to split and nothing to report: all goes to stable.
+    """
+    counted = [] if plan.rollout is None else [_split_route(plan, paths), _unitless(plan, paths)]
+    return [_bad_id_route(plan, paths), *counted, _stable_route(plan, paths.all, paths)]
+
+
+def _split_route(plan: TrafficPlan, paths: _Paths) -> JSON:
+    source = source_of(plan)
+    has_unit = [
+        {"name": source.header, "string_match": safe_regex(pattern)}
+        for pattern in dict.fromkeys([source.present, TEXT])
+    ]
+    return {
+        "match": {**paths.predictions, "headers": [_POST, *has_unit]},
+        **_common(plan, counted=True),
+        "route": {**_action(plan), **paths.rewrite, **_split(plan)},
+    }
+
+
+def _unitless(plan: TrafficPlan, paths: _Paths) -> JSON:
+    match = {**paths.predictions, "headers": [_POST]}
+    return _stable_route(plan, match, paths, counted=True)
+
+
+def _stable_route(plan: TrafficPlan, match: JSON, paths: _Paths, *, counted: bool = False) -> JSON:
+    cluster = cluster_name(plan.model, plan.stable.version)
+    return {
+        "match": match,
+        **_common(plan, counted=counted, arm=plan.stable),
+        "route": {**_action(plan), **paths.rewrite, "cluster": cluster},
+    }
+
+
+def _bad_id_route(plan: TrafficPlan, paths: _Paths) -> JSON:
+    bad = {"name": "x-inference-id", "string_match": safe_regex(INFERENCE_ID), "invert_match": True}
+    return {
+        "match": {**paths.all, "headers": [bad]},
+        "metadata": {"filter_metadata": {"fairlead": {"model": plan.model}}},
+        "response_headers_to_add": [
+            set_header("x-inference-id", "%UNIQUE_ID%"),
+            *_rollout_id(plan),
+        ],
+        "direct_response": {"status": 400},
+    }
+
+
+def _unknown() -> JSON:
+    typed = {"@type": f"{TYPE}config.route.v3.Route", **_unknown_route()}
+    return {"action": {"name": "unknown", "typed_config": typed}}
+
+
+def _unknown_route() -> JSON:
+    return {"match": {"prefix": "/"}, "direct_response": {"status": 404}}
+
+
+def _common(plan: TrafficPlan, *, counted: bool, arm: Arm | None = None) -> JSON:
+    """Render what does not depend on the cluster.
+
+    Args:
+        plan: The plan.
+        counted: Whether the request is a prediction, and so an exposure during a rollout.
+        arm: The arm, where the route itself decides it.
+    """
+    facts: JSON = {"model": plan.model}
+    if counted and plan.rollout is not None:
+        facts |= {"rollout": plan.rollout, "step": plan.step}
+    unit = [set_header(UNIT_HEADER, source_of(plan).unit)] if counted and arm is None else []
+    sided = [] if arm is None else [set_header("x-rollout-arm", str(arm.arm))]
+    return {
+        "metadata": {"filter_metadata": {"fairlead": facts}},
+        "request_headers_to_add": [*unit, *_rollout_id(plan), *sided],
+        "response_headers_to_add": [
+            set_header("x-inference-id", "%REQ(x-inference-id)%"),
+            set_header("x-model-version", "%UPSTREAM_METADATA(fairlead:version)%"),
+            *_rollout_id(plan),
+            *sided,
+        ],
+        # A retry and a copy need the whole body again.
+        "request_body_buffer_limit": plan.max_body_bytes,
+        "typed_per_filter_config": _filters_of(plan),
+    }
+
+
+def _filters_of(plan: TrafficPlan) -> JSON:
+    filters = f"{TYPE}extensions.filters.http"
+    limit = {
+        "envoy.filters.http.buffer": {
+            "@type": f"{filters}.buffer.v3.BufferPerRoute",
+            "buffer": {"max_request_bytes": plan.max_body_bytes},
+        }
+    }
+    if plan.unit.kind is not UnitKind.COOKIE:
+        return limit
+    rewrite = {"pattern": expression(cookie_pattern(plan.unit.name)), "substitution": "\\1"}
+    rule = {
+        "header": "cookie",
+        "on_header_present": {
+            "metadata_namespace": "fairlead",
+            "key": "unit",
+            "regex_value_rewrite": rewrite,
+        },
+    }
+    unit = {"@type": f"{filters}.header_to_metadata.v3.Config", "request_rules": [rule]}
+    return limit | {"envoy.filters.http.header_to_metadata": unit}
+
+
+def _rollout_id(plan: TrafficPlan) -> list[JSON]:
+    return [] if plan.rollout is None else [set_header("x-rollout-id", plan.rollout)]
+
+
+def _action(plan: TrafficPlan) -> JSON:
+    timeout = max(plan.timeout, 0.001)
+    return {
+        "timeout": f"{timeout:.3f}s",
+        # The timeout counts from the request's end. Until then, and longer, it is silence that ends it.
+        "idle_timeout": f"{timeout + _SILENCE:.3f}s",
+        "retry_policy": _retry_policy(plan),
+        "request_mirror_policies": [
+            {
+                "cluster": cluster_name(plan.model, copy.version),
+                "runtime_fraction": {
+                    "default_value": {"numerator": copy.share, "denominator": "TEN_THOUSAND"}
+                },
+            }
+            for copy in plan.shadow
+        ],
+    }
+
+
+def _split(plan: TrafficPlan) -> JSON:
+    source = source_of(plan)
+    return {
+        "weighted_clusters": {
+            "use_hash_policy": True,
+            "clusters": [_weighted(plan, arm) for arm in plan.arms],
+        },
+        "hash_policy": [
+            {"header": {"header_name": source.header, "regex_rewrite": source.rewrite}}
+        ],
+    }
+
+
+def _weighted(plan: TrafficPlan, arm: Arm) -> JSON:
+    sided = [set_header("x-rollout-arm", str(arm.arm))]
+    return {
+        "name": cluster_name(plan.model, arm.version),
+        "weight": arm.weight,
+        "request_headers_to_add": sided,
+        "response_headers_to_add": sided,
+    }
+
+
+def _retry_policy(plan: TrafficPlan) -> JSON:
+    """Render how a request is sent again: to another endpoint, and to the fallback's first."""
+    conditions = ["connect-failure", "refused-stream", "retriable-status-codes"]
+    conditions.append("reset" if plan.retries.on_reset else "reset-before-request")
+    extension = f"{TYPE}extensions.retry"
+    return {
+        "retry_on": ",".join(conditions),
+        "retriable_status_codes": [503],
+        "num_retries": plan.retries.attempts,
+        "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.1s"},
+        "host_selection_retry_max_attempts": 5,
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": {
+                    "@type": f"{extension}.host.previous_hosts.v3.PreviousHostsPredicate"
+                },
+            }
+        ],
+        "retry_priority": {
+            "name": "envoy.retry_priorities.previous_priorities",
+            "typed_config": {
+                "@type": f"{extension}.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+                "update_frequency": 1,
+            },
+        },
+    }

@@ -1,0 +1,47 @@
+"""What the resources have in common: names, and small parts of Envoy's configuration."""
+
+from typing import Any
+
+JSON = dict[str, Any]
+
+TYPE = "type.googleapis.com/envoy."
+"""What the name of each type of Envoy's begins with."""
+
+ROUTES = "models"
+"""The name of the one route configuration."""
+
+LISTENER = "gateway"
+"""The name of the one listener, and the prefix of its statistics."""
+
+CERTIFICATE = "gateway"
+"""The name of the listener's certificate."""
+
+INFERENCE_ID = "[A-Za-z0-9._:-]{1,64}"
+"""What a client may give as an inference id."""
+
+
+def set_header(name: str, value: str) -> JSON:
+    """Render a header to set, whatever there was under its name."""
+    return {
+        "header": {"key": name, "value": value},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+    }
+
+
+def expression(regex: str) -> JSON:
+    """Render a regular expression."""
+    return {"regex": regex}
+
+
+def safe_regex(regex: str) -> JSON:
+    """Render what a whole string must match."""
+    return {"safe_regex": {"regex": regex}}
+
+
+def from_file(path: str) -> JSON:
+    """Point Envoy at a file, and keep it from turning ready before the file is right."""
+    return {
+        "path_config_source": {"path": path},
+        "initial_fetch_timeout": "0s",
+        "resource_api_version": "V3",
+    }
