@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairlead_gateway.domain.assignment import assign, bucket_of
-from fairlead_gateway.domain.plan import PlanError, parse_plan, plan_digest, to_dict
+from fairlead_gateway.domain.documents import PlanError
+from fairlead_gateway.domain.plan import parse_plan, plan_digest, to_dict
 
 SCHEMA = json.loads(
     (Path(__file__).parents[3] / "docs/reference/traffic-plan.schema.json").read_text()

@@ -13,8 +13,9 @@ from typing import Any, Generic, TypeVar
 import orjson
 
 from fairlead_gateway.app.ports import Applied, Part, Snapshot
+from fairlead_gateway.domain.documents import PlanError
 from fairlead_gateway.domain.endpoints import Workload, endpoints_by_version, parse_workload
-from fairlead_gateway.domain.plan import PlanError, TrafficPlan, parse_plan, to_dict
+from fairlead_gateway.domain.plan import TrafficPlan, parse_plan, to_dict
 from fairlead_gateway.domain.render.shared import JSON
 
 _Value = TypeVar("_Value")

@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from fairlead_gateway.domain.plan import PlanError
+from fairlead_gateway.domain.documents import PlanError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fairlead_gateway.domain.documents import PlanError
 from fairlead_gateway.domain.endpoints import Endpoint, Workload, parse_endpoint
 from fairlead_gateway.domain.plan import (
-    PlanError,
     TrafficPlan,
     check_model,
     check_version,
