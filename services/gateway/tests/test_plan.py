@@ -30,7 +30,7 @@ def accepts(document: Any) -> bool:
 
 def changed(path: str, value: Any) -> dict[str, Any]:
     """Change one field of a good plan."""
-    document = copy.deepcopy(plan(shadow=[{"version": "5", "share": 10}]))
+    document = copy.deepcopy(plan(**EVERYTHING))
     *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
     target: Any = document
     for part in parents:
@@ -38,6 +38,12 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     target[last] = value
     return document
 
+
+EVERYTHING: dict[str, Any] = {
+    "shadow": [{"version": "5", "share": 10}],
+    "jwt": {"issuer": "https://id", "audiences": ["a"], "jwks": "{}", "required": True},
+}
+"""A plan's optional parts."""
 
 WRONG = [
     ("model", "Iris"),
@@ -54,6 +60,14 @@ WRONG = [
     ("unit", {"query": ""}),
     ("unit", {"request": {"a": 1}}),
     ("unit", {"path": "a"}),
+    ("unit", {"jwtClaim": "a b"}),
+    ("jwt", {}),
+    ("jwt.issuer", ""),
+    ("jwt.audiences", []),
+    ("jwt.audiences", "flights"),
+    ("jwt.jwks", ""),
+    ("jwt.required", 1),
+    ("jwt.more", 1),
     ("arms", []),
     ("arms.0.arm", "shadow"),
     ("arms.0.version", "v4"),
@@ -94,6 +108,7 @@ def test_what_the_schema_refuses_is_refused(path: str, value: Any) -> None:
         ({"rollout": None, "step": None}, "fallback"),
         ({"rollout": "mine"}, "rollout"),
         ({"step": None}, "step"),
+        ({"unit": {"jwtClaim": "sub"}}, "jwt"),
         ({"step": 10**20}, "step"),
         ({"step": 1e20}, "step"),
         ({"shadow": [{"version": "5", "share": 1}] * 2}, "shadow"),
@@ -116,10 +131,11 @@ def test_missing_fields_are_named() -> None:
             parse_plan(document)
 
 
+@pytest.mark.parametrize("more", [{}, EVERYTHING], ids=["least", "everything"])
 @pytest.mark.parametrize("weight", [None, 0, 1, 10_000])
-def test_round_trip(weight: int | None) -> None:
+def test_round_trip(weight: int | None, more: dict[str, Any]) -> None:
     """A plan that is read and written again is the same document, with the same digest."""
-    document = plan(weight=weight)
+    document = plan(weight=weight, **more)
     assert accepts(document)
     assert to_dict(parse_plan(document)) == document
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()

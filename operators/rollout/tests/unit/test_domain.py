@@ -113,6 +113,12 @@ def change(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return document
 
 
+def tokens(**changes: Any) -> dict[str, Any]:
+    """Ask for tokens."""
+    asked = {"issuer": "https://id", "audiences": ["a"], "jwks": '{"keys": [{"kty": "EC"}]}'}
+    return asked | changes
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -124,6 +130,14 @@ def change(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("spec.registry.production", {}, "needs exactly one of stage, alias"),
         ("spec.registry.production", {"stage": "Prod"}, "must be Production or Staging"),
         ("spec.traffic.unit", {"header": "a", "cookie": "b"}, "needs exactly one of header"),
+        ("spec.traffic.unit", {"jwtClaim": "sub"}, r"spec\.traffic\.jwt: is missing"),
+        ("spec.traffic.jwt", {}, "is missing issuer, audiences, jwks"),
+        ("spec.traffic.jwt", tokens(audiences=[]), "spec.traffic.jwt.audiences"),
+        ("spec.traffic.jwt", tokens(jwks="secret"), "must be a JSON Web Key Set"),
+        ("spec.traffic.jwt", tokens(jwks="[1]"), "must be a JSON Web Key Set"),
+        ("spec.traffic.jwt", tokens(jwks='{"keys": []}'), "with at least one key"),
+        ("spec.traffic.jwt", tokens(jwks='{"keys": [{"kty": "oct", "k": "s"}]}'), "key 0 must be"),
+        ("spec.traffic.jwt", tokens(jwks='{"keys": [{"kty": "EC", "d": "s"}]}'), "private"),
         ("spec.traffic.timeout", "soon", "spec.traffic.timeout: must match"),
         ("spec.traffic.timeout", "0s", "above 0 and at most 1h"),
         ("spec.traffic.timeout", "2h", "above 0 and at most 1h"),
@@ -204,6 +218,22 @@ def test_every_plan_fits_the_shared_schema(
     )
     jsonschema.validate(plan, json.loads(SCHEMA.read_text("utf-8")))
     assert sum(arm["weight"] for arm in plan["arms"]) == 10_000
+
+
+@pytest.mark.parametrize(
+    "traffic",
+    [{"jwt": tokens(), "unit": {"jwtClaim": "sub"}}, {"jwt": tokens(required=False)}],
+)
+def test_what_is_asked_of_requests_is_in_the_plan(
+    build_manifest: Callable[..., Any], traffic: dict[str, Any]
+) -> None:
+    """The gateway learns of each part of `spec.traffic` that is there, and of no other."""
+    plan = build_plan(read_spec(build_manifest(traffic=traffic)), name="flights", stable="3")
+    jsonschema.validate(plan, json.loads(SCHEMA.read_text("utf-8")))
+    plain = build_plan(read_spec(build_manifest()), name="flights", stable="3")
+    assert set(plan) - set(plain) == set(traffic) - {"unit"}
+    for name in set(plan) - set(plain):
+        assert traffic[name].items() <= plan[name].items()
 
 
 def test_digests_do_not_depend_on_the_order_of_keys(build_manifest: Callable[..., Any]) -> None:

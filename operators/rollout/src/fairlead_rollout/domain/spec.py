@@ -12,6 +12,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
+from fairlead_rollout.domain.access import Access, parse_access
 from fairlead_rollout.domain.durations import parse_duration
 from fairlead_rollout.domain.errors import InvalidSpecError
 
@@ -140,6 +141,7 @@ class ServedModelSpec:
     timeout: timedelta
     max_body_bytes: int
     retry_on_reset: bool
+    access: Access
     rollout: RolloutSpec
     replicas: int
     environment: str
@@ -180,6 +182,7 @@ def parse_spec(spec: Mapping[str, Any]) -> ServedModelSpec:
         timeout=_parse_timeout(traffic["timeout"]),
         max_body_bytes=traffic["maxBodyBytes"],
         retry_on_reset=traffic["retryOnReset"],
+        access=parse_access(traffic),
         rollout=_parse_rollout(spec["rollout"]),
         replicas=server["replicas"],
         environment=server["environment"],

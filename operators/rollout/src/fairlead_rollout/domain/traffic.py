@@ -4,6 +4,7 @@ import hashlib
 import json
 from typing import Any
 
+from fairlead_rollout.domain.access import render_access
 from fairlead_rollout.domain.spec import TOTAL_WEIGHT, ServedModelSpec
 
 Plan = dict[str, Any]
@@ -48,6 +49,7 @@ def build_plan(  # noqa: PLR0913 -- one argument for each thing the plan names
         "timeout": spec.timeout.total_seconds(),
         "retries": {"attempts": RETRY_ATTEMPTS, "onReset": spec.retry_on_reset},
         "limits": {"maxBodyBytes": spec.max_body_bytes},
+        **render_access(spec.access),
     }
 
 

@@ -21,15 +21,25 @@ class PlanError(ValueError):
         self.reason = reason
 
 
-def read_object(value: object, field: str, keys: Sequence[str]) -> Mapping[str, object]:
-    """Return an object that holds exactly these keys, or any keys if none are given."""
+def read_object(
+    value: object, field: str, keys: Sequence[str], optional: Sequence[str] = ()
+) -> Mapping[str, object]:
+    """Return an object that holds exactly these keys, or any keys if none are given.
+
+    Args:
+        value: The decoded JSON.
+        field: Its path.
+        keys: The keys it must have.
+        optional: The keys it may have beside them.
+    """
     if not isinstance(value, dict):
         raise PlanError(field, "must be an object")
     prefix = "" if field == "plan" else f"{field}."
     for key in keys:
         require(key in value, f"{prefix}{key}", "is required")
     for key in value:
-        require(not keys or key in keys, f"{prefix}{key}", "is not a field of a traffic plan")
+        known = not keys or key in keys or key in optional
+        require(known, f"{prefix}{key}", "is not a field of a traffic plan")
     return value
 
 

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from fairlead_gateway.domain.access import OPTIONAL, Access, access_to_dict, parse_access
 from fairlead_gateway.domain.documents import (
     read_boolean,
     read_integer,
@@ -42,23 +43,28 @@ class UnitKind(StrEnum):
     HEADER = "header"
     COOKIE = "cookie"
     QUERY = "query"
+    JWT_CLAIM = "jwtClaim"
     REQUEST = "request"
 
+
+_KINDS = ", ".join(UnitKind)
 
 _UNIT_NAMES = {
     UnitKind.HEADER: re.compile(r"[a-z0-9]([-a-z0-9_]{0,62}[a-z0-9])?"),
     UnitKind.COOKIE: re.compile(r"[A-Za-z0-9_-]{1,64}"),
     UnitKind.QUERY: re.compile(r"[A-Za-z0-9_.-]{1,64}"),
+    UnitKind.JWT_CLAIM: re.compile(r"[A-Za-z0-9_.-]{1,64}"),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Unit:
-    """What is assigned: the value of a header, a cookie or a query parameter, or each request.
+    """What is assigned: the value a header, cookie, query parameter or claim has, or each request.
 
     Attributes:
         kind: Where the unit is found.
-        name: The header's, cookie's or parameter's name; empty where each request is a unit.
+        name: The header's, cookie's, parameter's or claim's name, whose dots lead into objects;
+            empty where each request is a unit.
     """
 
     kind: UnitKind
@@ -130,6 +136,7 @@ class TrafficPlan:
         timeout: Seconds until a request is given up.
         retries: How often a request is sent again.
         max_body_bytes: The largest request body.
+        access: Who may ask.
     """
 
     model: str
@@ -143,6 +150,7 @@ class TrafficPlan:
     timeout: float
     retries: Retries
     max_body_bytes: int
+    access: Access = field(default_factory=Access)
 
     def __post_init__(self) -> None:
         """Check every rule a single field or several together must keep."""
@@ -151,6 +159,8 @@ class TrafficPlan:
         _check_rollout(self)
         _check_arms(self)
         _check_shadow(self.shadow)
+        needs_jwt = self.unit.kind is UnitKind.JWT_CLAIM and self.access.jwt is None
+        require(not needs_jwt, "jwt", "is required where the unit is a claim of it")
         in_range = 0 < self.timeout <= _LONGEST_TIMEOUT
         require(in_range, "timeout", f"must be above 0 and at most {_LONGEST_TIMEOUT} seconds")
         require_within(self.retries.attempts, 0, 10, "retries.attempts")
@@ -183,7 +193,7 @@ def parse_plan(document: object) -> TrafficPlan:
     known = (
         "model rollout step salt unit arms shadow fallback timeout retries limits".split()  # noqa: SIM905
     )
-    fields = read_object(document, "plan", known)
+    fields = read_object(document, "plan", known, optional=OPTIONAL)
     retries = read_object(fields["retries"], "retries", ["attempts", "onReset"])
     limits = read_object(fields["limits"], "limits", ["maxBodyBytes"])
     return TrafficPlan(
@@ -201,6 +211,7 @@ def parse_plan(document: object) -> TrafficPlan:
             on_reset=read_boolean(retries["onReset"], "retries.onReset"),
         ),
         max_body_bytes=read_integer(limits["maxBodyBytes"], "limits.maxBodyBytes"),
+        access=parse_access(fields),
     )
 
 
@@ -221,6 +232,7 @@ def to_dict(plan: TrafficPlan) -> dict[str, object]:
         "timeout": plan.timeout,
         "retries": {"attempts": plan.retries.attempts, "onReset": plan.retries.on_reset},
         "limits": {"maxBodyBytes": plan.max_body_bytes},
+        **access_to_dict(plan.access),
     }
 
 
@@ -287,9 +299,9 @@ def _check_shadow(shadow: tuple[Shadow, ...]) -> None:
 
 def _parse_unit(value: object) -> Unit:
     fields = read_object(value, "unit", [])
-    require(len(fields) == 1, "unit", "must be exactly one of header, cookie, query, request")
+    require(len(fields) == 1, "unit", f"must be exactly one of {_KINDS}")
     (key, inner) = next(iter(fields.items()))
-    require(key in set(UnitKind), "unit", "must be exactly one of header, cookie, query, request")
+    require(key in set(UnitKind), "unit", f"must be exactly one of {_KINDS}")
     kind = UnitKind(key)
     if kind is UnitKind.REQUEST:
         require(inner == {} and isinstance(inner, dict), "unit.request", "must be an empty object")

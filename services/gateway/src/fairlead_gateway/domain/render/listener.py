@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from fairlead_gateway.domain.plan import Unit
+from fairlead_gateway.domain.render.access import render_access_filters
 from fairlead_gateway.domain.render.log import render_access_log
 from fairlead_gateway.domain.render.replies import READY_PATH, render_local_replies
 from fairlead_gateway.domain.render.shared import (
@@ -149,6 +150,7 @@ def _http_filters() -> list[JSON]:
     buffer = f"{TYPE}extensions.filters.http.buffer.v3.Buffer"
     return [
         _readiness(),
+        *render_access_filters(),
         {
             "name": "envoy.filters.http.buffer",
             "disabled": True,  # Each model's routes turn it on with the model's own limit.

@@ -20,6 +20,8 @@ def render_local_replies() -> JSON:
     }
     rule = "x-inference-id must be 1 to 64 of A-Z a-z 0-9 . _ : -"
     ready = {"header_filter": {"header": {"name": ":path", "string_match": {"exact": READY_PATH}}}}
+    # Envoy's own words say what is wrong, and never what was sent.
+    refused = f"Model {model} does not let this request in: %LOCAL_REPLY_BODY%"
     full = "This gateway is short of memory; try again"
     return {
         "mappers": [
@@ -34,6 +36,8 @@ def render_local_replies() -> JSON:
                 {"field": "x-inference-id"},
             ),
             _reply(_status(400), "BAD_REQUEST", "The request is not valid HTTP"),
+            _reply(_status(401), "UNAUTHENTICATED", refused),
+            _reply(_status(403), "FORBIDDEN", refused),
             _reply(
                 _status(404),
                 "NOT_FOUND",

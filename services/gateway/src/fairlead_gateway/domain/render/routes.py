@@ -4,8 +4,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from fairlead_gateway.domain.plan import Arm, TrafficPlan, Unit, UnitKind
+from fairlead_gateway.domain.render.access import JWT_FILTER, render_jwt
 from fairlead_gateway.domain.render.clusters import cluster_name
 from fairlead_gateway.domain.render.shared import (
+    CLAIM_HEADER,
     INFERENCE_ID,
     JSON,
     ROUTES,
@@ -57,7 +59,10 @@ def render_routes(units: Collection[Unit], models: object) -> JSON:
     return {
         "name": ROUTES,
         "ignore_port_in_host_matching": True,
-        "request_headers_to_remove": sorted(internal_header(unit) for unit in units),
+        "request_headers_to_remove": [
+            *sorted(internal_header(unit) for unit in units),
+            CLAIM_HEADER,
+        ],
         "virtual_hosts": [host],
     }
 
@@ -197,6 +202,9 @@ def _filters_of(plan: TrafficPlan) -> JSON:
             "buffer": {"max_request_bytes": plan.max_body_bytes},
         }
     }
+    if plan.access.jwt is not None:
+        claim = plan.unit.name if plan.unit.kind is UnitKind.JWT_CLAIM else None
+        limit[JWT_FILTER] = render_jwt(plan.access.jwt, claim)
     if plan.unit.kind is not UnitKind.COOKIE:
         return limit
     rewrite = {"pattern": expression(cookie_pattern(plan.unit.name)), "substitution": "\\1"}

@@ -16,6 +16,9 @@ LISTENER = "gateway"
 CERTIFICATE = "gateway"
 """The name of the listener's certificate."""
 
+CLAIM_HEADER = "x-fairlead-claim"
+"""The request header that carries a token's claim from the filter to the route."""
+
 INFERENCE_ID = "[A-Za-z0-9._:-]{1,64}"
 """What a client may give as an inference id."""
 

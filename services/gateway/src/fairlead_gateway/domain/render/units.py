@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fairlead_gateway.domain.plan import TrafficPlan, Unit, UnitKind
-from fairlead_gateway.domain.render.shared import JSON, expression, set_header
+from fairlead_gateway.domain.render.shared import CLAIM_HEADER, JSON, expression, set_header
 
 UNIT_HEADER = "x-fairlead-unit"
 """The request header that carries the unit as it was assigned, from the route to the log."""
@@ -22,6 +22,9 @@ TEXT = (
     r"|[\xf1-\xf3][\x80-\xbf]{3}"
     r"|\xf4[\x80-\x8f][\x80-\xbf]{2})+"
 )
+
+_HEADERS = {UnitKind.REQUEST: "x-inference-id", UnitKind.JWT_CLAIM: CLAIM_HEADER}
+"""The units that are in a header of one name for all models."""
 
 COPIED = {UnitKind.HEADER: "REQ", UnitKind.QUERY: "QUERY_PARAM"}
 """The units the listener copies to a header of their own, and Envoy's operator that reads them."""
@@ -69,8 +72,7 @@ def source_of(plan: TrafficPlan) -> Source:
             rewrite=rewrite,
             unit="%DYNAMIC_METADATA(fairlead:unit)%",
         )
-    request = plan.unit.kind is UnitKind.REQUEST
-    header = "x-inference-id" if request else internal_header(plan.unit)
+    header = _HEADERS.get(plan.unit.kind) or internal_header(plan.unit)
     return Source(
         header=header,
         present=TEXT,

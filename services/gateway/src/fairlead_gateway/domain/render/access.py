@@ -1,0 +1,83 @@
+"""The filters that let requests in.
+
+Envoy's filter for tokens takes its keys from the listener alone. A listener that changes closes
+connections, and would not change together with the routes. So the listener has but a place for it
+(the composite filter), which each model's routes fill: what one model asks for is no part of
+another's, and is checked, applied and taken back with its routes.
+"""
+
+from fairlead_gateway.domain.access import Jwt
+from fairlead_gateway.domain.render.shared import CLAIM_HEADER, JSON, TYPE
+
+JWT_FILTER = "fairlead.jwt"
+
+_FILTERS = f"{TYPE}extensions.filters"
+_MATCHING = f"{TYPE}extensions.common.matching.v3"
+_PROVIDER = "token"
+
+
+def render_access_filters() -> list[JSON]:
+    """Render the listener's filters, which do nothing until a route says what."""
+    skip = {"@type": f"{_FILTERS}.common.matcher.action.v3.SkipFilter"}
+    return [
+        {
+            "name": JWT_FILTER,
+            "disabled": True,
+            "typed_config": {
+                "@type": f"{_MATCHING}.ExtensionWithMatcher",
+                "extension_config": {
+                    "name": "envoy.filters.http.composite",
+                    "typed_config": {"@type": f"{_FILTERS}.http.composite.v3.Composite"},
+                },
+                "xds_matcher": {"on_no_match": {"action": {"name": "skip", "typed_config": skip}}},
+            },
+        }
+    ]
+
+
+def render_jwt(jwt: Jwt, claim: str | None) -> JSON:
+    """Render what a route asks of a request's token.
+
+    Args:
+        jwt: The tokens.
+        claim: The claim that is the unit, if one is.
+    """
+    execute = {
+        "@type": f"{_FILTERS}.http.composite.v3.ExecuteFilterAction",
+        "typed_config": {
+            "name": "envoy.filters.http.jwt_authn",
+            "typed_config": _authentication(jwt, claim),
+        },
+    }
+    return {
+        "@type": f"{_MATCHING}.ExtensionWithMatcherPerRoute",
+        "xds_matcher": {"on_no_match": {"action": {"name": "jwt", "typed_config": execute}}},
+    }
+
+
+def _authentication(jwt: Jwt, claim: str | None) -> JSON:
+    asked: JSON = {"provider_name": _PROVIDER}
+    if not jwt.required:
+        asked = {"requires_any": {"requirements": [asked, {"allow_missing": {}}]}}
+    return {
+        "@type": f"{_FILTERS}.http.jwt_authn.v3.JwtAuthentication",
+        "providers": {_PROVIDER: _provider(jwt) | ({} if claim is None else _unit(claim))},
+        "rules": [{"match": {"prefix": "/"}, "requires": asked}],
+    }
+
+
+def _provider(jwt: Jwt) -> JSON:
+    return {
+        "issuer": jwt.issuer,
+        "audiences": list(jwt.audiences),
+        "local_jwks": {"inline_string": jwt.jwks},
+        # By default a token in the address would do, too, and addresses are logged in many places.
+        "from_headers": [{"name": "authorization", "value_prefix": "Bearer "}],
+        "require_expiration": True,
+    }
+
+
+def _unit(claim: str) -> JSON:
+    """Render what makes a claim the unit: the route is looked for again, now with the claim."""
+    header = {"header_name": CLAIM_HEADER, "claim_name": claim}
+    return {"claim_to_headers": [header], "clear_route_cache": True}
