@@ -39,9 +39,12 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     return document
 
 
+KEYS = ["dashboard:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g="]
+
 EVERYTHING: dict[str, Any] = {
     "shadow": [{"version": "5", "share": 10}],
     "jwt": {"issuer": "https://id", "audiences": ["a"], "jwks": "{}", "required": True},
+    "overrideKeys": KEYS,
 }
 """A plan's optional parts."""
 
@@ -68,6 +71,10 @@ WRONG = [
     ("jwt.jwks", ""),
     ("jwt.required", 1),
     ("jwt.more", 1),
+    ("apiKeys", []),
+    ("apiKeys", ["dashboard:secret"]),
+    ("overrideKeys", KEYS[0]),
+    ("overrideKeys", [KEYS[0].replace("=", "")]),
     ("arms", []),
     ("arms.0.arm", "shadow"),
     ("arms.0.version", "v4"),
@@ -109,6 +116,9 @@ def test_what_the_schema_refuses_is_refused(path: str, value: Any) -> None:
         ({"rollout": "mine"}, "rollout"),
         ({"step": None}, "step"),
         ({"unit": {"jwtClaim": "sub"}}, "jwt"),
+        ({"apiKeys": KEYS, "jwt": EVERYTHING["jwt"]}, "apiKeys"),
+        ({"apiKeys": KEYS * 2}, "apiKeys"),
+        ({"overrideKeys": KEYS * 2}, "overrideKeys"),
         ({"step": 10**20}, "step"),
         ({"step": 1e20}, "step"),
         ({"shadow": [{"version": "5", "share": 1}] * 2}, "shadow"),
@@ -131,7 +141,9 @@ def test_missing_fields_are_named() -> None:
             parse_plan(document)
 
 
-@pytest.mark.parametrize("more", [{}, EVERYTHING], ids=["least", "everything"])
+@pytest.mark.parametrize(
+    "more", [{}, EVERYTHING, {"apiKeys": KEYS}], ids=["least", "everything", "keys"]
+)
 @pytest.mark.parametrize("weight", [None, 0, 1, 10_000])
 def test_round_trip(weight: int | None, more: dict[str, Any]) -> None:
     """A plan that is read and written again is the same document, with the same digest."""

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from fairlead_rollout.adapters.schema import complete_manifest, read_spec
 from fairlead_rollout.domain.durations import format_duration, parse_duration
-from fairlead_rollout.domain.errors import InvalidSpecError
+from fairlead_rollout.domain.errors import FairleadError, InvalidSpecError
 from fairlead_rollout.domain.explain import explain
+from fairlead_rollout.domain.keys import hash_key
 from fairlead_rollout.domain.names import MAX_LABEL, slug, workload_name
 from fairlead_rollout.domain.processes import LONGEST_WAIT, restart_wait
 from fairlead_rollout.domain.spec import parse_weight
@@ -113,6 +114,9 @@ def change(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return document
 
 
+KEY = "dashboard:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g="
+
+
 def tokens(**changes: Any) -> dict[str, Any]:
     """Ask for tokens."""
     asked = {"issuer": "https://id", "audiences": ["a"], "jwks": '{"keys": [{"kty": "EC"}]}'}
@@ -138,6 +142,10 @@ def tokens(**changes: Any) -> dict[str, Any]:
         ("spec.traffic.jwt", tokens(jwks='{"keys": []}'), "with at least one key"),
         ("spec.traffic.jwt", tokens(jwks='{"keys": [{"kty": "oct", "k": "s"}]}'), "key 0 must be"),
         ("spec.traffic.jwt", tokens(jwks='{"keys": [{"kty": "EC", "d": "s"}]}'), "private"),
+        ("spec.traffic", {"jwt": tokens(), "apiKeys": [KEY]}, "ask for one of both"),
+        ("spec.traffic.apiKeys", ["dashboard:secret"], r"apiKeys\[0\]: must match"),
+        ("spec.traffic.apiKeys", [KEY, KEY], "names dashboard twice"),
+        ("spec.traffic.overrideKeys", [KEY, KEY], "names dashboard twice"),
         ("spec.traffic.timeout", "soon", "spec.traffic.timeout: must match"),
         ("spec.traffic.timeout", "0s", "above 0 and at most 1h"),
         ("spec.traffic.timeout", "2h", "above 0 and at most 1h"),
@@ -222,7 +230,11 @@ def test_every_plan_fits_the_shared_schema(
 
 @pytest.mark.parametrize(
     "traffic",
-    [{"jwt": tokens(), "unit": {"jwtClaim": "sub"}}, {"jwt": tokens(required=False)}],
+    [
+        {"jwt": tokens(), "unit": {"jwtClaim": "sub"}},
+        {"jwt": tokens(required=False)},
+        {"apiKeys": [KEY], "overrideKeys": [KEY]},
+    ],
 )
 def test_what_is_asked_of_requests_is_in_the_plan(
     build_manifest: Callable[..., Any], traffic: dict[str, Any]
@@ -233,7 +245,15 @@ def test_what_is_asked_of_requests_is_in_the_plan(
     plain = build_plan(read_spec(build_manifest()), name="flights", stable="3")
     assert set(plan) - set(plain) == set(traffic) - {"unit"}
     for name in set(plan) - set(plain):
-        assert traffic[name].items() <= plan[name].items()
+        given = traffic[name]
+        assert plan[name] == (given if isinstance(given, list) else {**plan[name], **given})
+
+
+def test_a_key_is_kept_as_a_hash() -> None:
+    """The entry is what htpasswd writes: the base 64 of the key's SHA-1, after the name."""
+    assert hash_key("dashboard", "password") == KEY
+    with pytest.raises(FairleadError, match="1 to 64"):
+        hash_key("a:b", "password")
 
 
 def test_digests_do_not_depend_on_the_order_of_keys(build_manifest: Callable[..., Any]) -> None:

@@ -1,7 +1,7 @@
 """Who may ask a model: the parts of `spec.traffic` that the gateway checks requests by."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,17 @@ class Jwt:
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Who may ask a model; None asks for nothing."""
+    """Who may ask a model; what is None or empty asks for nothing.
 
-    jwt: Jwt | None = None
+    Attributes:
+        jwt: The tokens that are asked for.
+        api_keys: Names and hashes of the keys that let requests in.
+        override_keys: Names and hashes of the keys that choose an arm.
+    """
+
+    jwt: Jwt | None
+    api_keys: tuple[str, ...]
+    override_keys: tuple[str, ...]
 
 
 def parse_access(traffic: Mapping[str, Any]) -> Access:
@@ -38,22 +46,45 @@ def parse_access(traffic: Mapping[str, Any]) -> Access:
         raise InvalidSpecError(
             "spec.traffic.jwt: is missing; a unit that is a claim needs to know whose tokens count"
         )
-    return Access(jwt=_parse_jwt(traffic["jwt"]) if "jwt" in traffic else None)
+    if "apiKeys" in traffic and "jwt" in traffic:
+        raise InvalidSpecError(
+            "spec.traffic.apiKeys: a token and a key would be in the same header; ask for one of both"
+        )
+    return Access(
+        jwt=_parse_jwt(traffic["jwt"]) if "jwt" in traffic else None,
+        api_keys=_parse_keys("apiKeys", traffic.get("apiKeys", ())),
+        override_keys=_parse_keys("overrideKeys", traffic.get("overrideKeys", ())),
+    )
 
 
 def render_access(access: Access) -> dict[str, Any]:
     """Render the fields of a TrafficPlan that are about access; what is not asked for is absent."""
-    if access.jwt is None:
-        return {}
-    jwt = access.jwt
-    return {
-        "jwt": {
-            "issuer": jwt.issuer,
-            "audiences": list(jwt.audiences),
-            "jwks": jwt.jwks,
-            "required": jwt.required,
-        }
+    fields = {
+        "jwt": None if access.jwt is None else _render_jwt(access.jwt),
+        "apiKeys": list(access.api_keys),
+        "overrideKeys": list(access.override_keys),
     }
+    return {name: value for name, value in fields.items() if value}
+
+
+def _render_jwt(jwt: Jwt) -> dict[str, Any]:
+    return {
+        "issuer": jwt.issuer,
+        "audiences": list(jwt.audiences),
+        "jwks": jwt.jwks,
+        "required": jwt.required,
+    }
+
+
+def _parse_keys(field: str, lines: Sequence[str]) -> tuple[str, ...]:
+    clients = [line.partition(":")[0] for line in lines]
+    twice = sorted({client for client in clients if clients.count(client) > 1})
+    if twice:
+        raise InvalidSpecError(
+            f"spec.traffic.{field}: names {', '.join(twice)} twice; to change a key without a gap, "
+            "give the client a second name"
+        )
+    return tuple(lines)
 
 
 def _parse_jwt(jwt: Mapping[str, Any]) -> Jwt:

@@ -4,6 +4,7 @@ import argparse
 import getpass
 import json
 import os
+import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from fairlead_rollout.app.ports import People, ServedModel
 from fairlead_rollout.domain.durations import format_duration
 from fairlead_rollout.domain.errors import FairleadError, InvalidSpecError, NotFoundError
 from fairlead_rollout.domain.explain import explain
+from fairlead_rollout.domain.keys import KEY_BYTES, hash_key
 from fairlead_rollout.domain.snapshot import Analysis, Request, Verb
 from fairlead_rollout.domain.status import Rollout, Status, to_document
 from fairlead_rollout.domain.summary import summary_of
@@ -110,6 +112,9 @@ def _add_model_commands(commands: Any) -> None:
     get.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table")
     get.set_defaults(run=_get)
     _add_named(commands, "explain", "say in plain words what goes on and why", _explain)
+    key = commands.add_parser("key", help="make a key for a client of a served model")
+    key.add_argument("client", help="the client's name")
+    key.set_defaults(run=_key_for)
     _add_named(commands, "history", "list the rollouts that were decided", _history)
     helps = {
         Verb.PROMOTE: "let the candidate take all traffic now",
@@ -173,6 +178,14 @@ def _key(arguments: Arguments) -> str:
     name: str = arguments.name
     is_bare = _speaks_to_cluster(arguments) and "/" not in name
     return f"{arguments.namespace}/{name}" if is_bare else name
+
+
+def _key_for(arguments: Arguments) -> int:
+    key = secrets.token_urlsafe(KEY_BYTES)
+    print(f"key:   {key}")
+    print(f"entry: {hash_key(arguments.client, key)}")
+    print("The entry goes into spec.traffic; the key goes to the client, and is not kept.")
+    return 0
 
 
 def _apply(arguments: Arguments) -> int:

@@ -47,6 +47,9 @@ class PrometheusMeter:
         self._fallbacks = self._counter(
             "fallbacks_total", "Requests stable answered for another arm.", "model", "arm"
         )
+        self._overrides = self._counter(
+            "overrides_total", "Requests whose arm a person chose; no exposures.", "model", "arm"
+        )
         self._shipped = self._counter("exposures_shipped_total", "Exposures taken.")
         self._dropped = self._counter(
             "exposures_dropped_total", "Lines and exposures never to be taken.", "reason"
@@ -68,6 +71,8 @@ class PrometheusMeter:
         self._durations.labels(model, version, arm).observe((line.duration or 0.0) / 1000)
         self._retries.labels(model, arm).inc(line.retries)
         self._fallbacks.labels(model, arm).inc(line.is_fallback)
+        if line.override and line.arm:
+            self._overrides.labels(model, arm).inc()
 
     def shipped(self, count: int) -> None:
         """Count exposures the experiments service has taken."""

@@ -1,5 +1,6 @@
-"""Who may ask a model: what a traffic plan says of tokens."""
+"""Who may ask a model: what a traffic plan says of tokens and keys."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,9 +10,12 @@ from fairlead_gateway.domain.documents import (
     read_object,
     read_text,
     require,
+    require_match,
 )
 
 JSON = dict[str, object]
+
+_KEY = re.compile(r"[A-Za-z0-9._-]{1,64}:\{SHA\}[A-Za-z0-9+/]{27}=")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +46,27 @@ class Access:
 
     Attributes:
         jwt: The tokens to check; None to check none.
+        api_keys: Whose key lets a request in, each with its hash as in a file of htpasswd; none
+            to ask for no key.
+        override_keys: Whose key chooses an arm, in the same form; none to let nobody choose.
     """
 
     jwt: Jwt | None = None
+    api_keys: tuple[str, ...] = ()
+    override_keys: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the keys; a token and a key would be in the same header."""
+        for name, lines in (("apiKeys", self.api_keys), ("overrideKeys", self.override_keys)):
+            for index, line in enumerate(lines):
+                require_match(_KEY, line, f"{name}[{index}]")
+            clients = {line.partition(":")[0] for line in lines}
+            require(len(clients) == len(lines), name, "must not name one client twice")
+        both = self.jwt is not None and self.api_keys
+        require(not both, "apiKeys", "must not be there beside jwt")
 
 
-OPTIONAL = ("jwt",)
+OPTIONAL = ("jwt", "apiKeys", "overrideKeys")
 """The fields of a traffic plan that are about access."""
 
 
@@ -60,12 +79,29 @@ def parse_access(plan: Mapping[str, object]) -> Access:
     Raises:
         PlanError: It breaks a rule; the error names the field.
     """
-    return Access(jwt=_parse_jwt(plan["jwt"]) if "jwt" in plan else None)
+    return Access(
+        jwt=_parse_jwt(plan["jwt"]) if "jwt" in plan else None,
+        api_keys=_parse_keys(plan, "apiKeys"),
+        override_keys=_parse_keys(plan, "overrideKeys"),
+    )
 
 
 def access_to_dict(access: Access) -> JSON:
     """Write the fields of a plan that are about access, the inverse of `parse_access`."""
-    return {} if access.jwt is None else {"jwt": _jwt_to_dict(access.jwt)}
+    fields = {
+        "jwt": None if access.jwt is None else _jwt_to_dict(access.jwt),
+        "apiKeys": list(access.api_keys),
+        "overrideKeys": list(access.override_keys),
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+def _parse_keys(plan: Mapping[str, object], name: str) -> tuple[str, ...]:
+    if name not in plan:
+        return ()
+    keys = tuple(read_text(item, field) for field, item in read_items(plan[name], name))
+    require(bool(keys), name, "must not be empty")
+    return keys
 
 
 def _parse_jwt(value: object) -> Jwt:

@@ -16,6 +16,7 @@ class LogLine:
         model: The served model; None for a path no model has.
         rollout: The rollout, for a prediction while one is running.
         step: The rollout's step.
+        override: Whether a person has chosen the arm.
         arm: The assigned arm; None if the request was answered before one was.
         cluster: The cluster the route chose.
         version: The version tried last.
@@ -32,6 +33,7 @@ class LogLine:
     model: str | None = None
     rollout: str | None = None
     step: int | None = None
+    override: bool | None = None
     arm: str | None = None
     cluster: str | None = None
     version: str | None = None

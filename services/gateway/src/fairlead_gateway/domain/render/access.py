@@ -6,10 +6,20 @@ connections, and would not change together with the routes. So the listener has 
 another's, and is checked, applied and taken back with its routes.
 """
 
+from collections.abc import Sequence
+
 from fairlead_gateway.domain.access import Jwt
-from fairlead_gateway.domain.render.shared import CLAIM_HEADER, JSON, TYPE
+from fairlead_gateway.domain.render.shared import (
+    CLAIM_HEADER,
+    CLIENT_HEADER,
+    JSON,
+    OVERRIDE_KEY,
+    TYPE,
+)
 
 JWT_FILTER = "fairlead.jwt"
+KEY_FILTER = "fairlead.keys"
+OVERRIDE_FILTER = "fairlead.override"
 
 _FILTERS = f"{TYPE}extensions.filters"
 _MATCHING = f"{TYPE}extensions.common.matching.v3"
@@ -31,8 +41,35 @@ def render_access_filters() -> list[JSON]:
                 },
                 "xds_matcher": {"on_no_match": {"action": {"name": "skip", "typed_config": skip}}},
             },
-        }
+        },
+        {
+            "name": KEY_FILTER,
+            "disabled": True,
+            "typed_config": {**_nobody(), "forward_username_header": CLIENT_HEADER},
+        },
+        {
+            "name": OVERRIDE_FILTER,
+            "disabled": True,
+            "typed_config": {**_nobody(), "authentication_header": OVERRIDE_KEY},
+        },
     ]
+
+
+def _nobody() -> JSON:
+    """Render a filter of keys that lets nobody in: no key is known whose hash is all zeros."""
+    users = "nobody:{SHA}" + "A" * 27 + "="
+    kind = f"{_FILTERS}.http.basic_auth.v3.BasicAuth"
+    return {"@type": kind, "users": {"inline_string": users}}
+
+
+def render_keys(lines: Sequence[str]) -> JSON:
+    """Render whose key a route takes.
+
+    Args:
+        lines: Names and hashes, as in a file of htpasswd.
+    """
+    kind = f"{_FILTERS}.http.basic_auth.v3.BasicAuthPerRoute"
+    return {"@type": kind, "users": {"inline_string": "\n".join(lines)}}
 
 
 def render_jwt(jwt: Jwt, claim: str | None) -> JSON:

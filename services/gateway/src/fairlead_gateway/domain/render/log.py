@@ -11,6 +11,7 @@ def render_access_log(path: str) -> JSON:
         "model": "%METADATA(ROUTE:fairlead:model)%",
         "rollout": "%METADATA(ROUTE:fairlead:rollout)%",
         "step": "%METADATA(ROUTE:fairlead:step)%",
+        "override": "%METADATA(ROUTE:fairlead:override)%",
         "arm": "%REQ(x-rollout-arm)%",
         "cluster": "%UPSTREAM_CLUSTER_RAW%",
         "version": "%UPSTREAM_METADATA(fairlead:version)%",

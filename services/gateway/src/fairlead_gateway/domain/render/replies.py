@@ -1,6 +1,6 @@
 """The answers Envoy gives by itself, as the JSON errors the serving process gives."""
 
-from fairlead_gateway.domain.render.shared import INFERENCE_ID, JSON, safe_regex
+from fairlead_gateway.domain.render.shared import INFERENCE_ID, JSON, OVERRIDE_ARM, safe_regex
 
 READY_PATH = "/-/ready"
 """Where Envoy itself answers 200 while it is ready for requests, and 503 once it drains."""
@@ -35,6 +35,12 @@ def render_local_replies() -> JSON:
                 rule,
                 {"field": "x-inference-id"},
             ),
+            _reply(
+                _both(_status(400), _unknown_arm()),
+                "BAD_REQUEST",
+                f"{OVERRIDE_ARM} must be stable or candidate",
+                {"field": OVERRIDE_ARM},
+            ),
             _reply(_status(400), "BAD_REQUEST", "The request is not valid HTTP"),
             _reply(_status(401), "UNAUTHENTICATED", refused),
             _reply(_status(403), "FORBIDDEN", refused),
@@ -57,6 +63,10 @@ def render_local_replies() -> JSON:
         ],
         "body_format": _error("UNAVAILABLE", f"Model {model} could not be reached; try again"),
     }
+
+
+def _unknown_arm() -> JSON:
+    return {"header_filter": {"header": {"name": OVERRIDE_ARM, "present_match": True}}}
 
 
 def _reply(matches: JSON, code: str, message: str, more: JSON | None = None) -> JSON:

@@ -3,13 +3,22 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from fairlead_gateway.domain.plan import Arm, TrafficPlan, Unit, UnitKind
-from fairlead_gateway.domain.render.access import JWT_FILTER, render_jwt
+from fairlead_gateway.domain.plan import Arm, ArmName, TrafficPlan, Unit, UnitKind
+from fairlead_gateway.domain.render.access import (
+    JWT_FILTER,
+    KEY_FILTER,
+    OVERRIDE_FILTER,
+    render_jwt,
+    render_keys,
+)
 from fairlead_gateway.domain.render.clusters import cluster_name
 from fairlead_gateway.domain.render.shared import (
     CLAIM_HEADER,
+    CLIENT_HEADER,
     INFERENCE_ID,
     JSON,
+    OVERRIDE_ARM,
+    OVERRIDE_KEY,
     ROUTES,
     TYPE,
     expression,
@@ -61,7 +70,7 @@ def render_routes(units: Collection[Unit], models: object) -> JSON:
         "ignore_port_in_host_matching": True,
         "request_headers_to_remove": [
             *sorted(internal_header(unit) for unit in units),
-            CLAIM_HEADER,
+            *(CLAIM_HEADER, CLIENT_HEADER, OVERRIDE_ARM, OVERRIDE_KEY),
         ],
         "virtual_hosts": [host],
     }
@@ -109,12 +118,17 @@ def _routes(routes: Sequence[JSON]) -> JSON:
 
 
 def _routes_of(plan: TrafficPlan, paths: _Paths) -> list[JSON]:
-    """Render bad ids, predictions with a unit and without one, all else.
+    """Render bad ids, what a person chooses, predictions with a unit and without one, all else.
 
     Without a rollout there is nothing to split and nothing to report: all goes to stable.
     """
     counted = [] if plan.rollout is None else [_split_route(plan, paths), _unitless(plan, paths)]
-    return [_bad_id_route(plan, paths), *counted, _stable_route(plan, paths.all, paths)]
+    return [
+        _bad_id_route(plan, paths),
+        *_override_routes(plan, paths),
+        *counted,
+        _arm_route(plan, plan.stable, paths.all, paths),
+    ]
 
 
 def _split_route(plan: TrafficPlan, paths: _Paths) -> JSON:
@@ -132,22 +146,50 @@ def _split_route(plan: TrafficPlan, paths: _Paths) -> JSON:
 
 def _unitless(plan: TrafficPlan, paths: _Paths) -> JSON:
     match = {**paths.predictions, "headers": [_POST]}
-    return _stable_route(plan, match, paths, counted=True)
+    return _arm_route(plan, plan.stable, match, paths, counted=True)
 
 
-def _stable_route(plan: TrafficPlan, match: JSON, paths: _Paths, *, counted: bool = False) -> JSON:
-    cluster = cluster_name(plan.model, plan.stable.version)
+def _arm_route(
+    plan: TrafficPlan, arm: Arm, match: JSON, paths: _Paths, *, counted: bool = False
+) -> JSON:
+    cluster = cluster_name(plan.model, arm.version)
     return {
         "match": match,
-        **_common(plan, counted=counted, arm=plan.stable),
+        **_common(plan, counted=counted, arm=arm),
         "route": {**_action(plan), **paths.rewrite, "cluster": cluster},
     }
 
 
+def _override_routes(plan: TrafficPlan, paths: _Paths) -> list[JSON]:
+    """Render the arms a person with a key may choose; outside a rollout there is but stable."""
+    if not plan.access.override_keys:
+        return []
+    arms = {ArmName.CANDIDATE: plan.arms[0], ArmName.STABLE: plan.stable}
+    chosen = [_override_route(plan, name, arm, paths) for name, arm in arms.items()]
+    return [*chosen, _bad_override_route(plan, paths)]
+
+
+def _override_route(plan: TrafficPlan, name: ArmName, arm: Arm, paths: _Paths) -> JSON:
+    """Render one arm a person may choose: it names no rollout, so that it is no exposure."""
+    asked = {"name": OVERRIDE_ARM, "string_match": {"exact": str(name)}}
+    route = _arm_route(plan, arm, {**paths.all, "headers": [asked]}, paths)
+    route["metadata"]["filter_metadata"]["fairlead"]["override"] = True
+    route["typed_per_filter_config"][OVERRIDE_FILTER] = render_keys(plan.access.override_keys)
+    return route
+
+
+def _bad_override_route(plan: TrafficPlan, paths: _Paths) -> JSON:
+    return _refusal(plan, {**paths.all, "headers": [{"name": OVERRIDE_ARM, "present_match": True}]})
+
+
 def _bad_id_route(plan: TrafficPlan, paths: _Paths) -> JSON:
     bad = {"name": "x-inference-id", "string_match": safe_regex(INFERENCE_ID), "invert_match": True}
+    return _refusal(plan, {**paths.all, "headers": [bad]})
+
+
+def _refusal(plan: TrafficPlan, match: JSON) -> JSON:
     return {
-        "match": {**paths.all, "headers": [bad]},
+        "match": match,
         "metadata": {"filter_metadata": {"fairlead": {"model": plan.model}}},
         "response_headers_to_add": [
             set_header("x-inference-id", "%UNIQUE_ID%"),
@@ -188,10 +230,15 @@ def _common(plan: TrafficPlan, *, counted: bool, arm: Arm | None = None) -> JSON
             *_rollout_id(plan),
             *sided,
         ],
+        **_kept_from_the_model(plan),
         # A retry and a copy need the whole body again.
         "request_body_buffer_limit": plan.max_body_bytes,
         "typed_per_filter_config": _filters_of(plan),
     }
+
+
+def _kept_from_the_model(plan: TrafficPlan) -> JSON:
+    return {"request_headers_to_remove": ["authorization"]} if plan.access.api_keys else {}
 
 
 def _filters_of(plan: TrafficPlan) -> JSON:
@@ -205,6 +252,8 @@ def _filters_of(plan: TrafficPlan) -> JSON:
     if plan.access.jwt is not None:
         claim = plan.unit.name if plan.unit.kind is UnitKind.JWT_CLAIM else None
         limit[JWT_FILTER] = render_jwt(plan.access.jwt, claim)
+    if plan.access.api_keys:
+        limit[KEY_FILTER] = render_keys(plan.access.api_keys)
     if plan.unit.kind is not UnitKind.COOKIE:
         return limit
     rewrite = {"pattern": expression(cookie_pattern(plan.unit.name)), "substitution": "\\1"}

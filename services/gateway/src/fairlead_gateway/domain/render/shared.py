@@ -19,6 +19,12 @@ CERTIFICATE = "gateway"
 CLAIM_HEADER = "x-fairlead-claim"
 """The request header that carries a token's claim from the filter to the route."""
 
+CLIENT_HEADER = "x-fairlead-client"
+"""The request header that carries the name of the client whose key let the request in."""
+
+OVERRIDE_ARM, OVERRIDE_KEY = "x-override-arm", "x-override-key"
+"""The request headers by which a person chooses an arm."""
+
 INFERENCE_ID = "[A-Za-z0-9._:-]{1,64}"
 """What a client may give as an inference id."""
 
