@@ -13,7 +13,7 @@ from gateway_lab import plan
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairlead_gateway.domain.assignment import assign, bucket_of
+from fairlead_gateway.domain.assignment import assign, bucket_of, outside_of
 from fairlead_gateway.domain.documents import PlanError
 from fairlead_gateway.domain.plan import parse_plan, plan_digest, to_dict
 
@@ -45,8 +45,11 @@ EVERYTHING: dict[str, Any] = {
     "shadow": [{"version": "5", "share": 10}],
     "jwt": {"issuer": "https://id", "audiences": ["a"], "jwks": "{}", "required": True},
     "overrideKeys": KEYS,
+    "eligible": [{"reason": "holdout", "salt": "holdout:iris", "from": 500, "to": 10_000}],
 }
 """A plan's optional parts."""
+
+HOLDOUT: dict[str, Any] = EVERYTHING["eligible"][0]
 
 WRONG = [
     ("model", "Iris"),
@@ -75,6 +78,12 @@ WRONG = [
     ("apiKeys", ["dashboard:secret"]),
     ("overrideKeys", KEYS[0]),
     ("overrideKeys", [KEYS[0].replace("=", "")]),
+    ("eligible", []),
+    ("eligible.0.salt", "a b"),
+    ("eligible.0.reason", ""),
+    ("eligible.0.from", -1),
+    ("eligible.0.to", 10_001),
+    ("eligible.0.more", 1),
     ("arms", []),
     ("arms.0.arm", "shadow"),
     ("arms.0.version", "v4"),
@@ -119,6 +128,9 @@ def test_what_the_schema_refuses_is_refused(path: str, value: Any) -> None:
         ({"apiKeys": KEYS, "jwt": EVERYTHING["jwt"]}, "apiKeys"),
         ({"apiKeys": KEYS * 2}, "apiKeys"),
         ({"overrideKeys": KEYS * 2}, "overrideKeys"),
+        ({"eligible": [HOLDOUT | {"to": 500}]}, "eligible[0].to"),
+        ({"eligible": [HOLDOUT | {"from": 0}]}, "eligible[0]"),
+        ({"eligible": [HOLDOUT], "unit": {"cookie": "a"}}, "eligible"),
         ({"step": 10**20}, "step"),
         ({"step": 1e20}, "step"),
         ({"shadow": [{"version": "5", "share": 1}] * 2}, "shadow"),
@@ -178,6 +190,29 @@ def test_assignment_is_total(unit: str, weight: int) -> None:
     """Every unit has an arm, the candidate exactly below the weight."""
     arm = assign(parse_plan(plan(weight=weight)), unit)
     assert (arm == "candidate") == (bucket_of(plan()["salt"], unit) < weight)
+
+
+@given(unit=units, weight=weights, held=st.integers(1, 9_999))
+def test_a_holdout_is_outside_every_rollout(unit: str, weight: int, held: int) -> None:
+    """A unit outside is stable's at every weight and salt; one inside is assigned as ever."""
+    eligible = [HOLDOUT | {"from": held}]
+    made = parse_plan(plan(weight=weight, eligible=eligible))
+    other = parse_plan(plan(weight=10_000, eligible=eligible, salt="another"))
+    outside = outside_of(made, unit)
+    assert outside == outside_of(other, unit)
+    if outside is None:
+        assert assign(made, unit) == assign(parse_plan(plan(weight=weight)), unit)
+        assert assign(other, unit) == "candidate"
+    else:
+        assert (outside, assign(other, unit)) == ("holdout", "stable")
+
+
+@given(unit=units, low=st.integers(1, 9_999), high=st.integers(1, 9_999))
+def test_a_larger_holdout_keeps_who_is_in_it(unit: str, low: int, high: int) -> None:
+    """Growing a holdout takes units out of rollouts, and lets none in."""
+    low, high = sorted((low, high))
+    small, large = (parse_plan(plan(eligible=[HOLDOUT | {"from": each}])) for each in (low, high))
+    assert outside_of(small, unit) is None or outside_of(large, unit) == "holdout"
 
 
 @pytest.mark.parametrize("unit", [None, ""])

@@ -114,6 +114,7 @@ def change(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return document
 
 
+HALF = {"name": "home", "from": 0, "to": 50}
 KEY = "dashboard:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g="
 
 
@@ -146,6 +147,13 @@ def tokens(**changes: Any) -> dict[str, Any]:
         ("spec.traffic.apiKeys", ["dashboard:secret"], r"apiKeys\[0\]: must match"),
         ("spec.traffic.apiKeys", [KEY, KEY], "names dashboard twice"),
         ("spec.traffic.overrideKeys", [KEY, KEY], "names dashboard twice"),
+        ("spec.traffic.holdout", 0.001, r"spec\.traffic\.holdout: 0\.001 is not a percentage"),
+        ("spec.traffic.holdout", 100, "spec.traffic.holdout"),
+        ("spec.traffic.layer", {"name": "home", "from": 50, "to": 50}, "to: must be above"),
+        ("spec.traffic.layer", {"name": "home", "from": 0.001, "to": 5}, r"layer\.from: 0\.001"),
+        ("spec.traffic.layer", {"name": "a:b", "from": 0, "to": 50}, "layer.name: must match"),
+        ("spec.traffic", {"unit": {"cookie": "a"}, "holdout": 5}, "holdout: cannot be told"),
+        ("spec.traffic", {"unit": {"cookie": "a"}, "layer": HALF}, "layer: cannot be told"),
         ("spec.traffic.timeout", "soon", "spec.traffic.timeout: must match"),
         ("spec.traffic.timeout", "0s", "above 0 and at most 1h"),
         ("spec.traffic.timeout", "2h", "above 0 and at most 1h"),
@@ -247,6 +255,31 @@ def test_what_is_asked_of_requests_is_in_the_plan(
     for name in set(plan) - set(plain):
         given = traffic[name]
         assert plan[name] == (given if isinstance(given, list) else {**plan[name], **given})
+
+
+@pytest.mark.parametrize(
+    ("traffic", "ranges"),
+    [
+        ({}, None),
+        ({"unit": {"cookie": "a"}, "holdout": 0}, None),
+        ({"layer": {"name": "home", "from": 0, "to": 100}}, None),
+        ({"holdout": 2.5}, [("holdout", "holdout:flights", 250, 10_000)]),
+        ({"layer": HALF}, [("layer", "layer:home", 0, 5_000)]),
+        (
+            {"layer": {**HALF, "from": 33.33}, "holdout": 1},
+            [("holdout", "holdout:flights", 100, 10_000), ("layer", "layer:home", 3_333, 5_000)],
+        ),
+    ],
+)
+def test_who_may_meet_the_candidate_is_in_the_plan(
+    build_manifest: Callable[..., Any], traffic: dict[str, Any], ranges: Any
+) -> None:
+    """Ranges are there only where they keep a unit out; their salts outlive the rollout."""
+    plan = build_plan(read_spec(build_manifest(traffic=traffic)), name="flights", stable="3")
+    jsonschema.validate(plan, json.loads(SCHEMA.read_text("utf-8")))
+    keys = ("reason", "salt", "from", "to")
+    expected = None if ranges is None else [dict(zip(keys, r, strict=True)) for r in ranges]
+    assert plan.get("eligible") == expected
 
 
 def test_a_key_is_kept_as_a_hash() -> None:

@@ -14,7 +14,9 @@ from typing import Any
 
 from fairlead_rollout.domain.access import Access, parse_access
 from fairlead_rollout.domain.durations import parse_duration
+from fairlead_rollout.domain.eligibility import Eligibility, parse_eligibility
 from fairlead_rollout.domain.errors import InvalidSpecError
+from fairlead_rollout.domain.shares import parse_share
 
 TOTAL_WEIGHT = 10_000  # of every TrafficPlan; a changed sum would move units between arms
 LONGEST_TIMEOUT = timedelta(hours=1)  # the gateway takes no longer one
@@ -142,6 +144,7 @@ class ServedModelSpec:
     max_body_bytes: int
     retry_on_reset: bool
     access: Access
+    eligibility: Eligibility
     rollout: RolloutSpec
     replicas: int
     environment: str
@@ -158,12 +161,7 @@ def parse_weight(percent: float) -> int:
     Raises:
         InvalidSpecError: The weight is finer than 0.01 or outside 0 to 100.
     """
-    weight = round(percent * 100) if math.isfinite(percent) else -1
-    if not math.isclose(weight, percent * 100, abs_tol=1e-6) or not 0 <= weight <= TOTAL_WEIGHT:
-        raise InvalidSpecError(
-            f"spec.rollout.steps: weight {percent} is not a percentage between 0 and 100 in steps of 0.01"
-        )
-    return weight
+    return parse_share("spec.rollout.steps: weight", percent)
 
 
 def parse_spec(spec: Mapping[str, Any]) -> ServedModelSpec:
@@ -183,6 +181,7 @@ def parse_spec(spec: Mapping[str, Any]) -> ServedModelSpec:
         max_body_bytes=traffic["maxBodyBytes"],
         retry_on_reset=traffic["retryOnReset"],
         access=parse_access(traffic),
+        eligibility=parse_eligibility(traffic),
         rollout=_parse_rollout(spec["rollout"]),
         replicas=server["replicas"],
         environment=server["environment"],

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from fairlead_rollout.domain.access import render_access
+from fairlead_rollout.domain.eligibility import render_eligible
 from fairlead_rollout.domain.spec import TOTAL_WEIGHT, ServedModelSpec
 
 Plan = dict[str, Any]
@@ -37,6 +38,7 @@ def build_plan(  # noqa: PLR0913 -- one argument for each thing the plan names
     arms = [{"arm": "stable", "version": stable, "weight": TOTAL_WEIGHT - weight}]
     if candidate is not None:
         arms.insert(0, {"arm": "candidate", "version": candidate, "weight": weight})
+    eligible = render_eligible(spec.eligibility, name)
     return {
         "model": name,
         "rollout": rollout,
@@ -50,6 +52,7 @@ def build_plan(  # noqa: PLR0913 -- one argument for each thing the plan names
         "retries": {"attempts": RETRY_ATTEMPTS, "onReset": spec.retry_on_reset},
         "limits": {"maxBodyBytes": spec.max_body_bytes},
         **render_access(spec.access),
+        **({"eligible": eligible} if eligible else {}),
     }
 
 

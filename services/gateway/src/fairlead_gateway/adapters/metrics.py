@@ -50,6 +50,9 @@ class PrometheusMeter:
         self._overrides = self._counter(
             "overrides_total", "Requests whose arm a person chose; no exposures.", "model", "arm"
         )
+        self._outside = self._counter(
+            "outside_total", "Requests of units kept out of a rollout.", "model", "reason"
+        )
         self._shipped = self._counter("exposures_shipped_total", "Exposures taken.")
         self._dropped = self._counter(
             "exposures_dropped_total", "Lines and exposures never to be taken.", "reason"
@@ -73,6 +76,8 @@ class PrometheusMeter:
         self._fallbacks.labels(model, arm).inc(line.is_fallback)
         if line.override and line.arm:
             self._overrides.labels(model, arm).inc()
+        if line.outside and line.arm:
+            self._outside.labels(model, line.outside).inc()
 
     def shipped(self, count: int) -> None:
         """Count exposures the experiments service has taken."""

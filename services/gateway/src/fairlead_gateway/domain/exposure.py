@@ -17,6 +17,7 @@ class LogLine:
         rollout: The rollout, for a prediction while one is running.
         step: The rollout's step.
         override: Whether a person has chosen the arm.
+        outside: Why its unit is kept out of the rollout, if it is.
         arm: The assigned arm; None if the request was answered before one was.
         cluster: The cluster the route chose.
         version: The version tried last.
@@ -34,6 +35,7 @@ class LogLine:
     rollout: str | None = None
     step: int | None = None
     override: bool | None = None
+    outside: str | None = None
     arm: str | None = None
     cluster: str | None = None
     version: str | None = None

@@ -19,6 +19,8 @@ from fairlead_gateway.domain.documents import (
     require_match,
     require_within,
 )
+from fairlead_gateway.domain.eligibility import FIELD as ELIGIBLE
+from fairlead_gateway.domain.eligibility import Range, eligible_to_dict, parse_eligible
 
 TOTAL_WEIGHT = 10_000
 """Weights are shares of this total; it never changes, or units would change sides."""
@@ -137,6 +139,7 @@ class TrafficPlan:
         retries: How often a request is sent again.
         max_body_bytes: The largest request body.
         access: Who may ask.
+        eligible: The ranges a unit must be in to be assigned to the candidate, and counted.
     """
 
     model: str
@@ -151,6 +154,7 @@ class TrafficPlan:
     retries: Retries
     max_body_bytes: int
     access: Access = field(default_factory=Access)
+    eligible: tuple[Range, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every rule a single field or several together must keep."""
@@ -161,6 +165,8 @@ class TrafficPlan:
         _check_shadow(self.shadow)
         needs_jwt = self.unit.kind is UnitKind.JWT_CLAIM and self.access.jwt is None
         require(not needs_jwt, "jwt", "is required where the unit is a claim of it")
+        is_cookie = self.unit.kind is UnitKind.COOKIE
+        require(not (is_cookie and self.eligible), "eligible", "must be absent for a cookie's unit")
         in_range = 0 < self.timeout <= _LONGEST_TIMEOUT
         require(in_range, "timeout", f"must be above 0 and at most {_LONGEST_TIMEOUT} seconds")
         require_within(self.retries.attempts, 0, 10, "retries.attempts")
@@ -193,7 +199,7 @@ def parse_plan(document: object) -> TrafficPlan:
     known = (
         "model rollout step salt unit arms shadow fallback timeout retries limits".split()  # noqa: SIM905
     )
-    fields = read_object(document, "plan", known, optional=OPTIONAL)
+    fields = read_object(document, "plan", known, optional=[*OPTIONAL, ELIGIBLE])
     retries = read_object(fields["retries"], "retries", ["attempts", "onReset"])
     limits = read_object(fields["limits"], "limits", ["maxBodyBytes"])
     return TrafficPlan(
@@ -212,6 +218,7 @@ def parse_plan(document: object) -> TrafficPlan:
         ),
         max_body_bytes=read_integer(limits["maxBodyBytes"], "limits.maxBodyBytes"),
         access=parse_access(fields),
+        eligible=parse_eligible(fields),
     )
 
 
@@ -233,6 +240,7 @@ def to_dict(plan: TrafficPlan) -> dict[str, object]:
         "retries": {"attempts": plan.retries.attempts, "onReset": plan.retries.on_reset},
         "limits": {"maxBodyBytes": plan.max_body_bytes},
         **access_to_dict(plan.access),
+        **eligible_to_dict(plan.eligible),
     }
 
 

@@ -12,6 +12,7 @@ def render_access_log(path: str) -> JSON:
         "rollout": "%METADATA(ROUTE:fairlead:rollout)%",
         "step": "%METADATA(ROUTE:fairlead:step)%",
         "override": "%METADATA(ROUTE:fairlead:override)%",
+        "outside": "%METADATA(ROUTE:fairlead:outside)%",
         "arm": "%REQ(x-rollout-arm)%",
         "cluster": "%UPSTREAM_CLUSTER_RAW%",
         "version": "%UPSTREAM_METADATA(fairlead:version)%",

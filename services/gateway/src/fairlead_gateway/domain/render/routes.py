@@ -12,6 +12,7 @@ from fairlead_gateway.domain.render.access import (
     render_keys,
 )
 from fairlead_gateway.domain.render.clusters import cluster_name
+from fairlead_gateway.domain.render.eligibility import render_outside
 from fairlead_gateway.domain.render.shared import (
     CLAIM_HEADER,
     CLIENT_HEADER,
@@ -92,9 +93,28 @@ def render_model_routes(plan: TrafficPlan) -> JSON:
         rewrite={},
     )
     return {
-        f"/models/{name}/": _routes(_routes_of(plan, invocations)),
-        f"/v2/models/{name}": _routes(_routes_of(plan, inference)),
+        f"/models/{name}/": _eligible_first(plan, invocations),
+        f"/v2/models/{name}": _eligible_first(plan, inference),
     }
+
+
+def _eligible_first(plan: TrafficPlan, paths: "_Paths") -> JSON:
+    """Render the routes of units outside each range, and of all others.
+
+    While no rollout is running there is nothing to be kept out of.
+    """
+    others = _routes(_routes_of(plan, paths))
+    if plan.rollout is None or not plan.eligible:
+        return others
+    header = source_of(plan).header
+    outside = [
+        {
+            "predicate": render_outside(each, header),
+            "on_match": _routes(_routes_of(plan, paths, outside=each.reason)),
+        }
+        for each in plan.eligible
+    ]
+    return {"matcher": {"matcher_list": {"matchers": outside}, "on_no_match": others}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,18 +137,26 @@ def _routes(routes: Sequence[JSON]) -> JSON:
     return {"action": {"name": "routes", "typed_config": typed}}
 
 
-def _routes_of(plan: TrafficPlan, paths: _Paths) -> list[JSON]:
+def _routes_of(plan: TrafficPlan, paths: _Paths, *, outside: str | None = None) -> list[JSON]:
     """Render bad ids, what a person chooses, predictions with a unit and without one, all else.
 
     Without a rollout there is nothing to split and nothing to report: all goes to stable.
     """
-    counted = [] if plan.rollout is None else [_split_route(plan, paths), _unitless(plan, paths)]
+    predictions = [] if plan.rollout is None else _prediction_routes(plan, paths, outside)
     return [
         _bad_id_route(plan, paths),
         *_override_routes(plan, paths),
-        *counted,
+        *predictions,
         _arm_route(plan, plan.stable, paths.all, paths),
     ]
+
+
+def _prediction_routes(plan: TrafficPlan, paths: _Paths, outside: str | None) -> list[JSON]:
+    if outside is None:
+        return [_split_route(plan, paths), _unitless(plan, paths)]
+    route = _arm_route(plan, plan.stable, {**paths.predictions, "headers": [_POST]}, paths)
+    route["metadata"]["filter_metadata"]["fairlead"]["outside"] = outside
+    return [route]
 
 
 def _split_route(plan: TrafficPlan, paths: _Paths) -> JSON:
