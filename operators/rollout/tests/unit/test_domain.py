@@ -114,6 +114,7 @@ def change(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return document
 
 
+RATE = {"requests": 5, "per": "1m"}
 HALF = {"name": "home", "from": 0, "to": 50}
 KEY = "dashboard:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g="
 
@@ -147,6 +148,17 @@ def tokens(**changes: Any) -> dict[str, Any]:
         ("spec.traffic.apiKeys", ["dashboard:secret"], r"apiKeys\[0\]: must match"),
         ("spec.traffic.apiKeys", [KEY, KEY], "names dashboard twice"),
         ("spec.traffic.overrideKeys", [KEY, KEY], "names dashboard twice"),
+        ("spec.traffic.rateLimit", {"requests": 1}, "is missing per"),
+        ("spec.traffic.rateLimit", {"requests": 0, "per": "1s"}, "rateLimit.requests"),
+        ("spec.traffic.rateLimit", {"requests": 1, "per": "25h"}, "must be from 100ms to 24h"),
+        (
+            "spec.traffic.rateLimit",
+            {**RATE, "per": "99999999999d"},
+            "per: .* longer than 3650 days",
+        ),
+        ("spec.traffic.rateLimit", {"requests": 1, "per": "50ms"}, "must be from 100ms to 24h"),
+        ("spec.traffic.rateLimit", {"requests": 1, "per": "1s", "by": "client"}, "needs spec.traf"),
+        ("spec.traffic", {"unit": {"request": {}}, "rateLimit": RATE}, "asks more than once"),
         ("spec.traffic.holdout", 0.001, r"spec\.traffic\.holdout: 0\.001 is not a percentage"),
         ("spec.traffic.holdout", 100, "spec.traffic.holdout"),
         ("spec.traffic.layer", {"name": "home", "from": 50, "to": 50}, "to: must be above"),
@@ -280,6 +292,15 @@ def test_who_may_meet_the_candidate_is_in_the_plan(
     keys = ("reason", "salt", "from", "to")
     expected = None if ranges is None else [dict(zip(keys, r, strict=True)) for r in ranges]
     assert plan.get("eligible") == expected
+
+
+def test_a_rate_is_in_the_plan(build_manifest: Callable[..., Any]) -> None:
+    """By unit, unless it is asked for by client."""
+    plan = build_plan(
+        read_spec(build_manifest(traffic={"rateLimit": RATE})), name="flights", stable="3"
+    )
+    jsonschema.validate(plan, json.loads(SCHEMA.read_text("utf-8")))
+    assert plan["rateLimit"] == {"by": "unit", "requests": 5, "seconds": 60.0}
 
 
 def test_a_key_is_kept_as_a_hash() -> None:

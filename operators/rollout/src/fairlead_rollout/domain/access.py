@@ -3,9 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
+from fairlead_rollout.domain.durations import parse_duration
 from fairlead_rollout.domain.errors import InvalidSpecError
+
+SHORTEST_PERIOD, LONGEST_PERIOD = timedelta(milliseconds=100), timedelta(days=1)
 
 _PUBLIC = frozenset({"RSA", "EC", "OKP"})
 _JWKS = "spec.traffic.jwt.jwks"
@@ -22,18 +26,29 @@ class Jwt:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RateLimit:
+    """How often one client, or one unit, may ask."""
+
+    by: str
+    requests: int
+    period: timedelta
+
+
+@dataclass(frozen=True, kw_only=True)
 class Access:
-    """Who may ask a model; what is None or empty asks for nothing.
+    """Who may ask a model, and how often; what is None or empty asks for nothing.
 
     Attributes:
         jwt: The tokens that are asked for.
         api_keys: Names and hashes of the keys that let requests in.
         override_keys: Names and hashes of the keys that choose an arm.
+        rate_limit: How often each may ask.
     """
 
     jwt: Jwt | None
     api_keys: tuple[str, ...]
     override_keys: tuple[str, ...]
+    rate_limit: RateLimit | None
 
 
 def parse_access(traffic: Mapping[str, Any]) -> Access:
@@ -54,6 +69,7 @@ def parse_access(traffic: Mapping[str, Any]) -> Access:
         jwt=_parse_jwt(traffic["jwt"]) if "jwt" in traffic else None,
         api_keys=_parse_keys("apiKeys", traffic.get("apiKeys", ())),
         override_keys=_parse_keys("overrideKeys", traffic.get("overrideKeys", ())),
+        rate_limit=_parse_rate_limit(traffic) if "rateLimit" in traffic else None,
     )
 
 
@@ -63,6 +79,7 @@ def render_access(access: Access) -> dict[str, Any]:
         "jwt": None if access.jwt is None else _render_jwt(access.jwt),
         "apiKeys": list(access.api_keys),
         "overrideKeys": list(access.override_keys),
+        "rateLimit": None if access.rate_limit is None else _render_rate_limit(access.rate_limit),
     }
     return {name: value for name, value in fields.items() if value}
 
@@ -74,6 +91,35 @@ def _render_jwt(jwt: Jwt) -> dict[str, Any]:
         "jwks": jwt.jwks,
         "required": jwt.required,
     }
+
+
+def _render_rate_limit(limit: RateLimit) -> dict[str, Any]:
+    return {
+        "by": limit.by,
+        "requests": limit.requests,
+        "seconds": limit.period.total_seconds(),
+    }
+
+
+def _parse_rate_limit(traffic: Mapping[str, Any]) -> RateLimit:
+    limit = traffic["rateLimit"]
+    if limit["by"] == "client" and "apiKeys" not in traffic:
+        raise InvalidSpecError(
+            "spec.traffic.rateLimit.by: a rate by client needs spec.traffic.apiKeys, which tells "
+            "clients apart"
+        )
+    if limit["by"] == "unit" and "request" in traffic["unit"]:
+        raise InvalidSpecError(
+            "spec.traffic.rateLimit.by: a rate by unit needs a unit that asks more than once; "
+            "count by client"
+        )
+    try:
+        period = parse_duration(limit["per"])
+    except ValueError as error:
+        raise InvalidSpecError(f"spec.traffic.rateLimit.per: {error}") from error
+    if not SHORTEST_PERIOD <= period <= LONGEST_PERIOD:
+        raise InvalidSpecError("spec.traffic.rateLimit.per: must be from 100ms to 24h")
+    return RateLimit(by=limit["by"], requests=limit["requests"], period=period)
 
 
 def _parse_keys(field: str, lines: Sequence[str]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from fairlead_gateway.domain.access import OPTIONAL, Access, access_to_dict, parse_access
+from fairlead_gateway.domain.access import OPTIONAL, Access, By, access_to_dict, parse_access
 from fairlead_gateway.domain.documents import (
     read_boolean,
     read_integer,
@@ -165,6 +165,9 @@ class TrafficPlan:
         _check_shadow(self.shadow)
         needs_jwt = self.unit.kind is UnitKind.JWT_CLAIM and self.access.jwt is None
         require(not needs_jwt, "jwt", "is required where the unit is a claim of it")
+        limit = self.access.rate_limit
+        per_request = self.unit.kind is UnitKind.REQUEST and limit and limit.by is By.UNIT
+        require(not per_request, "rateLimit.by", "must be client where each request is a unit")
         is_cookie = self.unit.kind is UnitKind.COOKIE
         require(not (is_cookie and self.eligible), "eligible", "must be absent for a cookie's unit")
         in_range = 0 < self.timeout <= _LONGEST_TIMEOUT

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fairlead_gateway.domain.plan import Unit
 from fairlead_gateway.domain.render.access import render_access_filters
 from fairlead_gateway.domain.render.log import render_access_log
+from fairlead_gateway.domain.render.rates import render_rate_filter
 from fairlead_gateway.domain.render.replies import READY_PATH, render_local_replies
 from fairlead_gateway.domain.render.shared import (
     CERTIFICATE,
@@ -16,6 +17,8 @@ from fairlead_gateway.domain.render.shared import (
     from_file,
 )
 from fairlead_gateway.domain.render.units import copy_units
+
+_MOST_HEADERS_KB, _MOST_HEADERS = 60, 100  # Envoy's own, and in the documentation.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,8 @@ def render_listener(settings: ListenerSettings, units: Collection[Unit], routes:
         "merge_slashes": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
         "request_headers_timeout": "10s",
+        "max_request_headers_kb": _MOST_HEADERS_KB,
+        "common_http_protocol_options": {"max_headers_count": _MOST_HEADERS},
         "early_header_mutation_extensions": [_early_mutations(units)],
         "access_log": [render_access_log(settings.access_log)],
         "local_reply_config": render_local_replies(),
@@ -152,15 +157,16 @@ def _http_filters() -> list[JSON]:
         _readiness(),
         *render_access_filters(),
         {
-            "name": "envoy.filters.http.buffer",
-            "disabled": True,  # Each model's routes turn it on with the model's own limit.
-            "typed_config": {"@type": buffer, "max_request_bytes": 1024},
-        },
-        {
             "name": "envoy.filters.http.header_to_metadata",
             "typed_config": {
                 "@type": f"{TYPE}extensions.filters.http.header_to_metadata.v3.Config"
             },
+        },
+        render_rate_filter(),
+        {
+            "name": "envoy.filters.http.buffer",
+            "disabled": True,  # Each model's routes turn it on with the model's own limit.
+            "typed_config": {"@type": buffer, "max_request_bytes": 1024},
         },
         {
             "name": "envoy.filters.http.router",

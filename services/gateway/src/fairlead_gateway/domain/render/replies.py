@@ -53,7 +53,17 @@ def render_local_replies() -> JSON:
             _reply(
                 _status(413), "PAYLOAD_TOO_LARGE", f"The body is above the limit of model {model}"
             ),
-            _reply(_status(431), "HEADERS_TOO_LARGE", "The request's headers are too large"),
+            _reply(
+                _status(429),
+                "RATE_LIMITED",
+                f"Model {model} has had too many requests of this client or unit; "
+                "x-ratelimit-reset tells in how many seconds it takes more",
+            ),
+            _reply(
+                _status(431),
+                "HEADERS_TOO_LARGE",
+                "The request's headers are too large or too many",
+            ),
             _reply(
                 {"response_flag_filter": {"flags": ["UH", "NC"]}},
                 "UNAVAILABLE",

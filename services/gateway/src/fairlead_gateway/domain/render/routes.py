@@ -13,6 +13,7 @@ from fairlead_gateway.domain.render.access import (
 )
 from fairlead_gateway.domain.render.clusters import cluster_name
 from fairlead_gateway.domain.render.eligibility import render_outside
+from fairlead_gateway.domain.render.rates import RATE_FILTER, render_rate_limit
 from fairlead_gateway.domain.render.shared import (
     CLAIM_HEADER,
     CLIENT_HEADER,
@@ -282,6 +283,10 @@ def _filters_of(plan: TrafficPlan) -> JSON:
         limit[JWT_FILTER] = render_jwt(plan.access.jwt, claim)
     if plan.access.api_keys:
         limit[KEY_FILTER] = render_keys(plan.access.api_keys)
+    if plan.access.rate_limit is not None:
+        header = source_of(plan).header
+        rate = render_rate_limit(plan.access.rate_limit, plan.unit.kind, header)
+        limit[RATE_FILTER] = rate
     if plan.unit.kind is not UnitKind.COOKIE:
         return limit
     rewrite = {"pattern": expression(cookie_pattern(plan.unit.name)), "substitution": "\\1"}
