@@ -1,5 +1,6 @@
 """What a check of the decision chain gets and gives."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -74,3 +75,7 @@ class Context:
         """Speak and keep a changed rollout."""
         status = replace(self.status, rollout=replace(rollout, reason=reason, message=message))
         return Ruling(status=status, reason=reason, message=message, requeue_after=requeue_after)
+
+
+Check = Callable[[Context], Ruling | None]
+"""A question to one pass; None leaves the word to the next check."""

@@ -1,0 +1,61 @@
+"""Checks while a version serves and none is on trial; the first that speaks wins."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from fairlead_rollout.domain.changes import start_rollout
+from fairlead_rollout.domain.reasons import Reason
+from fairlead_rollout.domain.ruling import AT_ONCE, IDLE, SELDOM, SOON, Check, Context, Ruling
+from fairlead_rollout.domain.snapshot import Verb
+from fairlead_rollout.domain.status import ConditionType
+
+
+def _going(context: Context) -> Ruling | None:
+    return _serving(context, IDLE) if context.snapshot.is_deleted else None
+
+
+def _request_without_rollout(context: Context) -> Ruling | None:
+    request, rollout = context.request, context.status.rollout
+    if request is None:
+        return None
+    settled = context.status.settled
+    if request.verb is Verb.RETRY and rollout is not None and request.rollout == rollout.id:
+        settled = None
+    status = replace(context.status, settled=settled, handled_request=request.id)
+    return _serving(replace(context, status=status), AT_ONCE)
+
+
+def _nothing_new(context: Context) -> Ruling | None:
+    status = context.status
+    if context.snapshot.registry is None or status.production in {None, status.stable}:
+        return _serving(context, IDLE)
+    return _serving(context, IDLE) if status.production == status.settled else None
+
+
+def _serving(context: Context, requeue_after: timedelta) -> Ruling:
+    status, applied = context.status, context.snapshot.applied
+    message = f"version {status.stable} serves"
+    if status.production is None:
+        message += f"; {context.spec.production} names no version in MLflow"
+        return context.rule(Reason.PRODUCTION_MISSING, message, requeue_after)
+    if status.settled is not None:
+        message += f"; version {status.settled} was aborted and stays out until it is promoted again or retried"
+    is_settled = applied is not None and applied.has(status.traffic)
+    wait = requeue_after if is_settled else min(requeue_after, _until_gateway(context))
+    return context.rule(Reason.SERVING, message, wait)
+
+
+def _until_gateway(context: Context) -> timedelta:
+    """Return when to look at the gateway again: the longer it has been behind, the later."""
+    waiting = context.status.condition(ConditionType.TRAFFIC_APPLIED)
+    if waiting is None or waiting.status == "True":
+        return SOON
+    return max(SOON, min((context.now - waiting.last_transition_time) / 10, SELDOM))
+
+
+WITHOUT_ROLLOUT: tuple[Check, ...] = (
+    _going,  # nothing is started any more
+    _request_without_rollout,  # a person wants an aborted version on trial again
+    _nothing_new,  # the registry names what serves, or what was aborted, or is away
+    start_rollout,
+)

@@ -1,0 +1,127 @@
+"""Changes of a rollout's state: it starts, goes on, is decided, ends; and who is told of it."""
+
+from dataclasses import replace
+from uuid import NAMESPACE_URL, uuid5
+
+from fairlead_rollout.domain.reasons import Reason
+from fairlead_rollout.domain.ruling import AT_ONCE, Context, Ruling
+from fairlead_rollout.domain.snapshot import Analysis
+from fairlead_rollout.domain.spec import OnAbort
+from fairlead_rollout.domain.status import Rollout, RolloutState, Status, Writeback, with_history
+from fairlead_rollout.domain.words import percent
+from fairlead_rollout.domain.writebacks import (
+    numbers_of,
+    production_moved,
+    record_of,
+    report_of,
+    tags_of,
+)
+
+ROLLOUTS = uuid5(NAMESPACE_URL, "https://fairlead.dev/rollouts")
+
+
+def start_rollout(context: Context) -> Ruling:
+    """Put the production version on trial."""
+    status = context.status
+    assert status.production is not None
+    assert status.stable is not None
+    number = status.attempts + 1
+    rollout = Rollout(
+        id=str(uuid5(ROLLOUTS, f"{context.snapshot.uid}/{status.production}/{number}")),
+        candidate=status.production,
+        baseline=status.stable,
+        state=RolloutState.PENDING,
+        started_at=context.now,
+        rules=context.spec.rollout.fingerprint,
+        reason=Reason.STARTING_CANDIDATE,
+        message=f"version {status.production} is starting",
+    )
+    status = replace(status, attempts=number, rollout=rollout)
+    status = tell(status, record_of(context.snapshot.name, context.spec, rollout))
+    status = tell(status, tags_of(context.spec, rollout))
+    return Ruling(
+        status=status, reason=rollout.reason, message=rollout.message, requeue_after=AT_ONCE
+    )
+
+
+def set_step(context: Context, step: int) -> Ruling:
+    """Go to a step: its weight is what the gateway is to apply next."""
+    weight = percent(context.spec.rollout.steps[step].weight)
+    rollout = replace(
+        context.rollout,
+        state=RolloutState.RUNNING,
+        step=step,
+        step_started_at=None,
+        reason=Reason.APPLYING_TRAFFIC,
+        message=f"version {context.rollout.candidate} gets {weight}",
+    )
+    ruling = context.keep(rollout, Reason.APPLYING_TRAFFIC, rollout.message, AT_ONCE)
+    status = tell(ruling.status, record_of(context.snapshot.name, context.spec, rollout))
+    return replace(ruling, status=tell(status, tags_of(context.spec, rollout)))
+
+
+def promote(context: Context, reason: Reason, message: str) -> Ruling:
+    """Decide for the candidate; it takes all traffic once it is scaled."""
+    rollout = replace(
+        context.rollout,
+        promoting=True,
+        paused=False,
+        reason=reason,
+        message=message,
+        numbers=numbers_of(context.snapshot.analysis),  # those it was decided on
+    )
+    status = replace(context.status, rollout=rollout)
+    scaling = f"version {rollout.candidate} is to take all traffic; it is scaled first"
+    return Ruling(status=status, reason=Reason.PROMOTING, message=scaling, requeue_after=AT_ONCE)
+
+
+def end_rollout(context: Context, state: RolloutState, reason: Reason, message: str) -> Ruling:
+    """End the rollout: its place in the history, the new stable version, and who is told."""
+    analysis, promoted = context.snapshot.analysis, state is RolloutState.PROMOTED
+    rollout = replace(
+        context.rollout,
+        state=state,
+        reason=reason,
+        message=message,
+        decided_at=context.now,
+        paused=False,
+        promoting=False,
+        numbers=context.rollout.numbers if promoted else numbers_of(analysis),
+    )
+    status = with_history(context.status, rollout)
+    if promoted:
+        status = replace(status, stable=rollout.candidate, settled=None)
+    elif state in {RolloutState.ABORTED, RolloutState.INVALID}:
+        status = replace(status, settled=_settled(status, rollout))
+    for item in _announcements(context, rollout, analysis):
+        status = tell(status, item)
+    return Ruling(status=status, reason=reason, message=message, requeue_after=AT_ONCE)
+
+
+def _settled(status: Status, rollout: Rollout) -> str | None:
+    return rollout.candidate if status.production == rollout.candidate else None
+
+
+def _announcements(
+    context: Context, rollout: Rollout, analysis: Analysis | None
+) -> tuple[Writeback, ...]:
+    name, spec = context.snapshot.name, context.spec
+    items = (
+        record_of(name, spec, rollout),
+        tags_of(spec, rollout),
+        report_of(name, rollout, analysis),
+    )
+    ended_against = rollout.state in {RolloutState.ABORTED, RolloutState.INVALID}
+    still_asked_for = (
+        context.status.production == rollout.candidate and not context.snapshot.is_deleted
+    )
+    if ended_against and still_asked_for and spec.on_abort is OnAbort.REVERT:
+        return (*items, production_moved(rollout))
+    return items
+
+
+def tell(status: Status, item: Writeback) -> Status:
+    """Queue a writeback; a newer one replaces an untold older one of the same kind."""
+    key = (item.kind, item.rollout)
+    others = tuple(i for i in status.writeback if (i.kind, i.rollout) != key)
+    return replace(status, writeback=(*others, item))

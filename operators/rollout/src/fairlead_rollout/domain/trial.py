@@ -1,0 +1,227 @@
+"""Checks while a candidate is on trial; the first that speaks wins."""
+
+from dataclasses import replace
+
+from fairlead_rollout.domain.changes import end_rollout, promote, set_step
+from fairlead_rollout.domain.durations import format_duration
+from fairlead_rollout.domain.reasons import Reason
+from fairlead_rollout.domain.ruling import ANALYSIS_EVERY, AT_ONCE, SOON, Check, Context, Ruling
+from fairlead_rollout.domain.snapshot import Verb, Verdict
+from fairlead_rollout.domain.spec import OnInconclusive
+from fairlead_rollout.domain.status import RolloutState
+from fairlead_rollout.domain.wanted import full_replicas, trial_replicas
+from fairlead_rollout.domain.words import because, current_weight, held, percent, time_left
+
+
+def _deleted(context: Context) -> Ruling | None:
+    if not context.snapshot.is_deleted:
+        return None
+    message = "the ServedModel was deleted"
+    return end_rollout(context, RolloutState.ABORTED, Reason.SERVED_MODEL_DELETED, message)
+
+
+def _request_in_rollout(context: Context) -> Ruling | None:
+    request, rollout = context.request, context.rollout
+    if request is None:
+        return None
+    context = replace(context, status=replace(context.status, handled_request=request.id))
+    by = f" by {request.by}" if request.by else ""
+    if request.rollout != rollout.id:
+        return context.rule(Reason(rollout.reason), rollout.message, AT_ONCE)
+    if request.verb is Verb.ABORT:
+        return end_rollout(context, RolloutState.ABORTED, Reason.ABORTED_BY_PERSON, f"aborted{by}")
+    if request.verb is Verb.PROMOTE:
+        return promote(context, Reason.PROMOTED_BY_PERSON, f"promoted{by}")
+    if request.verb in {Verb.PAUSE, Verb.RESUME}:
+        paused = request.verb is Verb.PAUSE
+        message = f"paused{by}" if paused else f"resumed{by}"
+        reason = Reason.PAUSED if paused else Reason.STEP_HOLDING
+        return context.keep(replace(rollout, paused=paused), reason, message, AT_ONCE)
+    return context.rule(Reason(rollout.reason), rollout.message, AT_ONCE)
+
+
+def _production_moved(context: Context) -> Ruling | None:
+    status, candidate = context.status, context.rollout.candidate
+    if context.snapshot.registry is None or status.production in {candidate, None}:
+        return None
+    if status.production == status.stable:
+        message = f"{context.spec.production} names version {status.stable} again"
+        return end_rollout(context, RolloutState.ABORTED, Reason.PRODUCTION_MOVED_BACK, message)
+    message = f"version {status.production} arrived"
+    return end_rollout(context, RolloutState.SUPERSEDED, Reason.SUPERSEDED, message)
+
+
+def _rules_changed(context: Context) -> Ruling | None:
+    rollout, request = context.rollout, context.request
+    if rollout.rules == context.spec.rollout.fingerprint:
+        return None
+    if request and request.verb is Verb.ABORT and request.rollout == rollout.id:
+        return None  # a person ends it: there is nothing to start over
+    message = "spec.rollout was changed; exposures under other rules cannot be judged together"
+    return end_rollout(context, RolloutState.SUPERSEDED, Reason.RULES_CHANGED, message)
+
+
+def _candidate_failed(context: Context) -> Ruling | None:
+    workload = context.snapshot.workload(context.rollout.candidate)
+    if workload is None or not workload.has_failed or workload.failure is None:
+        return None
+    message = f"version {workload.version} cannot serve: {workload.failure.reason}"
+    return end_rollout(context, RolloutState.ABORTED, Reason.CANDIDATE_FAILED, message)
+
+
+def _deadline_exceeded(context: Context) -> Ruling | None:
+    rollout, deadline = context.rollout, context.spec.rollout.progress_deadline
+    late = context.now - rollout.started_at >= deadline
+    if rollout.state is not RolloutState.PENDING or not late:
+        return None
+    message = f"version {rollout.candidate} was not ready within {format_duration(deadline)}"
+    message += because(context.snapshot.workload(rollout.candidate))
+    return end_rollout(context, RolloutState.ABORTED, Reason.PROGRESS_DEADLINE_EXCEEDED, message)
+
+
+def _analysis_against(context: Context) -> Ruling | None:
+    analysis = context.snapshot.analysis
+    if analysis is None:
+        return None
+    if analysis.verdict is Verdict.INVALID:
+        reason = Reason.SAMPLE_RATIO_MISMATCH
+        return end_rollout(context, RolloutState.INVALID, reason, analysis.reason)
+    if analysis.verdict is Verdict.WORSE:
+        guardrail = any(g.get("state") == Verdict.WORSE for g in analysis.guardrails)
+        reason = Reason.GUARDRAIL_WORSE if guardrail else Reason.OBJECTIVE_WORSE
+        return end_rollout(context, RolloutState.ABORTED, reason, analysis.reason)
+    return None
+
+
+def _promoting(context: Context) -> Ruling | None:
+    rollout, wanted = context.rollout, full_replicas(context.snapshot, context.status)
+    if not rollout.promoting:
+        return None
+    if not context.is_available(rollout.candidate, at_least=wanted):
+        message = (
+            f"version {rollout.candidate} is being scaled to {wanted} before it takes all traffic"
+        )
+        return context.rule(Reason.PROMOTING, message, SOON)
+    return end_rollout(context, RolloutState.PROMOTED, Reason(rollout.reason), rollout.message)
+
+
+def _candidate_starting(context: Context) -> Ruling | None:
+    rollout = context.rollout
+    if rollout.state is not RolloutState.PENDING:
+        return None
+    if not context.is_available(rollout.candidate, at_least=trial_replicas(context.spec)):
+        message = f"version {rollout.candidate} is starting"
+        message += because(context.snapshot.workload(rollout.candidate))
+        return context.rule(Reason.STARTING_CANDIDATE, message, SOON)
+    waiting = {(item.kind, item.rollout) for item in context.status.writeback}
+    if ("record", rollout.id) in waiting:
+        message = "the experiments service has not taken the rollout's record yet"
+        return context.rule(Reason.ANALYSIS_UNAVAILABLE, message, SOON)
+    return set_step(context, 0)
+
+
+def _traffic_pending(context: Context) -> Ruling | None:
+    rollout, applied = context.rollout, context.snapshot.applied
+    if applied is None or not applied.has(context.status.traffic):
+        weight = percent(context.spec.rollout.steps[rollout.step or 0].weight)
+        message = f"the gateway is applying {weight} for version {rollout.candidate}"
+        return context.rule(Reason.APPLYING_TRAFFIC, message, SOON)
+    if rollout.step_started_at is None:
+        started = replace(rollout, step_started_at=context.now)
+        return context.keep(started, Reason.STEP_HOLDING, held(context, started), AT_ONCE)
+    return None
+
+
+def _too_long(context: Context) -> Ruling | None:
+    rules, rollout = context.spec.rollout, context.rollout
+    if context.now - rollout.started_at < rules.max_duration:
+        return None
+    message = f"no decision within {format_duration(rules.max_duration)}"
+    if rules.on_inconclusive is OnInconclusive.PROMOTE and _is_seen_enough(context):
+        return promote(context, Reason.INCONCLUSIVE, message)
+    return end_rollout(context, RolloutState.ABORTED, Reason.INCONCLUSIVE, message)
+
+
+def _paused(context: Context) -> Ruling | None:
+    if not context.rollout.paused:
+        return None
+    message = f"paused at {current_weight(context)}; 'fairlead resume' goes on"
+    return context.rule(Reason.PAUSED, message, ANALYSIS_EVERY)
+
+
+def _analysis_missing(context: Context) -> Ruling | None:
+    if context.snapshot.analysis is not None:
+        return None
+    message = (
+        f"the experiments service does not answer; the weight stays at {current_weight(context)}"
+    )
+    return context.rule(Reason.ANALYSIS_UNAVAILABLE, message, ANALYSIS_EVERY)
+
+
+def _step_holding(context: Context) -> Ruling | None:
+    rollout = context.rollout
+    remaining = time_left(context, rollout)
+    if remaining is None or remaining <= AT_ONCE:
+        return None
+    message = held(context, rollout)
+    return context.rule(Reason.STEP_HOLDING, message, min(remaining, ANALYSIS_EVERY))
+
+
+def _requests_seen(context: Context) -> int:
+    analysis = context.snapshot.analysis
+    counts = analysis.steps.get(context.rollout.step or 0) if analysis else None
+    return counts.candidate if counts else 0
+
+
+def _is_seen_enough(context: Context) -> bool:
+    known = context.snapshot.analysis is not None
+    return known and _requests_seen(context) >= context.spec.rollout.minimum_requests
+
+
+def _not_enough_requests(context: Context) -> Ruling | None:
+    if _is_seen_enough(context):
+        return None
+    seen, needed = _requests_seen(context), context.spec.rollout.minimum_requests
+    who = f"version {context.rollout.candidate}"
+    message = f"{who} got {seen} of {needed} requests needed at {current_weight(context)}"
+    return context.rule(Reason.NOT_ENOUGH_DATA, message, ANALYSIS_EVERY)
+
+
+def _objective_open(context: Context) -> Ruling | None:
+    steps, analysis = context.spec.rollout.steps, context.snapshot.analysis
+    assert analysis is not None
+    if steps[context.rollout.step or 0].duration is not None:
+        return None
+    if analysis.verdict is Verdict.BETTER:
+        return promote(context, Reason.OBJECTIVE_BETTER, analysis.reason)
+    waiting = analysis.verdict is Verdict.INSUFFICIENT
+    reason = Reason.NOT_ENOUGH_DATA if waiting else Reason.UNDECIDED
+    return context.rule(reason, analysis.reason, ANALYSIS_EVERY)
+
+
+def _step_over(context: Context) -> Ruling:
+    step, steps = context.rollout.step or 0, context.spec.rollout.steps
+    if step + 1 < len(steps):
+        return set_step(context, step + 1)
+    return promote(context, Reason.GUARDRAILS_HELD, "every step passed, all guardrails held")
+
+
+IN_ROLLOUT: tuple[Check, ...] = (
+    _deleted,  # there is nothing left to decide for
+    _rules_changed,  # what was counted so far does not fit the new rules
+    _request_in_rollout,  # people come next
+    _production_moved,  # the registry no longer asks for this candidate
+    _candidate_failed,  # it will never serve
+    _deadline_exceeded,  # it takes too long to start
+    _analysis_against,  # the numbers say stop
+    _promoting,  # decided: only scaling is left
+    _candidate_starting,  # before the first weight
+    _traffic_pending,  # the step's time runs from when the gateway has applied it
+    _too_long,  # no decision in time
+    _paused,  # a person holds it
+    _analysis_missing,  # without numbers nothing moves
+    _step_holding,  # the step's time is not over
+    _not_enough_requests,  # too little seen to go on
+    _objective_open,  # the last step holds until the objective has decided
+    _step_over,
+)

@@ -1,0 +1,41 @@
+"""Parts of the sentences in which a decision is told."""
+
+from datetime import timedelta
+
+from fairlead_rollout.domain.ruling import Context
+from fairlead_rollout.domain.snapshot import Workload
+from fairlead_rollout.domain.status import Rollout
+
+
+def because(workload: Workload | None) -> str:
+    """Return the end of a sentence: why a version does not start, where that is known."""
+    failure = workload.failure if workload else None
+    return f": {failure.reason}" if failure else ""
+
+
+def percent(weight: int) -> str:
+    """Write a weight (of 10,000) as people do."""
+    return f"{weight / 100:g} %"
+
+
+def current_weight(context: Context) -> str:
+    """Return the words for the weight of the step the rollout is at."""
+    return percent(context.spec.rollout.steps[context.rollout.step or 0].weight)
+
+
+def time_left(context: Context, rollout: Rollout) -> timedelta | None:
+    """Return how long the step's weight is still to be held; None when no time ends it."""
+    duration = context.spec.rollout.steps[rollout.step or 0].duration
+    if duration is None or rollout.step_started_at is None:
+        return None
+    return rollout.step_started_at + duration - context.now
+
+
+def held(context: Context, rollout: Rollout) -> str:
+    """Return the words for a weight that is held, and until when."""
+    remaining = time_left(context, rollout)
+    weight = percent(context.spec.rollout.steps[rollout.step or 0].weight)
+    if remaining is None:
+        return f"{weight} until the objective has decided"
+    # Not how long: a message that changes with every pass would be a write with every pass.
+    return f"{weight} until {context.now + remaining:%Y-%m-%d %H:%M:%S} UTC at least"
