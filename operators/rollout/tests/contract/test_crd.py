@@ -16,6 +16,8 @@ Document = dict[str, Any]
 Kube = Any
 
 STEP = {"weight": 50, "until": "decided"}
+SPLIT = {"weight": 50, "until": "stopped"}
+OBJECTIVE = {"outcome": "x", "better": "lower", "minimumEffect": 1}
 SERVER = {"replicas": 2}
 GOOD: dict[str, tuple[str, Any]] = {
     "as it is": ("spec.model", "Flight Delay (EU) – 2026.v1"),
@@ -30,6 +32,8 @@ GOOD: dict[str, tuple[str, Any]] = {
     "no guardrails": ("spec.rollout.guardrails", {}),
     "latency": ("spec.rollout.guardrails", {"latency": {"slowerThan": "200ms"}}),
     "no objective": ("spec.rollout", {"steps": [{"weight": 5, "for": "1m"}]}),
+    "a split": ("spec.rollout", {"steps": [{"weight": 5, "for": "1m"}, SPLIT]}),
+    "a split with an objective": ("spec.rollout", {"steps": [SPLIT], "objective": OBJECTIVE}),
     "autoscaling": ("spec.server", {**SERVER, "autoscaling": {"maxReplicas": 2}}),
     "quantities": (
         "spec.server",
@@ -77,6 +81,16 @@ BAD: dict[str, tuple[str, Any, str]] = {
         "spec.rollout.steps",
         [{"weight": 5, "until": "decided"}, STEP],
         "until: decided",
+    ),
+    "stopped in the middle": (
+        "spec.rollout",
+        {"steps": [{"weight": 5, "until": "stopped"}, SPLIT]},
+        "until: stopped",
+    ),
+    "a split that promotes": (
+        "spec.rollout",
+        {"steps": [SPLIT], "onInconclusive": "promote"},
+        "onInconclusive",
     ),
     "timed with an objective": ("spec.rollout.steps", [{"weight": 5, "for": "1m"}], "decided"),
     "decided without an objective": ("spec.rollout", {"steps": [STEP]}, "objective"),

@@ -100,10 +100,14 @@ def _what_next(rollout: Rollout, spec: ServedModelSpec, status: Status) -> str:
 
 def _what_decides(spec: ServedModelSpec) -> str:
     ends = "It is aborted as soon as a guardrail or the split fails"
-    objective = spec.rollout.objective
+    objective, limit = spec.rollout.objective, format_duration(spec.rollout.max_duration)
+    if spec.rollout.is_split:
+        return (
+            f"{ends}, or after {limit}; nothing promotes it but a person: "
+            "'fairlead promote' or 'fairlead abort' ends it, and an objective is reported only."
+        )
     if objective is None:
         return f"{ends}, and promoted when every step has passed."
-    limit = format_duration(spec.rollout.max_duration)
     ending = "promoted" if spec.rollout.on_inconclusive is OnInconclusive.PROMOTE else "aborted"
     return (
         f"{ends}, or {_bar(objective)} against it; "

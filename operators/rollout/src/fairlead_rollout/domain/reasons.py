@@ -26,6 +26,7 @@ class Reason(StrEnum):
     STEP_HOLDING = "StepHolding"  # The step's time is not over.
     NOT_ENOUGH_DATA = "NotEnoughData"  # Too few requests or units: the weight holds.
     UNDECIDED = "Undecided"  # The objective has enough data to look, and has not decided.
+    SPLIT_HOLDING = "SplitHolding"  # A fixed split: the weight holds until a person ends it.
     ANALYSIS_UNAVAILABLE = "AnalysisUnavailable"  # Experiments does not answer: the weight holds.
     PAUSED = "Paused"  # A person holds the rollout.
     PROMOTING = "Promoting"  # The candidate is scaled to become stable.
@@ -39,6 +40,7 @@ class Reason(StrEnum):
         "ProgressDeadlineExceeded"  # The candidate did not get ready in time.
     )
     INCONCLUSIVE = "Inconclusive"  # `maxDuration` passed without a decision.
+    SPLIT_OVER = "SplitOver"  # A fixed split lasted `maxDuration`, and no person promoted.
     SUPERSEDED = "Superseded"  # A newer version arrived.
     RULES_CHANGED = "RulesChanged"  # `spec.rollout` was changed; the trial starts over.
     PRODUCTION_MOVED_BACK = "ProductionMovedBack"  # The registry points to stable again.

@@ -7,7 +7,7 @@ schema cannot say is checked here.
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -36,6 +36,13 @@ class OnInconclusive(StrEnum):
     PROMOTE = "promote"
 
 
+class Until(StrEnum):
+    """What ends a step that no time ends."""
+
+    DECIDED = "decided"
+    STOPPED = "stopped"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pointer:
     """Where the registry points to a version: a stage or an alias, exactly one of both."""
@@ -53,11 +60,13 @@ class Step:
 
     Attributes:
         weight: The candidate's share, of 10,000.
-        duration: How long the weight is held; None means until the objective has decided.
+        duration: How long the weight is held; None where something else ends the step.
+        until: What ends it; None where time does.
     """
 
     weight: int
-    duration: timedelta | None
+    duration: timedelta | None = None
+    until: Until | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +108,21 @@ class RolloutSpec:
     @property
     def fingerprint(self) -> str:
         """Return what changes with any rule; a trial is judged by the rules it began with."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:12]
+        return hashlib.sha256(repr(_rules(self)).encode()).hexdigest()[:12]
+
+    @property
+    def is_split(self) -> bool:
+        """Say whether only a person ends it: the objective is reported and decides nothing."""
+        return self.steps[-1].until is Until.STOPPED
+
+
+def _rules(value: Any) -> Any:
+    """Return what a rule says beyond its defaults: a field that is new ends no running trial."""
+    if is_dataclass(value):
+        given = {f.name: getattr(value, f.name) for f in fields(value)}
+        defaults = {f.name: f.default for f in fields(value)}
+        return {k: _rules(v) for k, v in given.items() if v != defaults[k]}
+    return [_rules(item) for item in value] if isinstance(value, tuple) else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +271,7 @@ def _parse_rollout(rollout: Mapping[str, Any]) -> RolloutSpec:
     steps = tuple(_parse_step(step) for step in rollout["steps"])
     objective = _parse_objective(rollout.get("objective"))
     _check_steps(steps, objective)
-    return RolloutSpec(
+    spec = RolloutSpec(
         steps=steps,
         max_duration=_duration("spec.rollout.maxDuration", rollout["maxDuration"]),
         progress_deadline=_duration("spec.rollout.progressDeadline", rollout["progressDeadline"]),
@@ -257,11 +280,16 @@ def _parse_rollout(rollout: Mapping[str, Any]) -> RolloutSpec:
         guardrails=_parse_guardrails(rollout["guardrails"]),
         objective=objective,
     )
+    _check_unasked(spec)
+    return spec
 
 
 def _parse_step(step: Mapping[str, Any]) -> Step:
-    duration = _duration("spec.rollout.steps", step["for"]) if "for" in step else None
-    return Step(weight=parse_weight(step["weight"]), duration=duration)
+    return Step(
+        weight=parse_weight(step["weight"]),
+        duration=_duration("spec.rollout.steps", step["for"]) if "for" in step else None,
+        until=Until(step["until"]) if "until" in step else None,
+    )
 
 
 def _check_steps(steps: tuple[Step, ...], objective: Objective | None) -> None:
@@ -271,17 +299,31 @@ def _check_steps(steps: tuple[Step, ...], objective: Objective | None) -> None:
             raise InvalidSpecError(f"{field}.weight: must be above the weight of the step before")
         if step.weight == 0:
             raise InvalidSpecError(f"{field}.weight: must be above 0")
-        if step.duration is None and index < len(steps) - 1:
-            raise InvalidSpecError(f"{field}: only the last step may say 'until: decided'")
-        if step.duration is None and objective is None:
-            raise InvalidSpecError(
-                f"{field}: 'until: decided' needs spec.rollout.objective; "
-                "without an objective write how long to hold the weight, such as 'for: 10m'"
-            )
-    if objective is not None and steps[-1].duration is not None:
+        if step.until is not None and index < len(steps) - 1:
+            raise InvalidSpecError(f"{field}: only the last step may say 'until: {step.until}'")
+    _check_end(f"spec.rollout.steps[{len(steps) - 1}]", steps[-1], objective)
+
+
+def _check_end(field: str, last: Step, objective: Objective | None) -> None:
+    """Check that what ends the last step can happen."""
+    if last.until is Until.DECIDED and objective is None:
         raise InvalidSpecError(
-            f"spec.rollout.steps[{len(steps) - 1}]: with spec.rollout.objective the last step "
-            "holds until the objective has decided; write 'until: decided'"
+            f"{field}: 'until: decided' needs spec.rollout.objective; "
+            "without an objective write how long to hold the weight, such as 'for: 10m'"
+        )
+    if objective is not None and last.until not in {Until.DECIDED, Until.STOPPED}:
+        raise InvalidSpecError(
+            f"{field}: with spec.rollout.objective the last step holds until the objective has "
+            "decided or a person stops it; write 'until: decided' or 'until: stopped'"
+        )
+
+
+def _check_unasked(rollout: RolloutSpec) -> None:
+    """Check that nothing promotes by itself what only a person may promote."""
+    if rollout.on_inconclusive is OnInconclusive.PROMOTE and rollout.is_split:
+        raise InvalidSpecError(
+            "spec.rollout.onInconclusive: 'promote' would promote by itself what a step leaves to a "
+            "person; write 'keep'"
         )
 
 

@@ -7,7 +7,7 @@ from fairlead_rollout.domain.durations import format_duration
 from fairlead_rollout.domain.reasons import Reason
 from fairlead_rollout.domain.ruling import ANALYSIS_EVERY, AT_ONCE, SOON, Check, Context, Ruling
 from fairlead_rollout.domain.snapshot import Verb, Verdict
-from fairlead_rollout.domain.spec import OnInconclusive
+from fairlead_rollout.domain.spec import OnInconclusive, Until
 from fairlead_rollout.domain.status import RolloutState
 from fairlead_rollout.domain.wanted import full_replicas, trial_replicas
 from fairlead_rollout.domain.words import because, current_weight, held, percent, time_left
@@ -86,11 +86,14 @@ def _analysis_against(context: Context) -> Ruling | None:
     if analysis.verdict is Verdict.INVALID:
         reason = Reason.SAMPLE_RATIO_MISMATCH
         return end_rollout(context, RolloutState.INVALID, reason, analysis.reason)
-    if analysis.verdict is Verdict.WORSE:
-        guardrail = any(g.get("state") == Verdict.WORSE for g in analysis.guardrails)
-        reason = Reason.GUARDRAIL_WORSE if guardrail else Reason.OBJECTIVE_WORSE
+    if analysis.verdict is not Verdict.WORSE:
+        return None
+    if any(g.get("state") == Verdict.WORSE for g in analysis.guardrails):
+        reason = Reason.GUARDRAIL_WORSE
         return end_rollout(context, RolloutState.ABORTED, reason, analysis.reason)
-    return None
+    if context.spec.rollout.is_split:
+        return None  # the objective is reported; a person decides
+    return end_rollout(context, RolloutState.ABORTED, Reason.OBJECTIVE_WORSE, analysis.reason)
 
 
 def _promoting(context: Context) -> Ruling | None:
@@ -136,6 +139,9 @@ def _too_long(context: Context) -> Ruling | None:
     rules, rollout = context.spec.rollout, context.rollout
     if context.now - rollout.started_at < rules.max_duration:
         return None
+    if rules.is_split:
+        message = f"the split lasted {format_duration(rules.max_duration)} and nobody promoted it"
+        return end_rollout(context, RolloutState.ABORTED, Reason.SPLIT_OVER, message)
     message = f"no decision within {format_duration(rules.max_duration)}"
     if rules.on_inconclusive is OnInconclusive.PROMOTE and _is_seen_enough(context):
         return promote(context, Reason.INCONCLUSIVE, message)
@@ -190,13 +196,20 @@ def _not_enough_requests(context: Context) -> Ruling | None:
 def _objective_open(context: Context) -> Ruling | None:
     steps, analysis = context.spec.rollout.steps, context.snapshot.analysis
     assert analysis is not None
-    if steps[context.rollout.step or 0].duration is not None:
+    if steps[context.rollout.step or 0].until is not Until.DECIDED:
         return None
     if analysis.verdict is Verdict.BETTER:
         return promote(context, Reason.OBJECTIVE_BETTER, analysis.reason)
     waiting = analysis.verdict is Verdict.INSUFFICIENT
     reason = Reason.NOT_ENOUGH_DATA if waiting else Reason.UNDECIDED
     return context.rule(reason, analysis.reason, ANALYSIS_EVERY)
+
+
+def _split_holding(context: Context) -> Ruling | None:
+    if context.spec.rollout.steps[context.rollout.step or 0].until is not Until.STOPPED:
+        return None
+    # Without the numbers: they change with every request for weeks, and each would be a write.
+    return context.rule(Reason.SPLIT_HOLDING, held(context, context.rollout), ANALYSIS_EVERY)
 
 
 def _step_over(context: Context) -> Ruling:
@@ -223,5 +236,6 @@ IN_ROLLOUT: tuple[Check, ...] = (
     _step_holding,  # the step's time is not over
     _not_enough_requests,  # too little seen to go on
     _objective_open,  # the last step holds until the objective has decided
+    _split_holding,  # a fixed split: only a person ends it
     _step_over,
 )

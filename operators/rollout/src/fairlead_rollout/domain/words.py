@@ -4,7 +4,13 @@ from datetime import timedelta
 
 from fairlead_rollout.domain.ruling import Context
 from fairlead_rollout.domain.snapshot import Workload
+from fairlead_rollout.domain.spec import Until
 from fairlead_rollout.domain.status import Rollout
+
+ENDINGS = {
+    Until.DECIDED: "the objective has decided",
+    Until.STOPPED: "a person ends it with 'fairlead promote' or 'fairlead abort'",
+}
 
 
 def because(workload: Workload | None) -> str:
@@ -34,8 +40,9 @@ def time_left(context: Context, rollout: Rollout) -> timedelta | None:
 def held(context: Context, rollout: Rollout) -> str:
     """Return the words for a weight that is held, and until when."""
     remaining = time_left(context, rollout)
-    weight = percent(context.spec.rollout.steps[rollout.step or 0].weight)
+    step = context.spec.rollout.steps[rollout.step or 0]
+    weight = percent(step.weight)
     if remaining is None:
-        return f"{weight} until the objective has decided"
+        return f"{weight} until {ENDINGS[step.until or Until.DECIDED]}"
     # Not how long: a message that changes with every pass would be a write with every pass.
     return f"{weight} until {context.now + remaining:%Y-%m-%d %H:%M:%S} UTC at least"
