@@ -150,6 +150,31 @@ def test_a_verdict_is_written_as_tags_and_can_be_found(
     assert tags == {"rollout.status": "promoted", "rollout.id": "r"}
 
 
+def test_an_approval_is_seen_and_marked_as_counted(
+    mlflow: Mlflow, registry: MlflowRegistry
+) -> None:
+    """The candidate's tag is looked at from when it is asked for; a new value is news."""
+    spec = mlflow.spec({"stage": "Production"})
+    want(registry, spec)
+    registry.poll()
+    assert registry.view(spec, "2") == RegistryView(production=None, approval=None)
+    assert registry.poll() == {mlflow.model}
+    assert registry.view(spec, "2") == RegistryView(production=None, approval="")
+    mlflow._post(
+        "model-versions/set-tag",
+        name=mlflow.model,
+        version="2",
+        key="rollout.approve",
+        value="true",
+    )
+    assert registry.poll() == {mlflow.model}
+    assert registry.view(spec, "2") == RegistryView(production=None, approval="true")
+    registry.write(spec, item("approval", "2", {"rollout.approve": "counted"}))
+    registry.poll()
+    assert registry.view(spec, "2") == RegistryView(production=None, approval="counted")
+    assert not registry.poll()
+
+
 @pytest.mark.parametrize("pointer", [{"stage": "Production"}, {"alias": "champion"}])
 def test_a_pointer_is_moved_back_to_an_older_version(
     mlflow: Mlflow, registry: MlflowRegistry, pointer: dict[str, str]

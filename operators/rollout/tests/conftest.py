@@ -73,6 +73,7 @@ class World:
     time: datetime = START
     production: str | None = "1"
     shadow: str | None = None
+    approvals: dict[str, str] = field(default_factory=dict)
     registry_up: bool = True
     gateway_up: bool = True
     experiments_up: bool = True
@@ -153,9 +154,9 @@ class World:
         assert served is not None
         return self.cluster_.workloads(served)
 
-    def ask(self, verb: Verb, request: str = "request-1") -> None:
+    def ask(self, verb: Verb, request: str = "request-1", step: int | None = None) -> None:
         """Ask as a person would."""
-        wanted = Request(id=request, verb=verb, rollout=self.rollout.id, by="ada")
+        wanted = Request(id=request, verb=verb, rollout=self.rollout.id, by="ada", step=step)
         self.store_.ask(NAME, wanted)
 
     # -- the outside
@@ -220,11 +221,12 @@ class World:
         """See Store."""
         self._write(lambda: self.store_.emit(name, event, at))
 
-    def view(self, spec: ServedModelSpec) -> RegistryView | None:
+    def view(self, spec: ServedModelSpec, approval_of: str | None = None) -> RegistryView | None:
         """See Registry."""
         if not self.registry_up:
             return None
-        return RegistryView(production=self.production, shadow=self.shadow)
+        approval = self.approvals.get(approval_of, "") if approval_of else None
+        return RegistryView(production=self.production, shadow=self.shadow, approval=approval)
 
     def write(self, spec: ServedModelSpec, item: Writeback) -> None:
         """See Registry."""
@@ -235,6 +237,8 @@ class World:
     def _take(self, item: Writeback) -> None:
         if item.kind == "tags":
             self.tags.setdefault(item.version, {}).update(item.content)
+        elif item.kind == "approval":
+            self.approvals[item.version] = item.content["rollout.approve"]
         elif item.kind == "report":
             self.reports[item.rollout] = item.content
         elif item.kind == "production" and self.production == item.content["candidate"]:
@@ -311,6 +315,66 @@ def make_world(tmp_path: Path) -> Callable[..., World]:
         return world
 
     return make
+
+
+def _outcome(world: World) -> Any:
+    status = world.status
+    history = [(r.id, r.candidate, r.baseline, r.state, r.reason) for r in status.history]
+    tags = {v: {k: t for k, t in kept.items() if "_at" not in k} for v, kept in world.tags.items()}
+    records = {i: (r["state"], r["candidate"]) for i, r in world.records_.items()}
+    return (
+        status.stable,
+        status.settled,
+        status.traffic,
+        history,
+        tags,
+        records,
+        world.reports.keys(),
+        world.production,
+    )
+
+
+def _run_story_killed_at(world: World, story: Callable[[World], None], write: int) -> bool:
+    """Play a story with a controller that is killed at one write and started again."""
+    reconcile_once, world.kill_at = world.run, write
+    was_killed = []
+
+    def run(passes: int = 1, every: float = 0.0) -> None:
+        try:
+            reconcile_once(passes, every)
+        except KilledError:
+            was_killed.append(True)
+            world.kill_at = None
+
+    world.run = run  # type: ignore[method-assign]
+    story(world)
+    return bool(was_killed)
+
+
+def _set_uid(world: World, uid: str) -> None:
+    path = world.home.served_models / NAME / "manifest.json"
+    document = read_json(path)
+    document["metadata"]["uid"] = uid
+    write_json(path, document)
+
+
+@pytest.fixture
+def kill_everywhere(make_world: Callable[..., World]) -> Callable[..., None]:
+    """Return a check: killed at any write of a story, the controller ends it the same."""
+
+    def check(story: Callable[[World], None], *, after: bool, document: Any = None) -> None:
+        whole = make_world(document)
+        served = whole.store_.read(NAME)
+        assert served is not None
+        story(whole)
+        for write in range(1, whole.writes + 1):
+            world = make_world(document)
+            _set_uid(world, served.uid)
+            world.kill_after = after
+            assert _run_story_killed_at(world, story, write)
+            assert _outcome(world) == _outcome(whole)
+
+    return check
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ def trial(make_world: Maker, build_manifest: Callable[..., Any]) -> Maker:
         world = make_world(build_manifest(rollout=rules, server=kept))
         world.run_until(lambda: world.status.stable == "1")
         world.production = "2"
+        world.run_until(lambda: world.status.rollout is not None)
         return world
 
     return make
@@ -65,7 +66,7 @@ def split(trial: Maker) -> World:
 def test_a_split_holds_whatever_the_objective_says(split: World, verdict: Verdict) -> None:
     """For weeks neither a better nor a worse objective promotes or aborts."""
     split.verdict = verdict
-    split.run(27, every=86_400)
+    split.run(5, every=5 * 86_400)
     assert (split.weight, split.status.stable, split.rollout.is_active) == (5_000, "1", True)
 
 
@@ -110,7 +111,7 @@ def test_a_split_that_nobody_ends_keeps_stable(split: World) -> None:
     split.time += timedelta(days=28)
     split.run(2)
     assert (split.rollout.state, split.rollout.reason) == (RolloutState.ABORTED, "SplitOver")
-    split.run(20, every=1.0)
+    split.run(6, every=4.0)
     assert (split.status.stable, split.status.attempts) == ("1", 1)
 
 
@@ -127,3 +128,276 @@ def test_a_split_is_explained_with_what_ends_it(split: World) -> None:
     text = explained(split)
     for needle in ("50 %", "fairlead promote", "fairlead abort", "28d"):
         assert needle in text
+
+
+# ------------------------------------------------------------------ approval by a person
+
+GATED = [{"weight": 5, "until": "approved"}, {"weight": 50, "for": "10s"}]
+
+
+@pytest.fixture
+def gated(trial: Maker) -> World:
+    """Return a world whose rollout waits for an approval between two steps."""
+    world = trial(GATED)
+    world.run_until(lambda: world.rollout.awaiting)
+    world.run(2)
+    return world
+
+
+@pytest.fixture
+def unpromoted(trial: Maker) -> World:
+    """Return a world whose candidate is better and waits for the approval of its promotion."""
+    steps = [{"weight": 5, "for": "10s"}, {"weight": 50, "until": "decided"}]
+    world = trial(steps, objective=OBJECTIVE, promotion="approved")
+    world.verdict, world.why = Verdict.BETTER, "version 2 is better"
+    world.run_until(lambda: world.rollout.awaiting)
+    world.run(2)
+    return world
+
+
+def test_a_step_waits_for_its_approval(gated: World) -> None:
+    """However long, and the condition says who has to do what."""
+    gated.run(5, every=600.0)
+    reason, message = progress(gated)
+    assert (gated.weight, reason) == (500, "AwaitingApproval")
+    for needle in ("version 2", "50 %", "fairlead approve flight-delay", "rollout.approve"):
+        assert needle in message
+    assert told(gated).count("AwaitingApproval") == 1
+    assert gated.tags["2"]["rollout.reason"].startswith("AwaitingApproval: ")
+
+
+def test_it_is_asked_only_when_all_else_has_come(trial: Maker) -> None:
+    """Too few requests come first: nobody approves a step that nothing is known of."""
+    world = trial(GATED)
+    world.requests = 49
+    world.run_until(lambda: world.weight == 500)
+    world.run(6, every=4.0)
+    assert (world.rollout.awaiting, progress(world)[0]) == (False, "NotEnoughData")
+
+
+def test_an_approval_lets_the_next_step_begin(gated: World) -> None:
+    """And whoever gave it is told with the step."""
+    gated.ask(Verb.APPROVE, step=0)
+    gated.run()
+    assert (gated.weight, gated.rollout.awaiting) == (5_000, False)
+    assert "approved by ada" in gated.rollout.message
+    gated.run_until(lambda: gated.status.stable == "2")
+
+
+@pytest.mark.parametrize("step", [None, 1])
+def test_an_approval_of_another_step_is_none(gated: World, step: int | None) -> None:
+    """A second click does not approve what comes after."""
+    gated.ask(Verb.APPROVE, step=step)
+    gated.run(5, every=1.0)
+    assert gated.rollout.awaiting
+    assert gated.status.handled_request == "request-1"
+
+
+def test_an_approval_before_it_is_asked_is_none(trial: Maker) -> None:
+    """It was given for numbers that nobody had seen."""
+    world = trial(GATED)
+    world.requests = 0
+    world.run_until(lambda: world.weight == 500)
+    world.ask(Verb.APPROVE, step=0)
+    world.run(2)
+    world.requests = 1_000
+    world.run(10, every=1.0)
+    assert (world.weight, world.rollout.awaiting) == (500, True)
+
+
+def test_a_paused_rollout_takes_no_approval(gated: World) -> None:
+    """Resuming comes first, and the question is still there then."""
+    gated.ask(Verb.PAUSE)
+    gated.run()
+    gated.ask(Verb.APPROVE, "request-2", step=0)
+    gated.approvals["2"] = "true"
+    gated.run(5, every=1.0)
+    assert (gated.weight, progress(gated)[0]) == (500, "Paused")
+    del gated.approvals["2"]
+    gated.ask(Verb.RESUME, "request-3")
+    gated.run(2)
+    assert progress(gated)[0] == "AwaitingApproval"
+    gated.ask(Verb.APPROVE, "request-4", step=0)
+    gated.run()
+    assert gated.weight == 5_000
+
+
+@pytest.mark.parametrize("value", ["true", "True", "the rollout's id"])
+def test_a_tag_in_mlflow_approves(gated: World, value: str) -> None:
+    """It counts once, and says so from then on."""
+    gated.approvals["2"] = gated.rollout.id if "id" in value else value
+    gated.run()
+    assert gated.weight == 5_000
+    gated.run_until(lambda: gated.approvals["2"].startswith("counted for step 0"))
+
+
+def test_a_tag_approves_one_step_only(trial: Maker) -> None:
+    """While MLflow still has it the next question stays open, until the tag is set again."""
+    world = trial([*GATED[:1], {"weight": 50, "until": "approved"}])
+    world.run_until(lambda: world.rollout.awaiting)
+    world.run(2)
+    taken, world._take = world._take, lambda item: item.kind == "approval" or taken(item)
+    world.approvals["2"] = "true"
+    world.run_until(lambda: world.weight == 5_000 and world.rollout.awaiting)
+    world.run(6, every=4.0)
+    assert (world.weight, world.rollout.awaiting) == (5_000, True)
+    world.approvals["2"] = "counted"
+    world.run()
+    world.approvals["2"] = "true"
+    world.run_until(lambda: world.status.stable == "2")
+    assert world.rollout.reason == "ApprovedByPerson"
+
+
+@pytest.mark.parametrize("value", ["true", "old"])
+def test_a_tag_from_before_the_question_is_an_old_one(trial: Maker, value: str) -> None:
+    """The tag of an earlier rollout of the same version, or one that was set too soon."""
+    world = trial(GATED)
+    world.approvals["2"] = value
+    world.run_until(lambda: world.rollout.awaiting)
+    world.run(6, every=4.0)
+    assert world.weight == 500
+    world.approvals["2"] = world.rollout.id
+    world.run()
+    assert world.weight == 5_000
+
+
+@pytest.mark.parametrize("value", ["false", "no", "5f0c2f0e-8f4d-5b53-9a0e-2b4f6f9f7c11"])
+def test_a_tag_with_another_value_approves_nothing(gated: World, value: str) -> None:
+    """Nor does one that names another rollout; setting it right is an approval."""
+    gated.approvals["2"] = value
+    gated.run(5, every=1.0)
+    assert gated.weight == 500
+    gated.approvals["2"] = "true"
+    gated.run()
+    assert gated.weight == 5_000
+
+
+def test_a_tag_counts_when_mlflow_is_back(gated: World) -> None:
+    """While MLflow is away a person can approve by the command."""
+    gated.approvals["2"], gated.registry_up = "true", False
+    gated.run(6, every=4.0)
+    assert gated.weight == 500
+    gated.registry_up = True
+    gated.run()
+    assert gated.weight == 5_000
+
+
+@pytest.mark.parametrize(
+    ("verdict", "guardrails", "reason"),
+    [
+        (Verdict.WORSE, GUARDRAIL_WORSE, "GuardrailWorse"),
+        (Verdict.WORSE, (), "ObjectiveWorse"),
+        (Verdict.INVALID, (), "SampleRatioMismatch"),
+    ],
+)
+def test_the_candidate_is_guarded_while_a_person_is_waited_for(
+    unpromoted: World, verdict: Verdict, guardrails: Any, reason: str
+) -> None:
+    """Nobody's holiday costs the traffic anything."""
+    unpromoted.verdict, unpromoted.guardrails = verdict, guardrails
+    unpromoted.run()
+    assert (unpromoted.weight, unpromoted.rollout.reason) == (0, reason)
+    assert not unpromoted.rollout.awaiting
+
+
+def test_a_candidate_that_breaks_while_it_waits_is_aborted(gated: World) -> None:
+    """Its processes are watched too."""
+    gated.broken["2"] = (3, "the disk is gone")
+    gated.run(2)
+    assert (gated.weight, gated.rollout.reason) == (0, "CandidateFailed")
+
+
+def test_what_nobody_approves_ends_at_the_maximum(gated: World) -> None:
+    """Waiting for a person has an end, and stable is kept."""
+    gated.time += timedelta(hours=1)
+    gated.run(2)
+    assert (gated.rollout.reason, gated.status.stable) == ("Inconclusive", "1")
+    assert "nobody approved it within 1h" in gated.rollout.message
+
+
+def test_a_better_candidate_is_promoted_when_a_person_approves(unpromoted: World) -> None:
+    """The history has the person and the numbers."""
+    assert (unpromoted.status.stable, progress(unpromoted)[0]) == ("1", "AwaitingApproval")
+    assert "its promotion" in progress(unpromoted)[1]
+    unpromoted.ask(Verb.APPROVE, step=1)
+    unpromoted.run_until(lambda: unpromoted.status.stable == "2")
+    assert unpromoted.rollout.reason == "ApprovedByPerson"
+    assert unpromoted.rollout.message == "approved by ada; version 2 is better"
+    assert unpromoted.rollout.numbers.evalue == 54.0
+
+
+def test_a_verdict_once_reached_waits_for_its_approval_for_good(unpromoted: World) -> None:
+    """The bar may be looked at as often as one likes; it need not stay reached."""
+    unpromoted.verdict = Verdict.HOLDING
+    unpromoted.run(5, every=1.0)
+    assert progress(unpromoted)[0] == "AwaitingApproval"
+
+
+def test_guardrails_alone_promote_when_a_person_approves(trial: Maker) -> None:
+    """After the last step's time the question is asked."""
+    world = trial([{"weight": 50, "for": "10s"}], promotion="approved")
+    world.run_until(lambda: world.rollout.awaiting)
+    world.run(6, every=4.0)
+    assert world.status.stable == "1"
+    world.ask(Verb.APPROVE, step=0)
+    world.run_until(lambda: world.status.stable == "2")
+    assert world.rollout.message == "approved by ada; every step passed, all guardrails held"
+
+
+def test_nothing_is_sent_before_the_first_approval(trial: Maker) -> None:
+    """A first step of weight 0: the candidate is ready, no request and no exposure is its own."""
+    world = trial([{"weight": 0, "until": "approved"}, *GATED])
+    world.run_until(lambda: world.rollout.awaiting)
+    assert world.status.traffic["arms"] == [{"arm": "stable", "version": "1", "weight": 10_000}]
+    assert world.status.traffic["rollout"] is None
+    assert [s["weight"] for s in world.records_[world.rollout.id]["steps"]] == [0, 500, 5_000]
+    world.ask(Verb.APPROVE, step=0)
+    world.run_until(lambda: world.weight == 500)
+    assert world.status.traffic["step"] == 1
+
+
+def test_whether_a_person_has_to_approve_can_be_changed_on_trial(
+    on_trial: World, build_manifest: Callable[..., Any]
+) -> None:
+    """It is not a rule by which anything is counted: the trial goes on."""
+    document = build_manifest()
+    document["spec"]["rollout"]["promotion"] = "approved"
+    before = on_trial.rollout.id
+    on_trial.store_.apply(document, on_trial.time)
+    on_trial.run_until(lambda: on_trial.weight == 5_000)
+    on_trial.verdict = Verdict.BETTER
+    on_trial.run_until(lambda: on_trial.rollout.awaiting)
+    assert on_trial.rollout.id == before
+
+
+def test_what_waits_for_a_person_is_explained(gated: World) -> None:
+    """The words say what to do, and what happens otherwise."""
+    text = explained(gated)
+    for needle in ("Waiting for a person", "fairlead approve flight-delay", "rollout.approve"):
+        assert needle in text
+
+
+def _approvals(world: World) -> None:
+    """Approve a step by tag and the promotion by a person."""
+    world.run_until(lambda: world.status.stable == "1", every=3.0)
+    world.production = "2"
+    world.run_until(lambda: world.status.rollout is not None, every=3.0)
+    world.run_until(lambda: world.rollout.awaiting, every=3.0)
+    world.run_until(lambda: world.rollout.approval_seen is not None, every=3.0)
+    world.approvals["2"] = "true"
+    world.run_until(lambda: world.weight == 5_000, every=3.0)
+    world.run_until(lambda: world.rollout.awaiting, every=3.0)
+    assert world.status.stable == "1"
+    world.ask(Verb.APPROVE, step=1)
+    world.run_until(lambda: world.status.stable == "2", every=3.0)
+    world.run_until(lambda: not world.status.writeback, every=3.0)
+    world.run_until(lambda: {w.version for w in world.running} == {"2"}, every=3.0)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before-the-write", "after-the-write"])
+def test_killed_at_any_write_each_approval_counts_once(
+    kill_everywhere: Callable[..., None], build_manifest: Callable[..., Any], after: bool
+) -> None:
+    """Neither lost nor counted for the next question."""
+    rollout = {"steps": GATED, "promotion": "approved"}
+    kill_everywhere(_approvals, after=after, document=build_manifest(rollout=rollout))

@@ -607,63 +607,12 @@ def _story(world: World) -> None:
     _until(world, lambda: not world.status.writeback and versions(world) == {"2"})
 
 
-def _outcome(world: World) -> Any:
-    status = world.status
-    history = [(r.id, r.candidate, r.baseline, r.state, r.reason) for r in status.history]
-    tags = {v: {k: t for k, t in kept.items() if "_at" not in k} for v, kept in world.tags.items()}
-    records = {i: (r["state"], r["candidate"]) for i, r in world.records_.items()}
-    return (
-        status.stable,
-        status.settled,
-        status.traffic,
-        history,
-        tags,
-        records,
-        world.reports.keys(),
-    )
-
-
-def _run_story_killed_at(world: World, killed: type[BaseException], write: int) -> bool:
-    """Play the story with a controller that is killed at one write and started again."""
-    reconcile_once, world.kill_at = world.run, write
-    was_killed = []
-
-    def run(passes: int = 1, every: float = 0.0) -> None:
-        try:
-            reconcile_once(passes, every)
-        except killed:
-            was_killed.append(True)
-            world.kill_at = None
-
-    world.run = run
-    _story(world)
-    return bool(was_killed)
-
-
 @pytest.mark.parametrize("after", [False, True], ids=["before-the-write", "after-the-write"])
 def test_killed_at_any_write_the_second_run_ends_the_same(
-    make_world: Callable[..., World], killed: type[BaseException], after: bool
+    kill_everywhere: Callable[..., None], after: bool
 ) -> None:
     """Every point between two writes of three rollouts: same state, same history, same tags."""
-    whole = make_world()
-    whole.store_.manifest("flight-delay")
-    _story(whole)
-    uid = whole.store_.read("flight-delay").uid
-    for write in range(1, whole.writes + 1):
-        world = make_world()
-        _set_uid(world, uid)
-        world.kill_after = after
-        assert _run_story_killed_at(world, killed, write)
-        assert _outcome(world) == _outcome(whole)
-
-
-def _set_uid(world: World, uid: str) -> None:
-    from fairlead_rollout.adapters.files import read_json, write_json  # noqa: PLC0415
-
-    path = world.home.served_models / "flight-delay" / "manifest.json"
-    document = read_json(path)
-    document["metadata"]["uid"] = uid
-    write_json(path, document)
+    kill_everywhere(_story, after=after)
 
 
 def test_records_of_another_registered_model_are_not_believed(

@@ -34,6 +34,18 @@ GOOD: dict[str, tuple[str, Any]] = {
     "no objective": ("spec.rollout", {"steps": [{"weight": 5, "for": "1m"}]}),
     "a split": ("spec.rollout", {"steps": [{"weight": 5, "for": "1m"}, SPLIT]}),
     "a split with an objective": ("spec.rollout", {"steps": [SPLIT], "objective": OBJECTIVE}),
+    "approved": (
+        "spec.rollout",
+        {"steps": [{"weight": 0, "until": "approved"}, {"weight": 5, "until": "approved"}]},
+    ),
+    "approved and decided": (
+        "spec.rollout",
+        {
+            "steps": [{"weight": 5, "until": "approved"}, STEP],
+            "objective": OBJECTIVE,
+            "promotion": "approved",
+        },
+    ),
     "autoscaling": ("spec.server", {**SERVER, "autoscaling": {"maxReplicas": 2}}),
     "quantities": (
         "spec.server",
@@ -91,6 +103,30 @@ BAD: dict[str, tuple[str, Any, str]] = {
         "spec.rollout",
         {"steps": [SPLIT], "onInconclusive": "promote"},
         "onInconclusive",
+    ),
+    "nothing but 0": ("spec.rollout", {"steps": [{"weight": 0, "until": "approved"}]}, "above 0"),
+    "0 in the middle": (
+        "spec.rollout",
+        {"steps": [{"weight": 1, "for": "1m"}, {"weight": 0, "until": "approved"}]},
+        "weight",
+    ),
+    "an approval that promotes": (
+        "spec.rollout",
+        {
+            "steps": [{"weight": 1, "until": "approved"}, {"weight": 5, "for": "1m"}],
+            "onInconclusive": "promote",
+        },
+        "onInconclusive",
+    ),
+    "approved and promoted": (
+        "spec.rollout",
+        {"promotion": "approved", "onInconclusive": "promote"},
+        "onInconclusive",
+    ),
+    "approved at the end of an objective": (
+        "spec.rollout",
+        {"steps": [{"weight": 5, "until": "approved"}], "objective": OBJECTIVE},
+        "until: decided",
     ),
     "timed with an objective": ("spec.rollout.steps", [{"weight": 5, "for": "1m"}], "decided"),
     "decided without an objective": ("spec.rollout", {"steps": [STEP]}, "objective"),

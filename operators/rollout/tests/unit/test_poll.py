@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from fairlead_rollout.adapters.http import TIMEOUT
-from fairlead_rollout.adapters.mlflow_registry import STALE_AFTER, MlflowRegistry
+from fairlead_rollout.adapters.mlflow_registry import STALE_AFTER, WANTED_FOR, MlflowRegistry
 from fairlead_rollout.adapters.schema import read_spec
 from fairlead_rollout.domain.errors import NotLookedYetError
 from fairlead_rollout.domain.snapshot import RegistryView
@@ -40,9 +40,13 @@ class Mlflow:
         self.tagging_takes = 0.0
         self.tagging_fails = False
         self.asked_for: list[str] = []
+        self.version_takes = 0.0
+        self.versions_asked_for: list[str] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         """Answer a request, or time out as the client asked to."""
+        if request.url.path.endswith("/model-versions/get"):
+            return self._version(request.url.params["name"])
         if not request.url.path.endswith("/registered-models/search"):
             return self._tag(json.loads(request.content)["name"])
         if self.takes > request.extensions["timeout"]["read"]:
@@ -52,6 +56,12 @@ class Mlflow:
             for n, v in self.production.items()
         ]
         return httpx.Response(200, content=json.dumps({"registered_models": models}))
+
+    def _version(self, model: str) -> httpx.Response:
+        self.versions_asked_for.append(model)
+        self.clock.time += self.version_takes
+        tags = [{"key": "rollout.approve", "value": f"tag of {model}"}]
+        return httpx.Response(200, json={"model_version": {"tags": tags}})
 
     def _tag(self, model: str) -> httpx.Response:
         self.asked_for.append(model)
@@ -252,3 +262,48 @@ def test_a_model_nobody_asks_for_any_more_is_not_looked_for(
     assert mlflow.asked_for == ["a"]
     with pytest.raises(NotLookedYetError):
         registry.view(spec("b"))
+
+
+def test_a_hundred_questions_do_not_hold_up_a_promotion(
+    registry: MlflowRegistry,
+    mlflow: Mlflow,
+    clock: Clock,
+    spec: Callable[[str], ServedModelSpec],
+) -> None:
+    """A poll looks at as many tags as fit into its time; each gets its turn."""
+    names = [f"model-{n}" for n in range(100)]
+    mlflow.production = dict.fromkeys(names, "1")
+    for name in names:
+        with contextlib.suppress(NotLookedYetError):
+            registry.view(spec(name))
+    registry.poll()
+    for name in names:
+        registry.view(spec(name), "2")
+    mlflow.version_takes = 0.125
+    began = clock.time
+    registry.poll()
+    assert clock.time - began == 0.5
+    for _ in range(24):
+        registry.poll()
+    assert sorted(mlflow.versions_asked_for) == sorted(names)
+    assert {registry.view(spec(n), "2").approval for n in names} == {f"tag of {n}" for n in names}
+    registry.poll()
+    assert mlflow.versions_asked_for[100:] == mlflow.versions_asked_for[:4]
+
+
+def test_a_tag_that_nobody_waits_for_is_not_looked_at(
+    registry: MlflowRegistry,
+    mlflow: Mlflow,
+    clock: Clock,
+    spec: Callable[[str], ServedModelSpec],
+) -> None:
+    """Once no pass has asked for it for a while, the polls forget it."""
+    mlflow.production = {"m": "1"}
+    with contextlib.suppress(NotLookedYetError):
+        registry.view(spec("m"), "2")
+    registry.poll()
+    registry.view(spec("m"), "2")
+    clock.time += WANTED_FOR.total_seconds() + 1
+    before = len(mlflow.versions_asked_for)
+    registry.poll()
+    assert len(mlflow.versions_asked_for) == before

@@ -23,6 +23,7 @@ from fairlead_rollout.domain.errors import FairleadError, NotLookedYetError, Una
 from fairlead_rollout.domain.snapshot import RegistryView
 from fairlead_rollout.domain.spec import Pointer, ServedModelSpec
 from fairlead_rollout.domain.status import Writeback
+from fairlead_rollout.domain.writebacks import APPROVE_TAG
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,51 @@ class _Missing:
         return _Missing(due=now + pause, pause=pause, problem=problem)
 
 
+class _ApprovalTags:
+    """The tags `rollout.approve` of the versions that wait for a person.
+
+    Each is a call of its own: one poll asks for as many as fit into its time, the oldest first.
+    """
+
+    def __init__(self, ask: Callable[[str, str], str], monotonic: Callable[[], float]):
+        self._ask = ask
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._wanted: dict[tuple[str, str], float] = {}  # since when nobody has asked for it
+        self._known: dict[tuple[str, str], str] = {}  # the one looked at last comes last
+
+    def want(self, model: str, version: str) -> str | None:
+        """Return a version's tag as last seen, and have it looked at from now on."""
+        with self._lock:
+            self._wanted[model, version] = self._monotonic()
+            return self._known.get((model, version))
+
+    def look(self) -> frozenset[str]:
+        """Look at the wanted tags; return the registered models with news.
+
+        Raises:
+            UnavailableError: MLflow does not answer.
+        """
+        until, news = self._monotonic() + ASKING.total_seconds(), set()
+        for model, version in self._due():
+            tag = self._ask(model, version)
+            with self._lock:
+                if self._known.pop((model, version), None) != tag:
+                    news.add(model)
+                self._known[model, version] = tag
+            if self._monotonic() >= until:
+                break
+        return frozenset(news)
+
+    def _due(self) -> list[tuple[str, str]]:
+        with self._lock:
+            since = self._monotonic() - WANTED_FOR.total_seconds()
+            self._wanted = {pair: at for pair, at in self._wanted.items() if at >= since}
+            self._known = {pair: tag for pair, tag in self._known.items() if pair in self._wanted}
+            order = {pair: place for place, pair in enumerate(self._known)}
+            return sorted(self._wanted, key=lambda pair: order.get(pair, -1))
+
+
 class MlflowRegistry:
     """Looks at MLflow every two seconds and writes verdicts back.
 
@@ -75,6 +121,7 @@ class MlflowRegistry:
         self._models: Mapping[str, Mapping[str, Any]] = {}
         self._seen_at: float | None = None
         self._wanted: dict[str, float] = {}  # since when nobody has asked for it
+        self._tags = _ApprovalTags(self._approval, monotonic)
         self._missing: dict[str, _Missing] = {}  # for the poll alone
         self._looked_for: frozenset[str] = frozenset()
         self._attempted: frozenset[str] = frozenset()
@@ -111,7 +158,8 @@ class MlflowRegistry:
         """Look once.
 
         Returns:
-            The registered models whose pointers have moved, or that were looked for the first time.
+            The registered models whose pointers have moved, whose candidate has another approval,
+            or that were looked for the first time.
 
         Raises:
             UnavailableError: MLflow does not answer.
@@ -120,12 +168,13 @@ class MlflowRegistry:
         models, seen_at = self._pointers_now(), self._monotonic()
         if self._manage_missing(wanted - models.keys()):
             models, seen_at = self._pointers_now(), self._monotonic()
+        approvals = self._tags.look()
         not_there = {name for name, m in self._missing.items() if m.is_known_not_to_be}
         looked_for = wanted & (models.keys() | not_there)
         with self._lock:
             names = models.keys() | self._models.keys()
             moved = {name for name in names if models.get(name) != self._models.get(name)}
-            changed = frozenset(moved | (looked_for - self._looked_for))
+            changed = frozenset(moved | (looked_for - self._looked_for) | approvals)
             self._models, self._looked_for, self._seen_at = models, looked_for, seen_at
         return changed
 
@@ -136,8 +185,12 @@ class MlflowRegistry:
             self._wanted = {model: at for model, at in self._wanted.items() if at >= since}
             return frozenset(self._wanted)
 
-    def view(self, spec: ServedModelSpec) -> RegistryView | None:
+    def view(self, spec: ServedModelSpec, approval_of: str | None = None) -> RegistryView | None:
         """Return where the pointers stood at the last poll; None when that is too long ago.
+
+        Args:
+            spec: Whose pointers.
+            approval_of: A version whose tag `rollout.approve` the polls are to look at from now on.
 
         Raises:
             NotLookedYetError: No poll has been made since the model was first asked for.
@@ -153,6 +206,7 @@ class MlflowRegistry:
         return RegistryView(
             production=pointers.get(_key(spec.production)),
             shadow=pointers.get(_key(shadow)) if shadow else None,
+            approval=self._tags.want(spec.model, approval_of) if approval_of else None,
         )
 
     def _is_stale(self) -> bool:
@@ -172,7 +226,7 @@ class MlflowRegistry:
 
     def _write(self, spec: ServedModelSpec, item: Writeback) -> None:
         match item.kind:
-            case "tags":
+            case "tags" | "approval":
                 for key, value in item.content.items():
                     version = {"name": spec.model, "version": item.version}
                     tag = {**version, "key": key, "value": value}
@@ -261,6 +315,14 @@ class MlflowRegistry:
     def _artifact_uri(self, run: str) -> str | None:
         response = call(self._http, "GET", f"{API}/runs/get", params={"run_id": run})
         return response.json()["run"]["info"]["artifact_uri"] if response.is_success else None
+
+    def _approval(self, model: str, version: str) -> str:
+        """Return what a version's tag `rollout.approve` holds; empty without one."""
+        query = {"name": model, "version": version}
+        response = call(self._http, "GET", f"{API}/model-versions/get", params=query)
+        found = response.json()["model_version"] if response.is_success else {}
+        tags = {tag["key"]: tag["value"] for tag in found.get("tags", ())}
+        return str(tags.get(APPROVE_TAG, ""))
 
     def _post(self, path: str, body: Mapping[str, Any]) -> None:
         response = call(self._http, "POST", API + path, json=body, timeout=WRITE_TIMEOUT)

@@ -105,15 +105,19 @@ class Registry(Protocol):
     def problem(self) -> str | None:
         """Return why it did not answer last, or None."""
 
-    def view(self, spec: ServedModelSpec) -> RegistryView | None:
+    def view(self, spec: ServedModelSpec, approval_of: str | None = None) -> RegistryView | None:
         """Return where the pointers stand, or None while the registry does not answer.
+
+        Args:
+            spec: Whose pointers.
+            approval_of: A version whose tag `rollout.approve` is to be looked at, if any.
 
         Raises:
             NotLookedYetError: It is about to be asked for this model for the first time.
         """
 
     def write(self, spec: ServedModelSpec, item: Writeback) -> None:
-        """Tell MLflow (tags, production, report); idempotent.
+        """Tell MLflow (tags, approval, production, report); idempotent.
 
         Raises:
             UnavailableError: MLflow does not answer; try again later.

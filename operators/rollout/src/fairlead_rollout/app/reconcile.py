@@ -102,7 +102,7 @@ def gather(served: ServedModel, spec: ServedModelSpec, ports: Ports) -> Snapshot
             return Obstacle(conditions.experiments_away(ports.experiments.problem))
         records = records_of(records, spec)
     try:
-        registry = ports.registry.view(spec)
+        registry = ports.registry.view(spec, _approval_of(status, spec))
     except NotLookedYetError:
         return Obstacle(None)
     if status is None and registry is None:
@@ -126,6 +126,13 @@ def gather(served: ServedModel, spec: ServedModelSpec, ports: Ports) -> Snapshot
         registry_problem=ports.registry.problem,
         experiments_problem=ports.experiments.problem,
     )
+
+
+def _approval_of(status: Status | None, spec: ServedModelSpec) -> str | None:
+    """Return the candidate that a person may have to approve; looked at before it is asked."""
+    rollout = status.rollout if status else None
+    is_asked = rollout is not None and rollout.is_active and spec.rollout.asks_a_person
+    return rollout.candidate if rollout is not None and is_asked else None
 
 
 def _known(served: ServedModel) -> Status | None:

@@ -44,7 +44,7 @@ def start_rollout(context: Context) -> Ruling:
     )
 
 
-def set_step(context: Context, step: int) -> Ruling:
+def set_step(context: Context, step: int, why: str = "") -> Ruling:
     """Go to a step: its weight is what the gateway is to apply next."""
     weight = percent(context.spec.rollout.steps[step].weight)
     rollout = replace(
@@ -52,8 +52,10 @@ def set_step(context: Context, step: int) -> Ruling:
         state=RolloutState.RUNNING,
         step=step,
         step_started_at=None,
+        awaiting=False,
+        approval_seen=None,
         reason=Reason.APPLYING_TRAFFIC,
-        message=f"version {context.rollout.candidate} gets {weight}",
+        message=f"version {context.rollout.candidate} gets {weight}{why}",
     )
     ruling = context.keep(rollout, Reason.APPLYING_TRAFFIC, rollout.message, AT_ONCE)
     status = tell(ruling.status, record_of(context.snapshot.name, context.spec, rollout))
@@ -66,6 +68,7 @@ def promote(context: Context, reason: Reason, message: str) -> Ruling:
         context.rollout,
         promoting=True,
         paused=False,
+        awaiting=False,
         reason=reason,
         message=message,
         numbers=numbers_of(context.snapshot.analysis),  # those it was decided on
@@ -85,6 +88,7 @@ def end_rollout(context: Context, state: RolloutState, reason: Reason, message: 
         message=message,
         decided_at=context.now,
         paused=False,
+        awaiting=False,
         promoting=False,
         numbers=context.rollout.numbers if promoted else numbers_of(analysis),
     )

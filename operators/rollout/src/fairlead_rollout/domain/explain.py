@@ -93,9 +93,17 @@ def _what_next(rollout: Rollout, spec: ServedModelSpec, status: Status) -> str:
         )
     if rollout.paused:
         return "A person paused it: 'fairlead resume' goes on, 'fairlead abort' ends it."
+    if rollout.awaiting:
+        return _approval(rollout, status) + _what_decides(spec)
     progressing = status.condition(ConditionType.PROGRESSING)
     waiting = f"Waiting: {progressing.message}. " if progressing else ""
     return waiting + _what_decides(spec)
+
+
+def _approval(rollout: Rollout, status: Status) -> str:
+    progressing = status.condition(ConditionType.PROGRESSING)
+    message = progressing.message if progressing else rollout.message
+    return f"Waiting for a person: {message}. "
 
 
 def _what_decides(spec: ServedModelSpec) -> str:
@@ -107,13 +115,17 @@ def _what_decides(spec: ServedModelSpec) -> str:
             "'fairlead promote' or 'fairlead abort' ends it, and an objective is reported only."
         )
     if objective is None:
-        return f"{ends}, and promoted when every step has passed."
+        return f"{ends}, and promoted when every step has passed{_approved(spec)}."
     ending = "promoted" if spec.rollout.on_inconclusive is OnInconclusive.PROMOTE else "aborted"
     return (
         f"{ends}, or {_bar(objective)} against it; "
-        f"it is promoted when that bar is reached for it at the last step. "
+        f"it is promoted when that bar is reached for it at the last step{_approved(spec)}. "
         f"Without a decision within {limit} it is {ending}."
     )
+
+
+def _approved(spec: ServedModelSpec) -> str:
+    return " and a person has approved" if spec.rollout.asks_a_person else ""
 
 
 def _bar(objective: Objective) -> str:

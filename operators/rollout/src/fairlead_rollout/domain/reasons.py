@@ -26,6 +26,7 @@ class Reason(StrEnum):
     STEP_HOLDING = "StepHolding"  # The step's time is not over.
     NOT_ENOUGH_DATA = "NotEnoughData"  # Too few requests or units: the weight holds.
     UNDECIDED = "Undecided"  # The objective has enough data to look, and has not decided.
+    AWAITING_APPROVAL = "AwaitingApproval"  # A person is asked to approve what comes next.
     SPLIT_HOLDING = "SplitHolding"  # A fixed split: the weight holds until a person ends it.
     ANALYSIS_UNAVAILABLE = "AnalysisUnavailable"  # Experiments does not answer: the weight holds.
     PAUSED = "Paused"  # A person holds the rollout.
@@ -47,3 +48,4 @@ class Reason(StrEnum):
     SERVED_MODEL_DELETED = "ServedModelDeleted"  # The ServedModel was deleted during the rollout.
     ABORTED_BY_PERSON = "AbortedByPerson"  # A person ended the rollout.
     PROMOTED_BY_PERSON = "PromotedByPerson"  # A person promoted the candidate.
+    APPROVED_BY_PERSON = "ApprovedByPerson"  # A person approved the candidate's promotion.

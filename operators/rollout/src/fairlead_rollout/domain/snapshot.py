@@ -33,6 +33,7 @@ class Verb(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
     RETRY = "retry"
+    APPROVE = "approve"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +42,28 @@ class Request:
 
     Attributes:
         rollout: Id of the rollout it was asked of; another one is not touched by it.
+        step: Index of the step whose end is approved; only for that verb.
     """
 
     id: str
     verb: Verb
     rollout: str
     by: str = ""
+    step: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegistryView:
-    """Where the registry's pointers stand for one registered model; None is nowhere."""
+    """Where the registry's pointers stand for one registered model; None is nowhere.
+
+    Attributes:
+        approval: What the candidate's tag `rollout.approve` holds, empty where it has none; None
+            while nobody has looked.
+    """
 
     production: str | None
     shadow: str | None = None
+    approval: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ schema cannot say is checked here.
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -41,6 +41,14 @@ class Until(StrEnum):
 
     DECIDED = "decided"
     STOPPED = "stopped"
+    APPROVED = "approved"
+
+
+class Promotion(StrEnum):
+    """Whether a candidate that has passed is promoted at once, or when a person has approved."""
+
+    AUTOMATIC = "automatic"
+    APPROVED = "approved"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +112,30 @@ class RolloutSpec:
     on_inconclusive: OnInconclusive
     guardrails: Guardrails
     objective: Objective | None
+    promotion: Promotion = Promotion.AUTOMATIC
 
     @property
     def fingerprint(self) -> str:
         """Return what changes with any rule; a trial is judged by the rules it began with."""
-        return hashlib.sha256(repr(_rules(self)).encode()).hexdigest()[:12]
+        judged_by = replace(self, promotion=Promotion.AUTOMATIC)  # whose word counts at its end
+        return hashlib.sha256(repr(_rules(judged_by)).encode()).hexdigest()[:12]
 
     @property
     def is_split(self) -> bool:
         """Say whether only a person ends it: the objective is reported and decides nothing."""
         return self.steps[-1].until is Until.STOPPED
+
+    @property
+    def asks_a_person(self) -> bool:
+        """Say whether anything waits for an approval."""
+        return any(self.is_approved_after(index) for index in range(len(self.steps)))
+
+    def is_approved_after(self, index: int) -> bool:
+        """Say whether a person has to approve what comes after a step."""
+        is_last = index == len(self.steps) - 1
+        return self.steps[index].until is Until.APPROVED or (
+            is_last and self.promotion is Promotion.APPROVED and not self.is_split
+        )
 
 
 def _rules(value: Any) -> Any:
@@ -279,6 +301,7 @@ def _parse_rollout(rollout: Mapping[str, Any]) -> RolloutSpec:
         on_inconclusive=OnInconclusive(rollout["onInconclusive"]),
         guardrails=_parse_guardrails(rollout["guardrails"]),
         objective=objective,
+        promotion=Promotion(rollout["promotion"]),
     )
     _check_unasked(spec)
     return spec
@@ -297,15 +320,19 @@ def _check_steps(steps: tuple[Step, ...], objective: Objective | None) -> None:
         field = f"spec.rollout.steps[{index}]"
         if index and step.weight <= steps[index - 1].weight:
             raise InvalidSpecError(f"{field}.weight: must be above the weight of the step before")
-        if step.weight == 0:
-            raise InvalidSpecError(f"{field}.weight: must be above 0")
-        if step.until is not None and index < len(steps) - 1:
+        if step.weight == 0 and step.until is not Until.APPROVED:
+            raise InvalidSpecError(
+                f"{field}.weight: must be above 0, unless the step says 'until: approved'"
+            )
+        if step.until in {Until.DECIDED, Until.STOPPED} and index < len(steps) - 1:
             raise InvalidSpecError(f"{field}: only the last step may say 'until: {step.until}'")
     _check_end(f"spec.rollout.steps[{len(steps) - 1}]", steps[-1], objective)
 
 
 def _check_end(field: str, last: Step, objective: Objective | None) -> None:
     """Check that what ends the last step can happen."""
+    if last.weight == 0:
+        raise InvalidSpecError(f"{field}.weight: the last step needs a weight above 0")
     if last.until is Until.DECIDED and objective is None:
         raise InvalidSpecError(
             f"{field}: 'until: decided' needs spec.rollout.objective; "
@@ -320,10 +347,11 @@ def _check_end(field: str, last: Step, objective: Objective | None) -> None:
 
 def _check_unasked(rollout: RolloutSpec) -> None:
     """Check that nothing promotes by itself what only a person may promote."""
-    if rollout.on_inconclusive is OnInconclusive.PROMOTE and rollout.is_split:
+    needs_a_person = rollout.is_split or rollout.asks_a_person
+    if rollout.on_inconclusive is OnInconclusive.PROMOTE and needs_a_person:
         raise InvalidSpecError(
-            "spec.rollout.onInconclusive: 'promote' would promote by itself what a step leaves to a "
-            "person; write 'keep'"
+            "spec.rollout.onInconclusive: 'promote' would promote by itself what is left to a person; "
+            "write 'keep'"
         )
 
 

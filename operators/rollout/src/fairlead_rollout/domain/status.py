@@ -75,6 +75,9 @@ class Rollout:
         step: Index of the step whose weight the plan has; None before the first.
         step_started_at: When the gateway was first seen to have applied that weight.
         rules: Fingerprint of the rules it began with; empty when they are not known any more.
+        awaiting: A person was asked to approve what comes after the step.
+        approval_seen: The tag `rollout.approve` that was there when first looked for since then;
+            it approves nothing. None before that look.
         promoting: The decision to promote is taken and the candidate is being scaled.
         reason: Why it is as it is, or why it ended.
     """
@@ -89,6 +92,8 @@ class Rollout:
     decided_at: datetime | None = None
     rules: str = ""
     paused: bool = False
+    awaiting: bool = False
+    approval_seen: str | None = None
     promoting: bool = False
     reason: str = ""
     message: str = ""
@@ -113,7 +118,7 @@ class Writeback:
     """Something to tell another system, kept until it has been told.
 
     Attributes:
-        kind: `record` (experiments), `tags`, `production` or `report` (MLflow).
+        kind: `record` (experiments), `tags`, `approval`, `production` or `report` (MLflow).
         content: What to write; its shape depends on the kind.
     """
 

@@ -2,11 +2,16 @@
 
 from dataclasses import replace
 
+from fairlead_rollout.domain.approval import (
+    approval_awaited,
+    approval_needed,
+    approve_by_request,
+)
 from fairlead_rollout.domain.changes import end_rollout, promote, set_step
 from fairlead_rollout.domain.durations import format_duration
 from fairlead_rollout.domain.reasons import Reason
 from fairlead_rollout.domain.ruling import ANALYSIS_EVERY, AT_ONCE, SOON, Check, Context, Ruling
-from fairlead_rollout.domain.snapshot import Verb, Verdict
+from fairlead_rollout.domain.snapshot import Request, Verb, Verdict
 from fairlead_rollout.domain.spec import OnInconclusive, Until
 from fairlead_rollout.domain.status import RolloutState
 from fairlead_rollout.domain.wanted import full_replicas, trial_replicas
@@ -25,19 +30,28 @@ def _request_in_rollout(context: Context) -> Ruling | None:
     if request is None:
         return None
     context = replace(context, status=replace(context.status, handled_request=request.id))
+    followed = _follow(context, request) if request.rollout == rollout.id else None
+    return followed or context.rule(Reason(rollout.reason), rollout.message, AT_ONCE)
+
+
+def _follow(context: Context, request: Request) -> Ruling | None:
+    """Do what a person asks of this rollout; None where that means nothing now."""
     by = f" by {request.by}" if request.by else ""
-    if request.rollout != rollout.id:
-        return context.rule(Reason(rollout.reason), rollout.message, AT_ONCE)
-    if request.verb is Verb.ABORT:
-        return end_rollout(context, RolloutState.ABORTED, Reason.ABORTED_BY_PERSON, f"aborted{by}")
-    if request.verb is Verb.PROMOTE:
-        return promote(context, Reason.PROMOTED_BY_PERSON, f"promoted{by}")
-    if request.verb in {Verb.PAUSE, Verb.RESUME}:
-        paused = request.verb is Verb.PAUSE
-        message = f"paused{by}" if paused else f"resumed{by}"
-        reason = Reason.PAUSED if paused else Reason.STEP_HOLDING
-        return context.keep(replace(rollout, paused=paused), reason, message, AT_ONCE)
-    return context.rule(Reason(rollout.reason), rollout.message, AT_ONCE)
+    match request.verb:
+        case Verb.ABORT:
+            reason = Reason.ABORTED_BY_PERSON
+            return end_rollout(context, RolloutState.ABORTED, reason, f"aborted{by}")
+        case Verb.PROMOTE:
+            return promote(context, Reason.PROMOTED_BY_PERSON, f"promoted{by}")
+        case Verb.APPROVE:
+            return approve_by_request(context, request)
+        case Verb.PAUSE:
+            paused = replace(context.rollout, paused=True)
+            return context.keep(paused, Reason.PAUSED, f"paused{by}", AT_ONCE)
+        case Verb.RESUME:
+            resumed = replace(context.rollout, paused=False)
+            return context.keep(resumed, Reason.STEP_HOLDING, f"resumed{by}", AT_ONCE)
+    return None
 
 
 def _production_moved(context: Context) -> Ruling | None:
@@ -143,6 +157,8 @@ def _too_long(context: Context) -> Ruling | None:
         message = f"the split lasted {format_duration(rules.max_duration)} and nobody promoted it"
         return end_rollout(context, RolloutState.ABORTED, Reason.SPLIT_OVER, message)
     message = f"no decision within {format_duration(rules.max_duration)}"
+    if rollout.awaiting:
+        message = f"nobody approved it within {format_duration(rules.max_duration)}"
     if rules.on_inconclusive is OnInconclusive.PROMOTE and _is_seen_enough(context):
         return promote(context, Reason.INCONCLUSIVE, message)
     return end_rollout(context, RolloutState.ABORTED, Reason.INCONCLUSIVE, message)
@@ -179,13 +195,18 @@ def _requests_seen(context: Context) -> int:
     return counts.candidate if counts else 0
 
 
+def _has_weight(context: Context) -> bool:
+    return context.spec.rollout.steps[context.rollout.step or 0].weight > 0
+
+
 def _is_seen_enough(context: Context) -> bool:
     known = context.snapshot.analysis is not None
-    return known and _requests_seen(context) >= context.spec.rollout.minimum_requests
+    enough = _requests_seen(context) >= context.spec.rollout.minimum_requests
+    return known and enough and _has_weight(context)
 
 
 def _not_enough_requests(context: Context) -> Ruling | None:
-    if _is_seen_enough(context):
+    if _is_seen_enough(context) or not _has_weight(context):
         return None
     seen, needed = _requests_seen(context), context.spec.rollout.minimum_requests
     who = f"version {context.rollout.candidate}"
@@ -199,7 +220,8 @@ def _objective_open(context: Context) -> Ruling | None:
     if steps[context.rollout.step or 0].until is not Until.DECIDED:
         return None
     if analysis.verdict is Verdict.BETTER:
-        return promote(context, Reason.OBJECTIVE_BETTER, analysis.reason)
+        better = promote(context, Reason.OBJECTIVE_BETTER, analysis.reason)
+        return approval_needed(context) or better
     waiting = analysis.verdict is Verdict.INSUFFICIENT
     reason = Reason.NOT_ENOUGH_DATA if waiting else Reason.UNDECIDED
     return context.rule(reason, analysis.reason, ANALYSIS_EVERY)
@@ -233,9 +255,11 @@ IN_ROLLOUT: tuple[Check, ...] = (
     _too_long,  # no decision in time
     _paused,  # a person holds it
     _analysis_missing,  # without numbers nothing moves
+    approval_awaited,  # a person was asked, and has not answered yet
     _step_holding,  # the step's time is not over
     _not_enough_requests,  # too little seen to go on
     _objective_open,  # the last step holds until the objective has decided
     _split_holding,  # a fixed split: only a person ends it
+    approval_needed,  # a person is asked
     _step_over,
 )

@@ -26,18 +26,26 @@ def traffic_plan(snapshot: Snapshot, status: Status) -> Plan | None:
 def _newest_plan(snapshot: Snapshot, status: Status, stable: str) -> Plan:
     shadow = _shadow(snapshot, status)
     rollout = status.rollout
-    if rollout is None or not rollout.is_active or rollout.step is None:
+    weight = _weight(snapshot, status)
+    if rollout is None or weight == 0:  # and so no exposures: a unit counts where it is first met
         return build_plan(snapshot.spec, name=snapshot.name, stable=stable, shadow=shadow)
     return build_plan(
         snapshot.spec,
         name=snapshot.name,
         stable=stable,
         candidate=rollout.candidate,
-        weight=snapshot.spec.rollout.steps[rollout.step].weight,
+        weight=weight,
         rollout=rollout.id,
         step=rollout.step,
         shadow=shadow,
     )
+
+
+def _weight(snapshot: Snapshot, status: Status) -> int:
+    rollout = status.rollout
+    if rollout is None or not rollout.is_active or rollout.step is None:
+        return 0
+    return snapshot.spec.rollout.steps[rollout.step].weight
 
 
 def _shadow(snapshot: Snapshot, status: Status) -> str | None:

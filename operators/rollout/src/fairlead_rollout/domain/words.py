@@ -10,6 +10,7 @@ from fairlead_rollout.domain.status import Rollout
 ENDINGS = {
     Until.DECIDED: "the objective has decided",
     Until.STOPPED: "a person ends it with 'fairlead promote' or 'fairlead abort'",
+    Until.APPROVED: "a person approves what comes next",
 }
 
 

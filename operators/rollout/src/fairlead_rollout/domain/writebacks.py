@@ -8,6 +8,7 @@ from fairlead_rollout.domain.spec import Objective, RolloutSpec, ServedModelSpec
 from fairlead_rollout.domain.status import Numbers, Rollout, Writeback, format_time, to_document
 
 MAX_REASON = 1_000  # characters of a reason in the experiments' record
+APPROVE_TAG = "rollout.approve"  # set by people, overwritten when it has counted
 MAX_TAG = 5_000  # characters MLflow keeps of a tag on every database
 
 
@@ -53,7 +54,7 @@ def tags_of(spec: ServedModelSpec, rollout: Rollout) -> Writeback:
         "baseline_version": rollout.baseline,
         "started_at": format_time(rollout.started_at),
         "decided_at": format_time(rollout.decided_at) if rollout.decided_at else None,
-        "reason": f"{rollout.reason}: {rollout.message}" if rollout.decided_at else None,
+        "reason": f"{rollout.reason}: {rollout.message}",
         "objective": objective.outcome if objective else None,
         "effect": numbers.effect,
         "ci_low": numbers.ci_low,
@@ -93,6 +94,20 @@ def production_moved(rollout: Rollout) -> Writeback:
         rollout=rollout.id,
         version=rollout.baseline,
         content={"candidate": rollout.candidate},
+    )
+
+
+def approval_counted(rollout: Rollout) -> Writeback:
+    """Build the tag that takes the place of an approval that has counted.
+
+    It is not deleted: MLflow asks for more rights for that than for tagging.
+    """
+    words = f"counted for step {rollout.step} of rollout {rollout.id}"
+    return Writeback(
+        kind="approval",
+        rollout=rollout.id,
+        version=rollout.candidate,
+        content={APPROVE_TAG: words},
     )
 
 

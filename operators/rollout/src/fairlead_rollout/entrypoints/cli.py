@@ -122,6 +122,7 @@ def _add_model_commands(commands: Any) -> None:
         Verb.PAUSE: "hold the weight",
         Verb.RESUME: "go on after a pause",
         Verb.RETRY: "put the aborted version on trial again",
+        Verb.APPROVE: "approve what the rollout waits for: the next step, or the promotion",
     }
     for verb, text in helps.items():
         _add_named(commands, verb.value, text, _ask(verb))
@@ -340,7 +341,13 @@ def _ask(verb: Verb) -> Callable[[Arguments], int]:
         rollout = status.rollout
         _check_possible(verb, arguments.name, rollout)
         assert rollout is not None
-        request = Request(id=str(uuid4()), verb=verb, rollout=rollout.id, by=_person())
+        request = Request(
+            id=str(uuid4()),
+            verb=verb,
+            rollout=rollout.id,
+            by=_person(),
+            step=rollout.step if verb is Verb.APPROVE else None,
+        )
         _store(arguments).ask(_key(arguments), request)
         return _await_handled(arguments, request)
 
@@ -356,6 +363,17 @@ def _check_possible(verb: Verb, name: str, rollout: Rollout | None) -> None:
             raise FairleadError(f"{name}: there was no rollout yet; there is nothing to retry")
     elif not active:
         raise FairleadError(f"{name}: no version is on trial; there is nothing to {verb.value}")
+    elif verb is Verb.APPROVE and rollout is not None:
+        _check_awaiting(name, rollout)
+
+
+def _check_awaiting(name: str, rollout: Rollout) -> None:
+    if rollout.paused:
+        raise FairleadError(f"{name}: the rollout is paused; 'fairlead resume' comes first")
+    if not rollout.awaiting:
+        raise FairleadError(
+            f"{name}: nothing waits for an approval; 'fairlead explain' says what does"
+        )
 
 
 def _person() -> str:

@@ -232,6 +232,7 @@ def _request(annotations: Mapping[str, str]) -> Request | None:
             verb=Verb(asked["verb"]),
             rollout=str(asked["rollout"]),
             by=str(asked.get("by", "")),
+            step=asked.get("step"),
         )
     except (KeyError, TypeError, ValueError):
         log.warning("the annotation %s is no request; it is ignored", REQUEST)
