@@ -401,3 +401,147 @@ def test_killed_at_any_write_each_approval_counts_once(
     """Neither lost nor counted for the next question."""
     rollout = {"steps": GATED, "promotion": "approved"}
     kill_everywhere(_approvals, after=after, document=build_manifest(rollout=rollout))
+
+
+# ------------------------------------------------------------------ shadow first
+
+SHADOWED = [{"shadow": 20, "for": "10m"}, {"weight": 5, "for": "10s"}, {"weight": 50, "for": "10s"}]
+STABLE_ALONE = [{"arm": "stable", "version": "1", "weight": 10_000}]
+
+
+@pytest.fixture
+def shadowed(trial: Maker) -> World:
+    """Return a world whose candidate gets copies of a fifth of the requests."""
+    world = trial(SHADOWED)
+    world.run_until(lambda: world.rollout.step_started_at is not None)
+    return world
+
+
+def test_a_shadowed_candidate_gets_copies_and_answers_nothing(shadowed: World) -> None:
+    """Stable is alone in the arms, and no rollout is named: no unit is counted anywhere."""
+    plan = shadowed.status.traffic
+    assert plan["arms"] == STABLE_ALONE
+    assert plan["shadow"] == [{"version": "2", "share": 2_000}]
+    assert (plan["rollout"], plan["step"], plan["fallback"]) == (None, None, None)
+    assert progress(shadowed)[1].startswith("copies of 20 % until")
+
+
+def test_weights_follow_the_shadow_step_with_their_own_indexes(shadowed: World) -> None:
+    """The record has a step of weight 0 in front; exposures carry the indexes after it."""
+    steps = shadowed.records_[shadowed.rollout.id]["steps"]
+    assert [(s["index"], s["weight"]) for s in steps] == [(0, 0), (1, 500), (2, 5_000)]
+    shadowed.time += timedelta(minutes=10)
+    shadowed.run_until(lambda: shadowed.weight == 500)
+    plan = shadowed.status.traffic
+    assert (plan["step"], plan["shadow"]) == (1, [])
+    shadowed.run_until(lambda: shadowed.status.stable == "2")
+
+
+def test_a_shadow_step_waits_for_no_request(shadowed: World) -> None:
+    """Copies are no exposures: `minimumRequests` is about the steps with a weight."""
+    shadowed.requests = 0
+    shadowed.time += timedelta(minutes=10)
+    shadowed.run_until(lambda: shadowed.weight == 500)
+
+
+def test_a_candidate_that_breaks_on_copies_is_aborted(shadowed: World) -> None:
+    """Nobody has met it."""
+    shadowed.broken["2"] = (3, "out of memory")
+    shadowed.run(2)
+    assert (shadowed.rollout.reason, shadowed.rollout.step) == ("CandidateFailed", 0)
+    assert shadowed.status.traffic["shadow"] == []
+
+
+def test_a_candidate_without_ready_processes_gets_no_weight_after_its_shadow_step(
+    shadowed: World,
+) -> None:
+    """Its process is starting again just when the step's time is over."""
+    shadowed.broken["2"] = (1, "ended with exit code 1")
+    shadowed.time += timedelta(minutes=10)
+    shadowed.run(5, every=1.0)
+    assert (shadowed.weight, progress(shadowed)[0]) == (0, "CandidateUnavailable")
+    assert "ended with exit code 1" in progress(shadowed)[1]
+    shadowed.broken.clear()
+    shadowed.run_until(lambda: shadowed.weight == 500)
+
+
+def test_a_shadowed_candidate_has_processes_for_its_share(trial: Maker) -> None:
+    """Copies of all requests are as much work as all requests."""
+    world = trial(
+        [{"shadow": 100, "for": "1m"}, {"weight": 1, "for": "10s"}],
+        server={"replicas": 4, "keep": {"versions": 0}},
+    )
+    world.run_until(lambda: world.rollout.step is not None)
+    assert {w.version: w.wanted for w in world.running} == {"1": 4, "2": 4}
+
+
+def test_a_shadow_step_can_end_with_an_approval(trial: Maker) -> None:
+    """A person looks at what the copies showed."""
+    world = trial([{"shadow": 20, "until": "approved"}, *SHADOWED[1:]])
+    world.run_until(lambda: world.rollout.awaiting)
+    assert "copies of 20 %" in progress(world)[1]
+    world.ask(Verb.APPROVE, step=0)
+    world.run_until(lambda: world.weight == 500)
+
+
+def test_staging_and_the_candidate_get_copies_beside_each_other(
+    make_world: Maker, build_manifest: Callable[..., Any]
+) -> None:
+    """During an outage of the registry both stay as they are."""
+    rollout = {"steps": SHADOWED}
+    world = make_world(build_manifest(rollout=rollout, registry={"shadow": {"stage": "Staging"}}))
+    world.shadow = "7"
+    world.run_until(lambda: world.status.stable == "1")
+    world.production = "2"
+    both = [{"version": "7", "share": 10_000}, {"version": "2", "share": 2_000}]
+    world.run_until(lambda: (world.status.traffic or {}).get("shadow") == both)
+    world.registry_up = False
+    world.run(3, every=1.0)
+    assert world.status.traffic["shadow"] == both
+
+
+def test_a_shadow_step_is_paused_and_resumed_as_any_other(shadowed: World) -> None:
+    """The copies go on; the weights wait."""
+    shadowed.ask(Verb.PAUSE)
+    shadowed.run()
+    shadowed.time += timedelta(minutes=20)
+    shadowed.run(3)
+    assert (shadowed.weight, progress(shadowed)[0]) == (0, "Paused")
+    shadowed.ask(Verb.RESUME, "request-2")
+    shadowed.run_until(lambda: shadowed.weight == 500)
+
+
+def test_a_status_lost_in_the_shadow_step_is_rebuilt_in_it(shadowed: World) -> None:
+    """Nothing was counted yet: the rollout is at its first step."""
+    shadowed.run_until(lambda: not shadowed.status.writeback)
+    shadowed.requests = 0
+    before = shadowed.status.traffic, shadowed.rollout.id
+    (shadowed.home.served_models / "flight-delay" / "status.json").unlink()
+    shadowed.run()
+    assert (shadowed.status.traffic, shadowed.rollout.id) == before
+
+
+def test_a_shadow_step_is_explained(shadowed: World) -> None:
+    """In the words of the spec."""
+    assert "step 1 of 3 with copies of 20 %" in explained(shadowed)
+
+
+def _shadow_first(world: World) -> None:
+    """Go from copies to a promotion."""
+    world.run_until(lambda: world.status.stable == "1", every=3.0)
+    world.production = "2"
+    world.run_until(lambda: bool(world.status.traffic["shadow"]), every=3.0)
+    world.run_until(lambda: world.weight == 500, every=300.0)
+    world.run_until(lambda: world.status.stable == "2", every=10.0)
+    world.run_until(
+        lambda: not world.status.writeback and {w.version for w in world.running} == {"2"},
+        every=3.0,
+    )
+
+
+def test_killed_after_any_write_a_shadow_step_is_gone_through_once(
+    kill_everywhere: Callable[..., None], build_manifest: Callable[..., Any]
+) -> None:
+    """The copies, then the weights, whatever is written last."""
+    document = build_manifest(rollout={"steps": SHADOWED, "minimumRequests": 0})
+    kill_everywhere(_shadow_first, after=True, document=document)

@@ -46,6 +46,10 @@ GOOD: dict[str, tuple[str, Any]] = {
             "promotion": "approved",
         },
     ),
+    "shadowed first": (
+        "spec.rollout.steps",
+        [{"shadow": 1, "for": "1m"}, {"shadow": 100, "until": "approved"}, STEP],
+    ),
     "autoscaling": ("spec.server", {**SERVER, "autoscaling": {"maxReplicas": 2}}),
     "quantities": (
         "spec.server",
@@ -103,6 +107,23 @@ BAD: dict[str, tuple[str, Any, str]] = {
         "spec.rollout",
         {"steps": [SPLIT], "onInconclusive": "promote"},
         "onInconclusive",
+    ),
+    "a step with a shadow and a weight": (
+        "spec.rollout.steps",
+        [{"shadow": 10, "weight": 10, "for": "1m"}, STEP],
+        "steps",
+    ),
+    "a shadow after a weight": (
+        "spec.rollout.steps",
+        [{"weight": 10, "for": "1m"}, {"shadow": 10, "for": "1m"}, STEP],
+        "shadow",
+    ),
+    "nothing but a shadow": ("spec.rollout", {"steps": [{"shadow": 10, "for": "1m"}]}, "above 0"),
+    "a shadow of 0": ("spec.rollout.steps", [{"shadow": 0, "for": "1m"}, STEP], "shadow"),
+    "a shadow until decided": (
+        "spec.rollout.steps",
+        [{"shadow": 10, "until": "decided"}, STEP],
+        "until: decided",
     ),
     "nothing but 0": ("spec.rollout", {"steps": [{"weight": 0, "until": "approved"}]}, "above 0"),
     "0 in the middle": (

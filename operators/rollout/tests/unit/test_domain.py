@@ -242,7 +242,7 @@ def test_every_plan_fits_the_shared_schema(
         weight=weight,
         rollout="5f0c2f0e-8f4d-5b53-9a0e-2b4f6f9f7c11",
         step=step,
-        shadow="5",
+        shadows={"5": 10_000},
     )
     jsonschema.validate(plan, json.loads(SCHEMA.read_text("utf-8")))
     assert sum(arm["weight"] for arm in plan["arms"]) == 10_000

@@ -146,7 +146,7 @@ _DESCRIPTIONS: Mapping[str, Callable[[Any], str]] = {
     "type": lambda p: f"must be of type {p.validator_value}, is {type(p.instance).__name__}",
     "enum": lambda p: f"must be {' or '.join(p.validator_value)}",
     "const": lambda p: f"must be {p.validator_value}",
-    "oneOf": lambda _: "needs exactly one of for, until",
+    "oneOf": lambda _: "needs exactly one of for, until, and one of weight, shadow",
     "minProperties": lambda p: f"needs exactly one of {_fields(p)}",
     "maxProperties": lambda p: f"needs exactly one of {_fields(p)}",
     "pattern": lambda p: f"must match {p.validator_value}",

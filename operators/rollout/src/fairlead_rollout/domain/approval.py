@@ -11,7 +11,7 @@ from fairlead_rollout.domain.changes import promote, set_step, tell
 from fairlead_rollout.domain.reasons import Reason
 from fairlead_rollout.domain.ruling import ANALYSIS_EVERY, AT_ONCE, Context, Ruling
 from fairlead_rollout.domain.snapshot import Request
-from fairlead_rollout.domain.words import current_weight, percent
+from fairlead_rollout.domain.words import current_share, share_of
 from fairlead_rollout.domain.writebacks import APPROVE_TAG, approval_counted, tags_of
 
 ANY_ROLLOUT = "true"
@@ -77,9 +77,9 @@ def _question(context: Context) -> str:
     step = rollout.step or 0
     wanted = "its promotion"
     if step + 1 < len(steps):
-        wanted = f"{percent(steps[step + 1].weight)} for it"
+        wanted = f"{share_of(steps[step + 1])} for it"
     return (
-        f"version {rollout.candidate} has passed at {current_weight(context)}; a person has to "
+        f"version {rollout.candidate} has passed at {current_share(context)}; a person has to "
         f"approve {wanted}: 'fairlead approve {context.snapshot.name}', or the tag {APPROVE_TAG} "
         f"with the value {ANY_ROLLOUT} on version {rollout.candidate} in MLflow"
     )

@@ -8,7 +8,7 @@ from fairlead_rollout.domain.ruling import AT_ONCE, Context, Ruling
 from fairlead_rollout.domain.snapshot import Analysis
 from fairlead_rollout.domain.spec import OnAbort
 from fairlead_rollout.domain.status import Rollout, RolloutState, Status, Writeback, with_history
-from fairlead_rollout.domain.words import percent
+from fairlead_rollout.domain.words import share_of
 from fairlead_rollout.domain.writebacks import (
     numbers_of,
     production_moved,
@@ -46,7 +46,7 @@ def start_rollout(context: Context) -> Ruling:
 
 def set_step(context: Context, step: int, why: str = "") -> Ruling:
     """Go to a step: its weight is what the gateway is to apply next."""
-    weight = percent(context.spec.rollout.steps[step].weight)
+    share = share_of(context.spec.rollout.steps[step])
     rollout = replace(
         context.rollout,
         state=RolloutState.RUNNING,
@@ -55,7 +55,7 @@ def set_step(context: Context, step: int, why: str = "") -> Ruling:
         awaiting=False,
         approval_seen=None,
         reason=Reason.APPLYING_TRAFFIC,
-        message=f"version {context.rollout.candidate} gets {weight}{why}",
+        message=f"version {context.rollout.candidate} gets {share}{why}",
     )
     ruling = context.keep(rollout, Reason.APPLYING_TRAFFIC, rollout.message, AT_ONCE)
     status = tell(ruling.status, record_of(context.snapshot.name, context.spec, rollout))

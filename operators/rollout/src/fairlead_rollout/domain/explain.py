@@ -8,6 +8,7 @@ from fairlead_rollout.domain.durations import format_duration
 from fairlead_rollout.domain.snapshot import Analysis
 from fairlead_rollout.domain.spec import Objective, OnInconclusive, ServedModelSpec
 from fairlead_rollout.domain.status import ConditionType, Rollout, RolloutState, Status
+from fairlead_rollout.domain.words import share_of
 
 
 def explain(
@@ -58,7 +59,8 @@ def _story(rollout: Rollout, spec: ServedModelSpec, now: datetime) -> str:
     if rollout.step is None:
         return f"On trial since {age}: {who}. It gets no traffic yet: {rollout.message}."
     step = spec.rollout.steps[rollout.step]
-    where = f"step {rollout.step + 1} of {len(spec.rollout.steps)} at {step.weight / 100:g} %"
+    share = f"with {share_of(step)}" if step.shadow else f"at {share_of(step)}"
+    where = f"step {rollout.step + 1} of {len(spec.rollout.steps)} {share}"
     return f"On trial since {age}: {who}, {where}."
 
 

@@ -68,11 +68,13 @@ class Step:
 
     Attributes:
         weight: The candidate's share, of 10,000.
+        shadow: Requests of which the candidate gets copies, of 10,000; then its weight is 0.
         duration: How long the weight is held; None where something else ends the step.
         until: What ends it; None where time does.
     """
 
-    weight: int
+    weight: int = 0
+    shadow: int = 0
     duration: timedelta | None = None
     until: Until | None = None
 
@@ -206,7 +208,7 @@ def parse_weight(percent: float) -> int:
     Raises:
         InvalidSpecError: The weight is finer than 0.01 or outside 0 to 100.
     """
-    return parse_share("spec.rollout.steps: weight", percent)
+    return parse_share("spec.rollout.steps:", percent)
 
 
 def parse_spec(spec: Mapping[str, Any]) -> ServedModelSpec:
@@ -309,7 +311,8 @@ def _parse_rollout(rollout: Mapping[str, Any]) -> RolloutSpec:
 
 def _parse_step(step: Mapping[str, Any]) -> Step:
     return Step(
-        weight=parse_weight(step["weight"]),
+        weight=parse_weight(step.get("weight", 0)),
+        shadow=parse_weight(step.get("shadow", 0)),
         duration=_duration("spec.rollout.steps", step["for"]) if "for" in step else None,
         until=Until(step["until"]) if "until" in step else None,
     )
@@ -317,10 +320,12 @@ def _parse_step(step: Mapping[str, Any]) -> Step:
 
 def _check_steps(steps: tuple[Step, ...], objective: Objective | None) -> None:
     for index, step in enumerate(steps):
-        field = f"spec.rollout.steps[{index}]"
-        if index and step.weight <= steps[index - 1].weight:
+        field, before = f"spec.rollout.steps[{index}]", steps[:index]
+        if step.shadow and any(not earlier.shadow for earlier in before):
+            raise InvalidSpecError(f"{field}.shadow: must come before every step with a weight")
+        if not step.shadow and any(step.weight <= s.weight for s in before if not s.shadow):
             raise InvalidSpecError(f"{field}.weight: must be above the weight of the step before")
-        if step.weight == 0 and step.until is not Until.APPROVED:
+        if not step.shadow and step.weight == 0 and step.until is not Until.APPROVED:
             raise InvalidSpecError(
                 f"{field}.weight: must be above 0, unless the step says 'until: approved'"
             )
@@ -332,7 +337,7 @@ def _check_steps(steps: tuple[Step, ...], objective: Objective | None) -> None:
 def _check_end(field: str, last: Step, objective: Objective | None) -> None:
     """Check that what ends the last step can happen."""
     if last.weight == 0:
-        raise InvalidSpecError(f"{field}.weight: the last step needs a weight above 0")
+        raise InvalidSpecError(f"{field}: the last step needs a weight above 0")
     if last.until is Until.DECIDED and objective is None:
         raise InvalidSpecError(
             f"{field}: 'until: decided' needs spec.rollout.objective; "

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fairlead_rollout.domain.access import render_access
@@ -21,7 +23,7 @@ def build_plan(  # noqa: PLR0913 -- one argument for each thing the plan names
     weight: int = 0,
     rollout: str | None = None,
     step: int | None = None,
-    shadow: str | None = None,
+    shadows: Mapping[str, int] = MappingProxyType({}),
 ) -> Plan:
     """Build the plan of one served model.
 
@@ -33,7 +35,7 @@ def build_plan(  # noqa: PLR0913 -- one argument for each thing the plan names
         weight: The candidate's share, of 10,000.
         rollout: The rollout's id; it is the salt too.
         step: The step's index.
-        shadow: A version that gets a copy of every request, or None.
+        shadows: Versions that get copies, each with its share of the requests, of 10,000.
     """
     arms = [{"arm": "stable", "version": stable, "weight": TOTAL_WEIGHT - weight}]
     if candidate is not None:
@@ -46,7 +48,7 @@ def build_plan(  # noqa: PLR0913 -- one argument for each thing the plan names
         "salt": rollout or "",
         "unit": dict(spec.unit),
         "arms": arms,
-        "shadow": [{"version": shadow, "share": TOTAL_WEIGHT}] if shadow else [],
+        "shadow": [{"version": v, "share": share} for v, share in shadows.items()],
         "fallback": stable if candidate is not None else None,
         "timeout": spec.timeout.total_seconds(),
         "retries": {"attempts": RETRY_ATTEMPTS, "onReset": spec.retry_on_reset},

@@ -15,7 +15,7 @@ from fairlead_rollout.domain.snapshot import Request, Verb, Verdict
 from fairlead_rollout.domain.spec import OnInconclusive, Until
 from fairlead_rollout.domain.status import RolloutState
 from fairlead_rollout.domain.wanted import full_replicas, trial_replicas
-from fairlead_rollout.domain.words import because, current_weight, held, percent, time_left
+from fairlead_rollout.domain.words import because, current_share, held, time_left
 
 
 def _deleted(context: Context) -> Ruling | None:
@@ -140,8 +140,8 @@ def _candidate_starting(context: Context) -> Ruling | None:
 def _traffic_pending(context: Context) -> Ruling | None:
     rollout, applied = context.rollout, context.snapshot.applied
     if applied is None or not applied.has(context.status.traffic):
-        weight = percent(context.spec.rollout.steps[rollout.step or 0].weight)
-        message = f"the gateway is applying {weight} for version {rollout.candidate}"
+        share = current_share(context)
+        message = f"the gateway is applying {share} for version {rollout.candidate}"
         return context.rule(Reason.APPLYING_TRAFFIC, message, SOON)
     if rollout.step_started_at is None:
         started = replace(rollout, step_started_at=context.now)
@@ -167,7 +167,7 @@ def _too_long(context: Context) -> Ruling | None:
 def _paused(context: Context) -> Ruling | None:
     if not context.rollout.paused:
         return None
-    message = f"paused at {current_weight(context)}; 'fairlead resume' goes on"
+    message = f"paused at {current_share(context)}; 'fairlead resume' goes on"
     return context.rule(Reason.PAUSED, message, ANALYSIS_EVERY)
 
 
@@ -175,7 +175,7 @@ def _analysis_missing(context: Context) -> Ruling | None:
     if context.snapshot.analysis is not None:
         return None
     message = (
-        f"the experiments service does not answer; the weight stays at {current_weight(context)}"
+        f"the experiments service does not answer; the weight stays at {current_share(context)}"
     )
     return context.rule(Reason.ANALYSIS_UNAVAILABLE, message, ANALYSIS_EVERY)
 
@@ -210,8 +210,18 @@ def _not_enough_requests(context: Context) -> Ruling | None:
         return None
     seen, needed = _requests_seen(context), context.spec.rollout.minimum_requests
     who = f"version {context.rollout.candidate}"
-    message = f"{who} got {seen} of {needed} requests needed at {current_weight(context)}"
+    message = f"{who} got {seen} of {needed} requests needed at {current_share(context)}"
     return context.rule(Reason.NOT_ENOUGH_DATA, message, ANALYSIS_EVERY)
+
+
+def _not_ready_for_weight(context: Context) -> Ruling | None:
+    """Hold a candidate back that has broken where no exposure could count against it."""
+    candidate, wanted = context.rollout.candidate, trial_replicas(context.spec)
+    if _has_weight(context) or context.is_available(candidate, at_least=wanted):
+        return None
+    message = f"version {candidate} has not {wanted} ready processes for its first weight"
+    message += because(context.snapshot.workload(candidate))
+    return context.rule(Reason.CANDIDATE_UNAVAILABLE, message, SOON)
 
 
 def _objective_open(context: Context) -> Ruling | None:
@@ -258,6 +268,7 @@ IN_ROLLOUT: tuple[Check, ...] = (
     approval_awaited,  # a person was asked, and has not answered yet
     _step_holding,  # the step's time is not over
     _not_enough_requests,  # too little seen to go on
+    _not_ready_for_weight,  # copies alone have not shown that it can serve
     _objective_open,  # the last step holds until the objective has decided
     _split_holding,  # a fixed split: only a person ends it
     approval_needed,  # a person is asked

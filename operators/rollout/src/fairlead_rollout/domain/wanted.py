@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from fairlead_rollout.domain.actions import Action, EnsureWorkload, RemoveWorkload
 from fairlead_rollout.domain.ruling import SOON, Context
 from fairlead_rollout.domain.snapshot import Snapshot
-from fairlead_rollout.domain.spec import TOTAL_WEIGHT, ServedModelSpec
+from fairlead_rollout.domain.spec import TOTAL_WEIGHT, ServedModelSpec, Step
 from fairlead_rollout.domain.status import Retiring, RolloutState, Status
 from fairlead_rollout.domain.traffic import Plan, build_plan, versions_in
 
@@ -24,44 +24,51 @@ def traffic_plan(snapshot: Snapshot, status: Status) -> Plan | None:
 
 
 def _newest_plan(snapshot: Snapshot, status: Status, stable: str) -> Plan:
-    shadow = _shadow(snapshot, status)
-    rollout = status.rollout
-    weight = _weight(snapshot, status)
-    if rollout is None or weight == 0:  # and so no exposures: a unit counts where it is first met
-        return build_plan(snapshot.spec, name=snapshot.name, stable=stable, shadow=shadow)
+    rollout, step = status.rollout, _step(snapshot, status)
+    shadows = _shadows(snapshot, status, step)
+    if rollout is None or step is None or step.weight == 0:
+        # No rollout is named, and so nothing counted: a unit counts in the step it is first met in.
+        return build_plan(snapshot.spec, name=snapshot.name, stable=stable, shadows=shadows)
     return build_plan(
         snapshot.spec,
         name=snapshot.name,
         stable=stable,
         candidate=rollout.candidate,
-        weight=weight,
+        weight=step.weight,
         rollout=rollout.id,
         step=rollout.step,
-        shadow=shadow,
+        shadows=shadows,
     )
 
 
-def _weight(snapshot: Snapshot, status: Status) -> int:
+def _step(snapshot: Snapshot, status: Status) -> Step | None:
+    """Return the step a running rollout is at."""
     rollout = status.rollout
     if rollout is None or not rollout.is_active or rollout.step is None:
-        return 0
-    return snapshot.spec.rollout.steps[rollout.step].weight
+        return None
+    return snapshot.spec.rollout.steps[rollout.step]
 
 
-def _shadow(snapshot: Snapshot, status: Status) -> str | None:
-    """Return the version that gets copies: ready, and in no arm."""
-    version = _wanted_shadow(snapshot, status)
+def _shadows(snapshot: Snapshot, status: Status, step: Step | None) -> dict[str, int]:
+    """Return the versions that get copies: the registry's once it is ready, and a candidate."""
+    version, shares = _wanted_shadow(snapshot, status), {}
     workload = snapshot.workload(version)
-    return version if workload is not None and workload.ready else None
+    if version is not None and workload is not None and workload.ready:
+        shares[version] = TOTAL_WEIGHT
+    if status.rollout is not None and step is not None and step.shadow:
+        shares[status.rollout.candidate] = step.shadow
+    return shares
 
 
 def _wanted_shadow(snapshot: Snapshot, status: Status) -> str | None:
-    if snapshot.registry is None:
-        traffic = status.traffic or {}
-        return next((entry["version"] for entry in traffic.get("shadow", ())), None)
+    """Return the version the registry names as shadow, if it is in no arm."""
     candidate = status.rollout.candidate if status.rollout and status.rollout.is_active else None
-    version = snapshot.registry.shadow
-    return None if version in {status.stable, candidate} else version
+    named = [snapshot.registry.shadow] if snapshot.registry else _shadows_before(status)
+    return next((v for v in named if v not in {status.stable, candidate, None}), None)
+
+
+def _shadows_before(status: Status) -> list[str]:
+    return [entry["version"] for entry in (status.traffic or {}).get("shadow", ())]
 
 
 def _wanted_workloads(snapshot: Snapshot, status: Status) -> dict[str, int]:
@@ -92,7 +99,7 @@ def full_replicas(snapshot: Snapshot, status: Status) -> int:
 
 def trial_replicas(spec: ServedModelSpec) -> int:
     """Return the processes a candidate needs for the largest share it is to get on trial."""
-    largest = max(step.weight for step in spec.rollout.steps)
+    largest = max(max(step.weight, step.shadow) for step in spec.rollout.steps)
     return max(1, math.ceil(spec.replicas * largest / TOTAL_WEIGHT))
 
 

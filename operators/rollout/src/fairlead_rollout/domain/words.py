@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from fairlead_rollout.domain.ruling import Context
 from fairlead_rollout.domain.snapshot import Workload
-from fairlead_rollout.domain.spec import Until
+from fairlead_rollout.domain.spec import Step, Until
 from fairlead_rollout.domain.status import Rollout
 
 ENDINGS = {
@@ -25,9 +25,14 @@ def percent(weight: int) -> str:
     return f"{weight / 100:g} %"
 
 
-def current_weight(context: Context) -> str:
-    """Return the words for the weight of the step the rollout is at."""
-    return percent(context.spec.rollout.steps[context.rollout.step or 0].weight)
+def share_of(step: Step) -> str:
+    """Return the words for what the candidate gets in a step."""
+    return f"copies of {percent(step.shadow)}" if step.shadow else percent(step.weight)
+
+
+def current_share(context: Context) -> str:
+    """Return the words for what the candidate gets in the step the rollout is at."""
+    return share_of(context.spec.rollout.steps[context.rollout.step or 0])
 
 
 def time_left(context: Context, rollout: Rollout) -> timedelta | None:
@@ -42,8 +47,8 @@ def held(context: Context, rollout: Rollout) -> str:
     """Return the words for a weight that is held, and until when."""
     remaining = time_left(context, rollout)
     step = context.spec.rollout.steps[rollout.step or 0]
-    weight = percent(step.weight)
+    share = share_of(step)
     if remaining is None:
-        return f"{weight} until {ENDINGS[step.until or Until.DECIDED]}"
+        return f"{share} until {ENDINGS[step.until or Until.DECIDED]}"
     # Not how long: a message that changes with every pass would be a write with every pass.
-    return f"{weight} until {context.now + remaining:%Y-%m-%d %H:%M:%S} UTC at least"
+    return f"{share} until {context.now + remaining:%Y-%m-%d %H:%M:%S} UTC at least"
