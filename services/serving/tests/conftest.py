@@ -15,10 +15,11 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-LIMIT = 60.0
+LIMIT = 180.0
 
 
 @dataclass
@@ -48,6 +49,16 @@ class Server:
             return self.http.get(path).status_code
         except httpx.TransportError:
             return 0
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Read one sample of `/metrics`, the one with these labels."""
+        (found,) = [
+            sample.value
+            for family in text_string_to_metric_families(self.http.get("/metrics").text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+        return found
 
     def wait_exit(self) -> int:
         """Wait for the end of the process; give its exit code."""

@@ -95,6 +95,15 @@ class Scaling(mlflow.pyfunc.PythonModel):
         return (model_input["hour"] * (params or {}).get("factor", 1.0)).to_numpy()
 
 
+class Company(mlflow.pyfunc.PythonModel):
+    """Looks at all rows at once, as nobody can tell from outside."""
+
+    def predict(self, context, model_input):
+        """Say to each row how many it came with."""
+        time.sleep(0.02)
+        return np.full(len(model_input), float(len(model_input)))
+
+
 class Nested(mlflow.pyfunc.PythonModel):
     """Says what is in its columns of lists and objects."""
 
@@ -211,6 +220,12 @@ def save_pyfunc(models: Models) -> None:
         pip_requirements=["mlflow"],
     )
     models.keep("pyfunc")
+    mlflow.pyfunc.save_model(
+        models.path("company"),
+        python_model=Company(),
+        signature=SIGNATURE,
+        pip_requirements=["mlflow"],
+    )
     moment = Object([Property("n", DataType.integer), Property("when", DataType.datetime)])
     columns = [ColSpec(Array(DataType.float), "list"), ColSpec(moment, "moment")]
     mlflow.pyfunc.save_model(

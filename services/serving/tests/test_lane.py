@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from echoing import Fixed
 
 from fairlead_serving.app.lane import Lane, Limits, OverloadedError, Pace
 from fairlead_serving.domain.data import Columns, Layout, Raw, Records, Request
@@ -24,6 +25,7 @@ class _Model:
     """Answers each row with its number; fails when a row is bad."""
 
     calls: list[int] = field(default_factory=list)
+    threads: list[threading.Thread] = field(default_factory=list)
     gate: threading.Event | None = None
     begun: threading.Event = field(default_factory=threading.Event)
     answer: Callable[[list[int]], Any] = np.array
@@ -34,6 +36,7 @@ class _Model:
             assert self.gate.wait(10)
         assert isinstance(request.data, Records)
         numbers = [row[0] for row in request.data.cells]
+        self.threads.append(threading.current_thread())
         self.calls.append(len(numbers))
         if BAD in numbers:
             raise ValueError("a bad row")
@@ -55,9 +58,7 @@ def _request(*numbers: int, **params: object) -> Request:
 
 
 def _quick() -> Pace:
-    pace = Pace()
-    pace.note(1, 0.0)
-    return pace
+    return Fixed(0.0)
 
 
 def _run(
@@ -94,6 +95,55 @@ def test_requests_at_once_are_one_call(pace: Callable[[], Pace]) -> None:
 
     assert _run(model, body, pace=pace()).requests == [5]
     assert model.calls == [10]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "in_loop"),
+    [(0.0, True), (0.00099, True), (0.00101, False), (0.2, False)],
+    ids=["at once", "just below", "just above", "slow"],
+)
+def test_calls_below_a_millisecond_are_made_in_the_loop(seconds: float, in_loop: bool) -> None:
+    """What is expected to take longer is made in a thread, lest it hold the loop up."""
+    model = _Model()
+
+    async def body(lane: Lane) -> None:
+        await lane.submit(_request(1))
+        (thread,) = model.threads
+        assert (thread is threading.current_thread()) is in_loop
+
+    _run(model, body, pace=Fixed(seconds))
+
+
+def test_slow_calls_share_one_thread() -> None:
+    """There is one worker, so a model is never called twice at a time."""
+    model = _Model()
+
+    async def body(lane: Lane) -> None:
+        for number in range(20):
+            await lane.submit(_request(number))
+        assert len(set(model.threads)) == 1
+        assert model.threads[0] is not threading.current_thread()
+
+    _run(model, body, pace=Fixed(0.002))
+
+
+def test_calls_move_to_where_their_pace_says() -> None:
+    """An unknown model begins in the thread; once it turns out quick, the loop calls it itself."""
+    model = _Model()
+
+    async def body(lane: Lane) -> None:
+        await lane.submit(_request(1))
+        assert model.threads[0] is not threading.current_thread()
+        async with asyncio.timeout(10):  # A busy machine makes a quick call look slow.
+            while model.threads[-1] is not threading.current_thread():
+                await lane.submit(_request(1))
+        model.gate = threading.Event()
+        threading.Timer(0.01, model.gate.set).start()
+        await lane.submit(_request(1))  # It takes ten milliseconds.
+        await lane.submit(_request(1))
+        assert model.threads[-1] is not threading.current_thread()
+
+    _run(model, body)
 
 
 def test_what_queues_during_a_call_is_the_next_one() -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,47 +12,28 @@ from typing import Any
 
 import pytest
 import uvicorn
+from echoing import GUILTY, LIMIT, Echo, Fixed, until
 from serving_asgi import COLUMNS
 
 from fairlead_serving.adapters.metrics import Metrics
-from fairlead_serving.app.lane import Lane, Limits
-from fairlead_serving.app.ports import ModelFolder, Predictor
+from fairlead_serving.app.lane import Lane, Limits, Pace
+from fairlead_serving.app.ports import ModelFolder
 from fairlead_serving.app.serving import Served
-from fairlead_serving.domain.data import Data
 from fairlead_serving.entrypoints.http import create_app
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
 from fairlead_serving.entrypoints.transport import HotProtocol, PlainProtocol
 
-LIMIT = 10.0
 PATHS = ("/invocations", "/invocations?a=1")  # By the short way, and by uvicorn's.
-
-
-class Echo:
-    """Predicts the hour it is asked about; waits while it is held."""
-
-    is_rowwise = True
-    predictor = Predictor.OWN
-
-    def __init__(self) -> None:
-        self.free = threading.Event()
-        self.free.set()
-        self.calls: list[int] = []
-
-    def predict(self, data: Data, params: Mapping[str, object]) -> object:
-        """Give the column back."""
-        self.calls.append(data.rows)
-        self.free.wait(LIMIT)
-        return list(data.by_column()[0])
 
 
 class Stack:
     """A server on a port of its own."""
 
-    def __init__(self, protocol: type[asyncio.Protocol]) -> None:
+    def __init__(self, protocol: type[asyncio.Protocol], pace: Pace) -> None:
         self.model = Echo()
         self.metrics = Metrics("flights", "4")
-        served = Served(self.model, ModelFolder(path=Path(), flavors={}, signature=COLUMNS))
+        served = Served(self.model, ModelFolder(path=Path(), flavors={}, signature=COLUMNS), pace)
         self.state = State(served=served)
         self._settings = Settings(model="x", name="flights", version="4", max_body_bytes=600_000)
         self._protocol = protocol
@@ -79,7 +60,7 @@ class Stack:
             assert served is not None
             self.state.lane = Lane(served.predict, worker, Limits(), self.metrics, served.pace)
             serving = asyncio.create_task(self.server.serve())
-            await _until(lambda: self.server.started)
+            await until(lambda: self.server.started)
             self.port = self.server.servers[0].sockets[0].getsockname()[1]
             try:
                 yield self
@@ -87,12 +68,6 @@ class Stack:
                 self.model.free.set()
                 self.server.should_exit = True
                 await serving
-
-
-async def _until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(LIMIT):
-        while not condition():  # noqa: ASYNC110  # Nobody sets an event for it.
-            await asyncio.sleep(0.001)
 
 
 def _post(hour: object, *more: str, path: str = "/invocations", version: str = "1.1") -> bytes:
@@ -126,9 +101,13 @@ async def _answers(stack: Stack, parts: Sequence[bytes], count: int) -> list[byt
     return found
 
 
-def _run(protocol: type[asyncio.Protocol], test: Callable[[Stack], Awaitable[Any]]) -> Any:
+def _run(
+    protocol: type[asyncio.Protocol],
+    test: Callable[[Stack], Awaitable[Any]],
+    pace: Pace | None = None,
+) -> Any:
     async def go() -> Any:
-        async with Stack(protocol).running() as stack:
+        async with Stack(protocol, pace or Pace()).running() as stack:
             return await test(stack)
 
     return asyncio.run(go())
@@ -196,15 +175,15 @@ def test_rows_of_callers_who_left_are_not_predicted_on(send: bytes) -> None:
     async def leave(stack: Stack) -> tuple[int, bytes]:
         stack.model.free.clear()
         first = asyncio.create_task(_answers(stack, [GOOD], 1))
-        await _until(lambda: stack.model.calls)
+        await until(lambda: stack.model.calls)
         leavers = [await asyncio.open_connection("127.0.0.1", stack.port) for _ in range(5)]
         for _, writer in leavers:
             writer.write(send)
         assert stack.state.lane is not None
-        await _until(lambda: stack.state.lane.waiting == 5)
+        await until(lambda: stack.state.lane.waiting == 5)
         for _, writer in leavers:
             writer.transport.abort()
-        await _until(lambda: stack.metrics.in_flight == 1)
+        await until(lambda: stack.metrics.in_flight == 1)
         stack.model.free.set()
         await first
         await _answers(stack, [GOOD], 1)
@@ -221,9 +200,9 @@ def test_answers_under_way_are_finished_before_the_server_ends() -> None:
     async def end(stack: Stack) -> bytes:
         stack.model.free.clear()
         asked = asyncio.create_task(_answers(stack, [GOOD], 1))
-        await _until(lambda: stack.model.calls)
+        await until(lambda: stack.model.calls)
         stack.server.should_exit = True
-        await _until(lambda: not stack.server.servers[0].is_serving())
+        await until(lambda: not stack.server.servers[0].is_serving())
         stack.model.free.set()
         (answer,) = await asked
         return answer
@@ -233,13 +212,38 @@ def test_answers_under_way_are_finished_before_the_server_ends() -> None:
     assert b"connection: close" in answer
 
 
-async def _call_many(stack: Stack, caller: int) -> int:
-    """Send rows that nobody else sends, some of them wrong; leave now and then."""
+@pytest.mark.parametrize("path", PATHS, ids=["short", "by uvicorn"])
+def test_guilty_row_fails_its_sender_alone(path: str) -> None:
+    """When a call of several callers' rows raises, one gets a 500 and the others their answers."""
+
+    async def ask(stack: Stack) -> tuple[list[bytes], list[int]]:
+        stack.model.free.clear()
+        first = asyncio.create_task(_answers(stack, [GOOD], 1))
+        await until(lambda: stack.model.calls)
+        hours = [1.0, 2.0, GUILTY, 4.0, 5.0]
+        sent = [asyncio.create_task(_answers(stack, [_post(hour, path=path)], 1)) for hour in hours]
+        await until(lambda: stack.state.lane.waiting == len(hours))
+        stack.model.free.set()
+        found = [answer for (answer,) in await asyncio.gather(first, *sent)]
+        return found[1:], stack.model.calls
+
+    answers, calls = _run(HotProtocol, ask)
+    assert calls == [1, 5, 1, 1, 1, 1, 1]
+    assert [int(answer.split()[1]) for answer in answers] == [200, 200, 500, 200, 200]
+    bodies = [json.loads(answer.partition(b"\r\n\r\n")[2]) for answer in answers]
+    assert [body.get("predictions") for body in bodies] == [[1.0], [2.0], None, [4.0], [5.0]]
+    assert bodies[2]["message"] == "The model raised ValueError."
+
+
+async def _call_many(stack: Stack, caller: int, times: int) -> int:
+    """Send rows that nobody else sends, some of them wrong or guilty; leave now and then."""
     chance, answered = random.Random(caller), 0
-    for number in range(50):
+    for number in range(times):
         reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
         rows = [
-            "x" if chance.random() < 0.1 else caller * 1000.0 + number * 10 + at
+            chance.choice(["x", GUILTY])
+            if chance.random() < 0.1
+            else caller * 1000.0 + number * 10 + at
             for at in range(chance.randint(1, 4))
         ]
         for row in rows:
@@ -251,20 +255,26 @@ async def _call_many(stack: Stack, caller: int) -> int:
             head = await reader.readuntil(b"\r\n\r\n")
             length = head.partition(b"content-length: ")[2].partition(b"\r\n")[0]
             answer = json.loads(await reader.readexactly(int(length)))
-            assert answer.get("predictions") == (None if row == "x" else [row])
+            assert answer.get("predictions") == (None if row in {"x", GUILTY} else [row])
+            assert int(head.split()[1]) == {"x": 400, GUILTY: 500}.get(row, 200)
             answered += 1
         writer.close()
     return answered
 
 
-def test_no_answer_goes_to_another_caller() -> None:
+@pytest.mark.parametrize("seconds", [0.0, 0.002], ids=["in the loop", "in a thread"])
+def test_no_answer_goes_to_another_caller(seconds: float) -> None:
     """With thousands of requests, failures and callers who leave, each gets its own row's answer."""
 
-    async def call(stack: Stack) -> tuple[int, list[int]]:
-        answered = sum(await asyncio.gather(*(_call_many(stack, one) for one in range(32))))
-        await _until(lambda: stack.metrics.in_flight == 0)
-        return answered, stack.model.calls
+    async def call(stack: Stack) -> int:
+        stack.model.seconds = seconds
+        answered = sum(await asyncio.gather(*(_call_many(stack, one, 20) for one in range(64))))
+        await until(lambda: stack.metrics.in_flight == 0)
+        assert stack.state.lane.waiting == 0
+        calls, threads = stack.model.calls, stack.model.threads
+        assert len(calls) < sum(calls), "no call held several requests"
+        assert len(threads) == 1
+        assert (threading.get_ident() in threads) is not bool(seconds)
+        return answered
 
-    answered, calls = _run(HotProtocol, call)
-    assert answered > 2_500
-    assert len(calls) < sum(calls), "no call held several requests"
+    assert _run(HotProtocol, call, Fixed(seconds)) > 2_000

@@ -1,6 +1,7 @@
 """Loads XGBoost models without MLflow: boosters and the scikit-learn interface."""
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -66,6 +67,12 @@ def _feature_names(model: Any) -> tuple[str, ...] | None:
     return None if names is None else tuple(names)
 
 
+def _is_linear(booster: Any) -> bool:
+    """Tell whether a booster is of linear models, which XGBoost cannot predict with in place."""
+    learner = json.loads(booster.save_config())["learner"]
+    return bool(learner["gradient_booster"]["name"] == "gblinear")
+
+
 def _new(name: str, threads: int) -> Any:
     # Optional, and only this flavor needs it.
     import xgboost  # noqa: PLC0415
@@ -81,9 +88,10 @@ def _predict_fn(model: Any, name: str, threads: int) -> Callable[..., Any]:
     import xgboost  # noqa: PLC0415
 
     if isinstance(model, xgboost.Booster):
+        is_linear = _is_linear(model)
 
         def predict(data: Any, **params: object) -> Any:
-            if params:
+            if params or is_linear:
                 matrix = xgboost.DMatrix(data, feature_names=model.feature_names, nthread=threads)
                 return model.predict(matrix, **params)
             return model.inplace_predict(data)
@@ -92,4 +100,5 @@ def _predict_fn(model: Any, name: str, threads: int) -> Callable[..., Any]:
     method = getattr(model, name, None)
     if method is None:
         raise CannotLoadError(f"The model has no method '{name}' to predict with.")
-    return partial(method, validate_features=True)
+    checks = "validate_features" in inspect.signature(method).parameters  # `apply` does not.
+    return partial(method, validate_features=True) if checks else method

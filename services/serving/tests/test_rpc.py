@@ -1,0 +1,122 @@
+"""The Open Inference Protocol over gRPC, on real connections."""
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from echoing import GUILTY, LIMIT, Echo, Fixed, until
+from serving_asgi import COLUMNS
+from serving_rpc import RpcServer, run_rpc
+
+from fairlead_serving.protocol import open_inference_pb2 as pb
+
+
+def _row(hour: float) -> Any:
+    tensor = {
+        "name": "hour",
+        "datatype": "FP64",
+        "shape": [1],
+        "contents": {"fp64_contents": [hour]},
+    }
+    return pb.ModelInferRequest(model_name="flights", inputs=[tensor])
+
+
+def _hours(answer: Any) -> list[float]:
+    (output,) = answer.outputs
+    return list(output.contents.fp64_contents)
+
+
+def test_guilty_row_fails_its_sender_alone(free_port: Callable[[], int]) -> None:
+    """When a call of several callers' rows raises, one gets INTERNAL and the others their answers."""
+    model = Echo()
+    hours = [1.0, 2.0, GUILTY, 4.0]
+
+    async def ask(server: RpcServer) -> list[Any]:
+        async with server.callers(1) as (call,):
+            model.free.clear()
+            first = asyncio.ensure_future(call(_row(7.0)))
+            await until(lambda: model.calls)
+            others = [asyncio.ensure_future(call(_row(hour))) for hour in hours]
+            await until(lambda: server.state.lane.waiting == len(hours))
+            model.free.set()
+            assert _hours(await first) == [7.0]
+            return await asyncio.gather(*others, return_exceptions=True)
+
+    found = run_rpc(RpcServer(free_port(), model, COLUMNS), ask)
+    assert model.calls == [1, 4, 1, 1, 1, 1]
+    assert [_hours(found[at]) for at in (0, 1, 3)] == [[1.0], [2.0], [4.0]]
+    assert (found[2].code(), found[2].details()) == (
+        grpc.StatusCode.INTERNAL,
+        "The model raised ValueError.",
+    )
+
+
+def test_rows_of_cancelled_calls_are_not_predicted_on(free_port: Callable[[], int]) -> None:
+    """A caller who cancels while others are served costs the model nothing, and counts as 499."""
+    model = Echo()
+
+    async def cancel(server: RpcServer) -> bytes:
+        async with server.callers(1) as (call,):
+            model.free.clear()
+            first = asyncio.ensure_future(call(_row(7.0)))
+            await until(lambda: model.calls)
+            leavers = [call(_row(float(hour))) for hour in range(5)]
+            await until(lambda: server.state.lane.waiting == 5)
+            for one in leavers:
+                one.cancel()
+            await until(lambda: server.metrics.in_flight == 1)
+            model.free.set()
+            assert _hours(await first) == [7.0]
+            assert _hours(await call(_row(8.0))) == [8.0]
+            assert all(one.cancelled() for one in leavers)
+            return server.metrics.render()
+
+    metrics = run_rpc(RpcServer(free_port(), model, COLUMNS), cancel)
+    assert sum(model.calls) == 2
+    assert b'duration_seconds_count{code="4xx",model="flights",version="4"} 5.0' in metrics
+
+
+async def _call_many(call: Callable[..., Any], caller: int) -> int:
+    """Send rows that nobody else sends, some of them guilty; cancel now and then."""
+    chance, answered = random.Random(caller), 0
+    for number in range(20):
+        sent = [
+            (hour, call(_row(hour), timeout=LIMIT))
+            for at in range(chance.randint(1, 4))
+            for hour in [GUILTY if chance.random() < 0.1 else caller * 1000.0 + number * 10 + at]
+        ]
+        if chance.random() < 0.2:
+            await asyncio.sleep(chance.random() * 0.005)
+            sent.pop()[1].cancel()
+        for hour, answer in sent:
+            if hour == GUILTY:
+                with pytest.raises(grpc.aio.AioRpcError, match="The model raised ValueError"):
+                    await answer
+            else:
+                assert _hours(await answer) == [hour]
+            answered += 1
+    return answered
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.002], ids=["in the loop", "in a thread"])
+def test_no_answer_goes_to_another_caller(seconds: float, free_port: Callable[[], int]) -> None:
+    """With thousands of calls on many connections, failures and cancellations, each gets its own."""
+    model = Echo(seconds)
+
+    async def call(server: RpcServer) -> int:
+        async with server.callers(48) as callers:
+            asked = (_call_many(one, number) for number, one in enumerate(callers))
+            answered = sum(await asyncio.gather(*asked))
+        await until(lambda: server.metrics.in_flight == 0)
+        assert server.state.lane.waiting == 0
+        return answered
+
+    server = RpcServer(free_port(), model, COLUMNS, pace=Fixed(seconds))
+    assert run_rpc(server, call) > 2_000
+    assert len(model.calls) < sum(model.calls), "no call held several requests"
+    assert len(model.threads) == 1
+    assert (threading.get_ident() in model.threads) is not bool(seconds)
