@@ -202,9 +202,15 @@ def record() -> Callable[..., dict[str, Any]]:
             ],
             "objective": {
                 "outcome": "squared_error",
+                "kind": "mean",
+                "denominator": None,
                 "better": "lower",
                 "minimumEffect": 0.01,
                 "alpha": 0.05,
+                "cap": None,
+                "window": None,
+                "missing": "ignore",
+                "covariate": None,
             },
             "guardrails": {
                 "errors": {"margin": 0.25},

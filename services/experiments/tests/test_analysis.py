@@ -9,8 +9,9 @@ import pytest
 
 from fairlead_experiments.app.validation import read_rollout
 from fairlead_experiments.domain.analysis import State, analyse, judge_guardrails
-from fairlead_experiments.domain.effect import Arm, StepSummary, Summary
-from fairlead_experiments.domain.records import Aggregates, Kind, Requests, UnitCounts
+from fairlead_experiments.domain.effect import Arm
+from fairlead_experiments.domain.linear import Moments, StepMoments
+from fairlead_experiments.domain.records import Aggregates, Kind, Requests, Standing, UnitCounts
 
 Build = Callable[..., dict[str, Any]]
 AT = datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
@@ -18,11 +19,17 @@ AT = datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
 
 def measured(effect: float, n: int = 1200) -> dict[str, Any]:
     """One step in which both arms measured `n` units that differ by `effect`, sd 0.1."""
-    arms = Summary(n, 0.2, n * 0.01), Summary(n, 0.2 + effect, n * 0.01)
+    arms = plain(n, 0.2, n * 0.01), plain(n, 0.2 + effect, n * 0.01)
     return {
-        "measured": (StepSummary(2, *arms),),
-        "measured_distinct": {Arm.STABLE: n, Arm.CANDIDATE: n},
+        "moments": (StepMoments(2, *arms),),
+        "standing": {(2, arm): Standing(n, waiting=7, missing=2) for arm in Arm},
+        "standing_distinct": {arm: Standing(n, waiting=7, missing=2) for arm in Arm},
     }
+
+
+def plain(n: int, mean: float, m2: float) -> Moments:
+    """Moments of values without denominator or covariate."""
+    return Moments(n, (mean, 0.0, 0.0), ((m2, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)))
 
 
 def traffic(candidate: int = 1000, errors: int = 0, slow: int = 0) -> dict[str, Any]:
@@ -136,12 +143,12 @@ def test_without_anything_to_judge_it_holds(record: Build) -> None:
 
 def test_a_constant_outcome_holds(record: Build) -> None:
     """Where every unit measured the same there is no error to divide by, and no verdict."""
-    arm = Summary(600, 1.0, 0.0)
+    arm = plain(600, 1.0, 0.0)
     data = Aggregates(
         **traffic(),
         **units(),
-        measured=(StepSummary(2, arm, arm),),
-        measured_distinct={Arm.STABLE: 600, Arm.CANDIDATE: 600},
+        moments=(StepMoments(2, arm, arm),),
+        standing_distinct={arm: Standing(600) for arm in Arm},
     )
 
     document = analyse(read_rollout("r1", record()), data, at=AT)
@@ -161,16 +168,85 @@ def test_enormous_evidence_stays_a_number(record: Build) -> None:
 
 
 def test_steps_show_who_waits(record: Build) -> None:
-    """A step names its units, the mixed ones, and the ones without an outcome yet."""
-    data = Aggregates(**traffic(), **units(), **measured(0.0), mixed={2: 3})
+    """A step names its units, the mixed ones, and the ones that wait for an outcome or miss it."""
+    mixed = {"mixed": {2: 3}, "mixed_distinct": 3}
+    data = Aggregates(**traffic(), **units(), **measured(0.0), **mixed)
 
     document: Any = analyse(read_rollout("r1", record()), data, at=AT)
 
     assert [step["index"] for step in document["steps"]] == [0, 1, 2]
     assert document["steps"][2]["mixed"] == 3
-    assert document["steps"][2]["stable"]["waiting"] == 1250 - 1200 - 3
+    assert document["steps"][2]["stable"]["waiting"] == 7
+    assert document["steps"][2]["stable"]["missing"] == 2
     assert document["steps"][0]["effect"] is None
     assert document["srm"]["mixed"] == 3
+    assert document["srm"]["mixedShare"] == pytest.approx(3 / 1250)
+    assert "both arms" not in document["objective"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("mixed", "objective", "state", "words"),
+    [
+        pytest.param(
+            13,
+            {},
+            "better",
+            "; 13 units (1.0% of the candidate's) met both arms and are left out from then on",
+            id="some are told",
+        ),
+        pytest.param(
+            126,
+            {},
+            "insufficient",
+            "more than 10% of version 4's units went back to version 3: what is left is no fair "
+            "comparison of squared_error; 2 and 2 had none when it was due and are left out; "
+            "126 units (10.1% of the candidate's)",
+            id="too many, and nothing is decided",
+        ),
+        pytest.param(
+            0,
+            {"window": 3600, "missing": "zero"},
+            "better",
+            "; 7 and 7 units wait for their outcome; 2 and 2 had none when it was due and are "
+            "counted as 0",
+            id="a window",
+        ),
+        pytest.param(
+            0,
+            {"kind": "binary"},
+            "better",
+            "; 4 outcomes are neither 0 nor 1 and are left out",
+            id="values that are refused",
+        ),
+    ],
+)
+def test_the_reason_says_who_is_not_in_the_comparison(
+    record: Build, mixed: int, objective: dict[str, Any], state: str, words: str
+) -> None:
+    """Mixed, waiting and missing units and refused values are told beside the result."""
+    rollout = read_rollout("r1", record(objective=record()["objective"] | objective))
+    refused = {Arm.STABLE: 4} if objective.get("kind") == "binary" else {}
+    given = {**traffic(), **units(), **measured(-0.05), "refused": refused}
+
+    document: Any = analyse(rollout, Aggregates(**given, mixed_distinct=mixed), at=AT)
+
+    assert document["objective"]["state"] == state
+    assert words in document["objective"]["reason"]
+
+
+def test_a_ratio_is_named_by_both_its_outcomes(record: Build) -> None:
+    """The reason of a ratio says what is divided by what."""
+    ratio = {"kind": "ratio", "outcome": "revenue", "denominator": "orders"}
+    rollout = read_rollout("r1", record(objective=record()["objective"] | ratio))
+    products = ((12.0, 0.0, 0.0), (0.0, 12.0, 0.0), (0.0, 0.0, 0.0))
+    arms = (Moments(1200, (mean, 2.0, 0.0), products) for mean in (0.4, 0.6))
+    given = {**measured(0.0), "moments": (StepMoments(2, *arms),)}
+
+    document: Any = analyse(rollout, Aggregates(**traffic(), **units(), **given), at=AT)
+
+    assert document["objective"]["effect"] == pytest.approx(0.1)
+    assert "version 4 is worse: revenue / orders +0.1 (95 %" in document["objective"]["reason"]
+    assert document["steps"][2]["candidate"]["mean"] == pytest.approx(0.3)
 
 
 def test_units_decide_not_requests(record: Build) -> None:

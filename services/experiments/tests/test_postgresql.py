@@ -4,6 +4,7 @@ import json
 import threading
 import urllib.error
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from fairlead_experiments.app.errors import StoreUnavailableError
 from fairlead_experiments.app.validation import read_rollout
 
 Build = Callable[..., dict[str, Any]]
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -127,11 +129,11 @@ def test_a_new_table_is_analysed_without_statistics(postgres_url: str, record: B
             )
         )
 
-    found = SqlStore(engine).read_aggregates(read_rollout("r1", record()))
+    found = SqlStore(engine).read_aggregates(read_rollout("r1", record()), NOW)
 
     engine.dispose()
-    assert found.measured[1].stable.n == 20_000
-    assert found.measured[1].stable.mean == pytest.approx(10_000.5)
+    assert found.moments[1].stable.n == 20_000
+    assert found.moments[1].stable.mean[0] == pytest.approx(10_000.5)
 
 
 def test_the_service_waits_for_its_database(own: PostgresServer, exposure: Build) -> None:

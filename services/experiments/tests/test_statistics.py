@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy.integrate import quad
 from scipy.special import betaln
+from scipy.stats import norm
 
 from fairlead_experiments.domain import guardrails, sequential, srm
 from fairlead_experiments.domain.effect import Arm, Overlap, StepSummary, Summary, combine
@@ -26,12 +28,32 @@ def test_tau_is_a_little_above_the_minimum_effect() -> None:
     assert sequential.tau_from(1.0, 0.05) == pytest.approx(1.006, abs=5e-4)
 
 
-def test_log_evalue_agrees_with_the_reference() -> None:
-    """The e-value agrees with the published normal mixture at one point."""
-    z, r = 3.0, 1.5
-    two = 0.5 * (z * z * r / (1 + r) - math.log1p(r))
+@given(st.floats(-6, 6), st.floats(0.1, 10), st.floats(0.1, 10))
+def test_evalue_is_the_mixture_integrated(z: float, se: float, tau: float) -> None:
+    """The e-value is the likelihood ratio averaged over effects drawn from the mixture."""
 
-    assert sequential.log_evalue(z, 1.0, math.sqrt(r)) == pytest.approx(two)
+    def weighted(effect: float) -> float:
+        return float(norm.pdf(z * se, effect, se) * norm.pdf(effect, 0.0, tau))
+
+    top = z * se * tau**2 / (tau**2 + se**2)
+    reach = 12 * se * tau / math.hypot(se, tau)
+    total, _ = quad(weighted, top - reach, top + reach)
+
+    wanted = total / norm.pdf(z * se, 0.0, se)
+    assert math.exp(sequential.log_evalue(z * se, se, tau)) == pytest.approx(wanted, rel=1e-5)
+
+
+@given(effects, scales, scales, st.floats(0.001, 0.5), st.floats(-3, 3))
+def test_sequence_is_the_effects_that_are_not_rejected(
+    effect: float, se: float, tau: float, alpha: float, place: float
+) -> None:
+    """A true effect is inside exactly when the test against it has not reached 1 / alpha."""
+    assume(abs(abs(place) - 1) > 1e-6)
+    supposed = effect + place * sequential.radius(se, tau, alpha)
+
+    is_rejected = sequential.log_evalue(effect - supposed, se, tau) >= -math.log(alpha)
+
+    assert is_rejected == (abs(place) > 1)
 
 
 @given(effects, scales, scales)

@@ -245,7 +245,7 @@ def test_the_analysis_reads_what_was_counted(
     rollout = read_rollout("r1", record())
     store.put_rollout(rollout)
 
-    data = store.read_aggregates(rollout)
+    data = store.read_aggregates(rollout, NOW)
 
     candidate = data.requests[0, Arm.CANDIDATE]
     assert (candidate.requests, candidate.answered, candidate.slow) == (8, 7, 1)
@@ -259,7 +259,7 @@ def test_the_analysis_reads_what_was_counted(
     assert data.mixed == {0: 1}
     assert data.units[0, Arm.CANDIDATE].units == 5
     assert data.units[0, Arm.CANDIDATE].new == 4
-    assert data.measured[0].candidate.n == 1
+    assert data.moments[0].candidate.n == 1
 
 
 def test_a_client_that_left_counts_against_nobody(
@@ -276,7 +276,7 @@ def test_a_client_that_left_counts_against_nobody(
     rollout = read_rollout("r1", record())
     store.put_rollout(rollout)
 
-    data = store.read_aggregates(rollout)
+    data = store.read_aggregates(rollout, NOW)
 
     counted = data.requests[0, Arm.CANDIDATE]
     assert (counted.requests, counted.answered, counted.slow) == (3, 0, 0)
@@ -298,7 +298,7 @@ def test_a_new_bound_counts_slow_answers_afresh(
         guard = {"slowerThan": latency, "margin": 0.25} if latency else None
         rollout = read_rollout("r1", record(guardrails={"errors": None, "latency": guard}))
         store.put_rollout(rollout)
-        data = store.read_aggregates(rollout)
+        data = store.read_aggregates(rollout, NOW)
         bad = data.bad_units[Kind.SLOW].get((0, Arm.CANDIDATE), 0)
         slow.append((data.requests[0, Arm.CANDIDATE].slow, bad))
 
@@ -312,7 +312,7 @@ def test_other_versions_are_told_afresh(store: SqlStore, exposure: Build, record
     for candidate in ("4", "3", "5"):
         rollout = read_rollout("r1", record(candidate=candidate, stable="2"))
         store.put_rollout(rollout)
-        data = store.read_aggregates(rollout)
+        data = store.read_aggregates(rollout, NOW)
         requests = data.requests[0, Arm.CANDIDATE]
         found.append((requests.errors, requests.fallbacks, data.bad_units[Kind.ERRORS]))
 
@@ -327,7 +327,7 @@ def read(store: SqlStore, record: Build) -> Aggregates:
     """The aggregates of r1, its record put if it was not."""
     rollout = read_rollout("r1", record())
     store.put_rollout(rollout)
-    return store.read_aggregates(rollout)
+    return store.read_aggregates(rollout, NOW)
 
 
 def test_a_bad_unit_counts_once_where_it_turned_bad(
@@ -407,7 +407,7 @@ def test_each_unit_is_bad_once_by_its_earliest_bad_request(
             store.put_rollout(rollout)
         send(store, *arrived[place : place + size])
     store.put_rollout(rollout)
-    found = store.read_aggregates(rollout)
+    found = store.read_aggregates(rollout, NOW)
     engine.dispose()
 
     assert found.bad_units == {kind: first_bad(items, kind) for kind in Kind}
@@ -442,11 +442,13 @@ def test_returning_units_are_paired_across_steps(
     rollout = read_rollout("r1", record())
     store.put_rollout(rollout)
 
-    data = store.read_aggregates(rollout)
+    data = store.read_aggregates(rollout, NOW)
 
-    assert data.measured[1].candidate.mean == pytest.approx(1e6 + 4)
-    assert data.measured[1].candidate.m2 == pytest.approx(24)
-    assert [o.comoment for o in data.overlaps] == [pytest.approx((1 - 2) * (2 - 4) + 1 * 4)]
+    assert data.moments[1].candidate.mean[0] == pytest.approx(1e6 + 4)
+    assert data.moments[1].candidate.comoments[0][0] == pytest.approx(24)
+    assert [units.comoments[0][0] for units in data.shared] == [
+        pytest.approx((1 - 2) * (2 - 4) + 1 * 4)
+    ]
     assert data.units[1, Arm.CANDIDATE].new == 1
 
 
@@ -462,9 +464,9 @@ def test_the_smallest_and_largest_values_are_analysed(
 
     data = read(store, record)
 
-    assert data.measured[0].candidate.n == 3
-    assert data.measured[0].candidate.mean == pytest.approx(value * 2 / 3)
-    assert len(data.overlaps) == 1
+    assert data.moments[0].candidate.n == 3
+    assert data.moments[0].candidate.mean[0] == pytest.approx(value * 2 / 3)
+    assert len(data.shared) == 1
 
 
 def test_rollouts_are_listed_by_start(store: SqlStore, record: Build) -> None:

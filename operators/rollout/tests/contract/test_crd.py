@@ -19,6 +19,13 @@ STEP = {"weight": 50, "until": "decided"}
 SPLIT = {"weight": 50, "until": "stopped"}
 OBJECTIVE = {"outcome": "x", "better": "lower", "minimumEffect": 1}
 SERVER = {"replicas": 2}
+RATIO = {
+    "outcome": "revenue",
+    "kind": "ratio",
+    "denominator": "orders",
+    "better": "higher",
+    "minimumEffect": 0.5,
+}
 GOOD: dict[str, tuple[str, Any]] = {
     "as it is": ("spec.model", "Flight Delay (EU) – 2026.v1"),
     "alias": ("spec.registry", {"production": {"alias": "champion"}, "onAbort": "revert"}),
@@ -31,6 +38,11 @@ GOOD: dict[str, tuple[str, Any]] = {
     "1h30m": ("spec.rollout.maxDuration", "1h30m"),
     "no guardrails": ("spec.rollout.guardrails", {}),
     "latency": ("spec.rollout.guardrails", {"latency": {"slowerThan": "200ms"}}),
+    "ratio": ("spec.rollout.objective", {**RATIO, "cap": 500, "covariate": "revenue"}),
+    "window": (
+        "spec.rollout.objective",
+        {"outcome": "x", "better": "lower", "minimumEffect": 1, "window": "1m", "missing": "zero"},
+    ),
     "no objective": ("spec.rollout", {"steps": [{"weight": 5, "for": "1m"}]}),
     "a split": ("spec.rollout", {"steps": [{"weight": 5, "for": "1m"}, SPLIT]}),
     "a split with an objective": ("spec.rollout", {"steps": [SPLIT], "objective": OBJECTIVE}),
@@ -161,6 +173,32 @@ BAD: dict[str, tuple[str, Any, str]] = {
         {"outcome": "x", "minimumEffect": 1},
         "better",
     ),
+    "a ratio of one outcome": (
+        "spec.rollout.objective",
+        {"outcome": "x", "better": "lower", "minimumEffect": 1, "kind": "ratio"},
+        "denominator",
+    ),
+    "a ratio of an outcome and itself": (
+        "spec.rollout.objective",
+        {**RATIO, "denominator": "revenue"},
+        "denominator",
+    ),
+    "a denominator of a mean": ("spec.rollout.objective", {**RATIO, "kind": "mean"}, "denominator"),
+    "a cap on 0 and 1": (
+        "spec.rollout.objective",
+        {"outcome": "x", "better": "lower", "minimumEffect": 1, "kind": "binary", "cap": 2},
+        "cap",
+    ),
+    "zero without a window": (
+        "spec.rollout.objective",
+        {"outcome": "x", "better": "lower", "minimumEffect": 1, "missing": "zero"},
+        "missing",
+    ),
+    "zero in a ratio": (
+        "spec.rollout.objective",
+        {**RATIO, "window": "1h", "missing": "zero"},
+        "missing",
+    ),
     "objective null": ("spec.rollout.objective", None, "objective"),
     "latency without a bound": ("spec.rollout.guardrails", {"latency": {}}, "slowerThan"),
     "margin below 0": ("spec.rollout.guardrails", {"errors": {"margin": -1}}, "margin"),
@@ -169,6 +207,11 @@ BAD: dict[str, tuple[str, Any, str]] = {
 }
 # What no schema can say: taken by the API server, and said by the controller as `Stalled`.
 LATER: dict[str, tuple[str, Any, str]] = {
+    "a window longer than the rollout": (
+        "spec.rollout.objective",
+        {**RATIO, "window": "14d"},
+        "objective.window",
+    ),
     "no time at all": ("spec.traffic", {"timeout": "0s"}, "spec.traffic.timeout"),
     "too much time": ("spec.traffic", {"timeout": "2h"}, "spec.traffic.timeout"),
     "too long": ("spec.rollout.maxDuration", "99999d", "spec.rollout.maxDuration"),

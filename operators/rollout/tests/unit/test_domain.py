@@ -104,6 +104,9 @@ def test_other_weights_are_refused(percent: float) -> None:
         parse_weight(percent)
 
 
+OBJECTIVE = {"outcome": "squared_error", "better": "lower", "minimumEffect": 0.01}
+
+
 def change(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     """Set a value in a document by its dotted path."""
     *parents, last = path.split(".")
@@ -184,6 +187,27 @@ def tokens(**changes: Any) -> dict[str, Any]:
         ("spec.rollout.objective", None, "spec.rollout.objective: must be of type object"),
         ("spec.rollout.objective.minimumEffect", 0, "minimumEffect"),
         ("spec.rollout.objective.minimumEffect", float("inf"), "must be a finite number"),
+        ("spec.rollout.objective.kind", "median", "kind"),
+        ("spec.rollout.objective.kind", "ratio", "a ratio needs a denominator"),
+        ("spec.rollout.objective.denominator", "orders", "no other kind has one"),
+        ("spec.rollout.objective.cap", 0, "cap"),
+        ("spec.rollout.objective.cap", float("inf"), "cap: must be a finite number"),
+        ("spec.rollout.objective.missing", "zero", "'zero' needs a window"),
+        ("spec.rollout.objective.window", "0s", "window: must be above 0"),
+        ("spec.rollout.objective.window", "14d", "window: must be below spec.rollout.maxDuration"),
+        ("spec.rollout.objective.window", "a week", "window"),
+        ("spec.rollout.objective.covariate", "a b", "covariate"),
+        (
+            "spec.rollout.objective",
+            OBJECTIVE | {"kind": "ratio", "denominator": OBJECTIVE["outcome"]},
+            "must be another outcome than spec.rollout.objective.outcome",
+        ),
+        (
+            "spec.rollout.objective",
+            OBJECTIVE | {"kind": "ratio", "denominator": "n", "window": "1h", "missing": "zero"},
+            "a ratio has no use for it",
+        ),
+        ("spec.rollout.objective", OBJECTIVE | {"kind": "binary", "cap": 1}, "not of a binary"),
         ("spec.rollout.guardrails", {"latency": {}}, "is missing slowerThan"),
         ("spec.server.template", {"metadata": "x"}, "template.metadata: must be of type object"),
         ("spec.server.template", {"spec": ["x"]}, "template.spec: must be of type object"),

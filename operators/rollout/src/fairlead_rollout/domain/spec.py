@@ -84,14 +84,27 @@ class Objective:
     """The outcome that decides.
 
     Attributes:
+        outcome: Name of the outcome; of a ratio, the numerator.
+        kind: `mean`, `binary` or `ratio`.
+        denominator: What a ratio divides by; None for the other kinds.
         minimum_effect: The smallest difference of means worth finding, in the outcome's unit.
         alpha: The probability of promoting or aborting an equal version, however often one looks.
+        cap: A unit's value beyond this counts as this; None caps nothing.
+        window: How long after a unit's first request in a step its outcome is due, or None.
+        missing: What a unit without an outcome counts as then: `ignore` or `zero`.
+        covariate: The outcome of the time before the rollout that explains part of it, or None.
     """
 
     outcome: str
     better: str
     minimum_effect: float
     alpha: float
+    kind: str
+    denominator: str | None
+    cap: float | None
+    window: timedelta | None
+    missing: str
+    covariate: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,10 +307,16 @@ def _parse_timeout(text: str) -> timedelta:
 def _parse_rollout(rollout: Mapping[str, Any]) -> RolloutSpec:
     steps = tuple(_parse_step(step) for step in rollout["steps"])
     objective = _parse_objective(rollout.get("objective"))
+    max_duration = _duration("spec.rollout.maxDuration", rollout["maxDuration"])
     _check_steps(steps, objective)
+    if objective and objective.window and objective.window >= max_duration:
+        raise InvalidSpecError(
+            "spec.rollout.objective.window: must be below spec.rollout.maxDuration, "
+            "or the rollout ends before any outcome is due"
+        )
     spec = RolloutSpec(
         steps=steps,
-        max_duration=_duration("spec.rollout.maxDuration", rollout["maxDuration"]),
+        max_duration=max_duration,
         progress_deadline=_duration("spec.rollout.progressDeadline", rollout["progressDeadline"]),
         minimum_requests=rollout["minimumRequests"],
         on_inconclusive=OnInconclusive(rollout["onInconclusive"]),
@@ -365,12 +384,47 @@ def _parse_objective(objective: Mapping[str, Any] | None) -> Objective | None:
         return None
     if not math.isfinite(objective["minimumEffect"]):
         raise InvalidSpecError("spec.rollout.objective.minimumEffect: must be a finite number")
+    _check_objective(objective)
+    window = objective.get("window")
     return Objective(
         outcome=objective["outcome"],
         better=objective["better"],
         minimum_effect=float(objective["minimumEffect"]),
         alpha=float(objective["alpha"]),
+        kind=objective["kind"],
+        denominator=objective.get("denominator"),
+        cap=float(objective["cap"]) if "cap" in objective else None,
+        window=_parse_window(window) if window is not None else None,
+        missing=objective["missing"],
+        covariate=objective.get("covariate"),
     )
+
+
+def _check_objective(objective: Mapping[str, Any]) -> None:
+    """Refuse parts that do not belong together."""
+    field, kind = "spec.rollout.objective", objective["kind"]
+    if (kind == "ratio") != ("denominator" in objective):
+        raise InvalidSpecError(
+            f"{field}.denominator: a ratio needs a denominator, and no other kind has one"
+        )
+    if objective.get("denominator") == objective["outcome"]:
+        raise InvalidSpecError(
+            f"{field}.denominator: must be another outcome than {field}.outcome, the numerator"
+        )
+    if "cap" in objective and (kind == "binary" or not math.isfinite(objective["cap"])):
+        raise InvalidSpecError(f"{field}.cap: must be a finite number, and not of a binary kind")
+    if objective["missing"] == "zero" and ("window" not in objective or kind == "ratio"):
+        raise InvalidSpecError(
+            f"{field}.missing: 'zero' needs a window, and a ratio has no use for it: "
+            "its sums are 0 without outcomes"
+        )
+
+
+def _parse_window(text: str) -> timedelta:
+    window = _duration("spec.rollout.objective.window", text)
+    if not window:
+        raise InvalidSpecError("spec.rollout.objective.window: must be above 0")
+    return window
 
 
 def _parse_guardrails(guardrails: Mapping[str, Any]) -> Guardrails:

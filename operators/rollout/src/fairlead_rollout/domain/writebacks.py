@@ -1,6 +1,7 @@
 """What other systems are told about a rollout: documents for MLflow and for experiments."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fairlead_rollout.domain.snapshot import Analysis
@@ -31,7 +32,10 @@ def record_of(name: str, spec: ServedModelSpec, rollout: Rollout) -> Writeback:
 
 
 def _objective(objective: Objective | None) -> Mapping[str, Any] | None:
-    return None if objective is None else to_document(objective)
+    if objective is None:
+        return None
+    window = objective.window.total_seconds() if objective.window else None
+    return {**to_document(replace(objective, window=None)), "window": window}
 
 
 def _guardrails(rollout: RolloutSpec) -> Mapping[str, Any]:

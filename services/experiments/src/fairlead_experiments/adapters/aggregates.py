@@ -1,25 +1,12 @@
 """Reads what was counted for a rollout, grouped by the database."""
 
-from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Double,
-    FromClause,
-    Select,
-    and_,
-    case,
-    cast,
-    exists,
-    func,
-    or_,
-    select,
-)
+from sqlalchemy import Connection, and_, exists, func, or_, select
 
+from fairlead_experiments.adapters import measures
 from fairlead_experiments.adapters.schema import BAD_UNITS, REQUESTS, UNIT_OUTCOMES, UNITS
-from fairlead_experiments.domain.effect import Arm, Overlap, StepSummary, Summary
 from fairlead_experiments.domain.records import (
     Aggregates,
     Kind,
@@ -28,31 +15,29 @@ from fairlead_experiments.domain.records import (
     UnitCounts,
 )
 
-_SMALLEST = 1e-150
-"""Smaller distances are none: PostgreSQL refuses a product that a double cannot hold."""
 
+def read(connection: Connection, rollout: Rollout, at: datetime) -> Aggregates:
+    """Answer the aggregates of a rollout; the caller's transaction makes them one moment's.
 
-def read(connection: Connection, rollout: Rollout) -> Aggregates:
-    """Answer the aggregates of a rollout; the caller's transaction makes them one moment's."""
-    mixed = _mixed(connection, rollout.id)
-    measured: tuple[StepSummary, ...] = ()
-    overlaps: tuple[Overlap, ...] = ()
-    distinct: dict[str, int] = {}
+    Args:
+        connection: A transaction that sees one moment.
+        rollout: Whose aggregates.
+        at: The time now: whether a window is over is asked of it.
+    """
+    mixed, mixed_distinct = _mixed(connection, rollout.id)
+    measured: dict[str, Any] = {}
     if rollout.objective:
-        question = _Question(rollout.id, rollout.objective.outcome, bool(mixed))
-        measured, overlaps = _moments(connection, question)
-        distinct = _measured_distinct(connection, question, measured)
+        measured = measures.read(connection, rollout, at, has_mixed=mixed_distinct > 0)
     return Aggregates(
         requests=_requests(connection, rollout.id),
         bad_units=_bad_units(connection, rollout.id),
         units=_units(connection, rollout.id),
         mixed=mixed,
+        mixed_distinct=mixed_distinct,
         distinct=_distinct(connection, rollout.id),
         outcomes=_outcomes(connection, rollout),
-        measured=measured,
-        overlaps=overlaps,
-        measured_distinct=distinct,
         unassigned=_unassigned(connection, rollout.id),
+        **measured,
     )
 
 
@@ -105,16 +90,19 @@ def _units(connection: Connection, rollout: str) -> dict[tuple[int, str], UnitCo
     }
 
 
-def _mixed(connection: Connection, rollout: str) -> dict[int, int]:
-    twice = (
-        select(UNITS.c.step)
-        .where(UNITS.c.rollout == rollout)
-        .group_by(UNITS.c.unit, UNITS.c.step)
-        .having(func.count() > 1)
-        .subquery()
+def _mixed(connection: Connection, rollout: str) -> tuple[dict[int, int], int]:
+    """Per step the units that are mixed by then, and how many there are in all."""
+    crossed = measures.crossed(rollout).cte("crossed")
+    total = connection.scalar(select(func.count()).select_from(crossed)) or 0
+    if not total:
+        return {}, 0
+    counted = (
+        select(UNITS.c.step, func.count(UNITS.c.unit.distinct()))
+        .join(crossed, crossed.c.unit == UNITS.c.unit)
+        .where(UNITS.c.rollout == rollout, UNITS.c.step >= crossed.c.since)
+        .group_by(UNITS.c.step)
     )
-    counted = select(twice.c.step, func.count()).group_by(twice.c.step)
-    return {row[0]: row[1] for row in connection.execute(counted)}
+    return {row[0]: row[1] for row in connection.execute(counted)}, total
 
 
 def _distinct(connection: Connection, rollout: str) -> dict[str, int]:
@@ -130,115 +118,3 @@ def _outcomes(connection: Connection, rollout: Rollout) -> dict[str, int]:
     if rollout.objective:
         counted = counted.where(UNIT_OUTCOMES.c.outcome == rollout.objective.outcome)
     return {arm: int(n) for arm, n in connection.execute(counted.group_by(UNIT_OUTCOMES.c.arm))}
-
-
-# --- the objective --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """Whose values are asked for; leaving out nobody is cheaper where nobody is mixed."""
-
-    rollout: str
-    outcome: str
-    has_mixed: bool
-
-
-def _unit_means(question: _Question, source: FromClause) -> Select[Any]:
-    """Each unit's mean outcome in a step, without units that met both arms in it."""
-    mean = _distance(source.c.total) / cast(source.c.n, Double)
-    found = select(source.c.unit, source.c.step, source.c.arm, mean.label("y")).where(
-        source.c.rollout == question.rollout, source.c.outcome == question.outcome
-    )
-    if not question.has_mixed:
-        return found
-    met = UNITS.alias()
-    other_arm = exists().where(
-        met.c.rollout == source.c.rollout,
-        met.c.unit == source.c.unit,
-        met.c.step == source.c.step,
-        met.c.arm != source.c.arm,
-    )
-    return found.where(~other_arm)
-
-
-def _distance(value: ColumnElement[float]) -> ColumnElement[float]:
-    return case((func.abs(value) < _SMALLEST, 0.0), else_=value)
-
-
-def _moments(
-    connection: Connection, question: _Question
-) -> tuple[tuple[StepSummary, ...], tuple[Overlap, ...]]:
-    """Means, M2 and products across steps, by pairing each unit's steps in the database.
-
-    Values are taken as distances from their common mean, so that a large offset does not cancel.
-    """
-    values = _unit_means(question, UNIT_OUTCOMES).subquery()
-    centre = connection.scalar(select(func.avg(values.c.y))) or 0.0
-    x = _distance(values.c.y - centre)
-    sums = func.count().label("n"), func.sum(x).label("first"), func.sum(x * x).label("square")
-    key = values.c.step, values.c.arm
-    cells = {
-        (row.step, row.arm): Summary(
-            row.n, row.first / row.n, max(0.0, row.square - row.first * row.first / row.n)
-        )
-        for row in connection.execute(select(*key, *sums).group_by(*key))
-    }
-    overlaps = tuple(
-        Overlap(row.step, Arm(row.arm), row.other_step, Arm(row.other_arm), _comoment(row, cells))
-        for row in connection.execute(_pairs(question, centre))
-    )
-    return _summaries(cells, centre), overlaps
-
-
-def _pairs(question: _Question, centre: float) -> Select[Any]:
-    values = _unit_means(question, UNIT_OUTCOMES.alias("a")).subquery("first_step")
-    others = _unit_means(question, UNIT_OUTCOMES.alias("b")).subquery("other_step")
-    x, y = _distance(values.c.y - centre), _distance(others.c.y - centre)
-    key = (values.c.step, values.c.arm, others.c.step, others.c.arm)
-    return (
-        select(
-            values.c.step,
-            values.c.arm,
-            others.c.step.label("other_step"),
-            others.c.arm.label("other_arm"),
-            func.count().label("n"),
-            func.sum(x * y).label("product"),
-            func.sum(x).label("first"),
-            func.sum(y).label("second"),
-        )
-        .where(values.c.unit == others.c.unit, values.c.step < others.c.step)
-        .group_by(*key)
-        .order_by(*key)
-    )
-
-
-def _comoment(row: Any, cells: dict[tuple[int, str], Summary]) -> float:
-    """Sum of (x - a)(y - b) over the shared units, a and b the means of the whole cells."""
-    a = cells[row.step, row.arm].mean
-    b = cells[row.other_step, row.other_arm].mean
-    return float(row.product - b * row.first - a * row.second + row.n * a * b)
-
-
-def _summaries(cells: dict[tuple[int, str], Summary], centre: float) -> tuple[StepSummary, ...]:
-    def cell(step: int, arm: Arm) -> Summary:
-        found = cells.get((step, arm))
-        return Summary(found.n, found.mean + centre, found.m2) if found else Summary()
-
-    return tuple(
-        StepSummary(step, cell(step, Arm.STABLE), cell(step, Arm.CANDIDATE))
-        for step in sorted({step for step, _ in cells})
-    )
-
-
-def _measured_distinct(
-    connection: Connection,
-    question: _Question,
-    measured: tuple[StepSummary, ...],
-) -> dict[str, int]:
-    """Distinct measured units per arm, over the steps that enter the estimate."""
-    values = _unit_means(question, UNIT_OUTCOMES).subquery()
-    entered = [step.index for step in measured if step.is_comparable]
-    counted = select(values.c.arm, func.count(values.c.unit.distinct()))
-    rows = connection.execute(counted.where(values.c.step.in_(entered)).group_by(values.c.arm))
-    return {row[0]: row[1] for row in rows}

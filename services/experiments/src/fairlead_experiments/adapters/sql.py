@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -171,10 +172,10 @@ class SqlStore:
         with self._reading() as connection:
             return [load_rollout(row) for row in connection.scalars(found)]
 
-    def read_aggregates(self, rollout: Rollout) -> Aggregates:
+    def read_aggregates(self, rollout: Rollout, at: datetime) -> Aggregates:
         """Answer what was counted for a rollout, as of one moment."""
         with self._reading(is_sweep=True) as connection:
-            return aggregates.read(connection, rollout)
+            return aggregates.read(connection, rollout, at)
 
 
 # --- exposures ------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import json
 
 from fairlead_experiments.app.validation import read_rollout
 from fairlead_experiments.domain.analysis import timestamp
-from fairlead_experiments.domain.records import Rollout
+from fairlead_experiments.domain.records import Objective, Rollout
 
 
 def dump_rollout(rollout: Rollout) -> str:
@@ -20,7 +20,6 @@ def load_rollout(document: str) -> Rollout:
 
 def build_rollout(rollout: Rollout) -> dict[str, object]:
     """Answer the record as the document of contracts.md, with its id."""
-    objective = rollout.objective
     latency = rollout.latency
     return {
         "id": rollout.id,
@@ -33,15 +32,24 @@ def build_rollout(rollout: Rollout) -> dict[str, object]:
         "state": rollout.state,
         "reason": rollout.reason,
         "steps": [{"index": step.index, "weight": step.weight} for step in rollout.steps],
-        "objective": objective
-        and {
-            "outcome": objective.outcome,
-            "better": objective.better,
-            "minimumEffect": objective.minimum_effect,
-            "alpha": objective.alpha,
-        },
+        "objective": rollout.objective and _build_objective(rollout.objective),
         "guardrails": {
             "errors": rollout.errors and {"margin": rollout.errors.margin},
             "latency": latency and {"slowerThan": latency.slower_than, "margin": latency.margin},
         },
+    }
+
+
+def _build_objective(objective: Objective) -> dict[str, object]:
+    return {
+        "outcome": objective.outcome,
+        "kind": str(objective.kind),
+        "denominator": objective.denominator,
+        "better": objective.better,
+        "minimumEffect": objective.minimum_effect,
+        "alpha": objective.alpha,
+        "cap": objective.cap,
+        "window": objective.window,
+        "missing": str(objective.missing),
+        "covariate": objective.covariate,
     }

@@ -32,8 +32,13 @@ class Store(Protocol):
     def list_rollouts(self, model: str | None) -> list[Rollout]:
         """Answer all records, or a model's, the latest start first."""
 
-    def read_aggregates(self, rollout: Rollout) -> Aggregates:
-        """Answer what was counted for a rollout, as of one moment."""
+    def read_aggregates(self, rollout: Rollout, at: datetime) -> Aggregates:
+        """Answer what was counted for a rollout, as of one moment.
+
+        Args:
+            rollout: Its record.
+            at: The time now, in UTC: units whose window is not over by then wait.
+        """
 
 
 class Clock(Protocol):

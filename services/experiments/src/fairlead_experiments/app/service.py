@@ -66,5 +66,5 @@ class Experiments:
 
     def analyse(self, rollout_id: str) -> Document:
         """Answer the analysis of a rollout as of now."""
-        rollout = self.get_rollout(rollout_id)
-        return analyse(rollout, self._store.read_aggregates(rollout), at=self._clock())
+        rollout, now = self.get_rollout(rollout_id), self._clock()
+        return analyse(rollout, self._store.read_aggregates(rollout, now), at=now)

@@ -17,7 +17,9 @@ from fairlead_experiments.domain.records import (
     ErrorGuardrail,
     Exposure,
     LatencyGuardrail,
+    Missing,
     Objective,
+    ObjectiveKind,
     Outcome,
     Rollout,
     RolloutStep,
@@ -47,6 +49,7 @@ _TIME = re.compile(
 _MISSING = object()
 _STEPS, _CODES, _ATTEMPTS, _SLOWEST = 999, range(100, 600), 1000, 1e9
 _UNIT, _VERSION, _REASON, _REGISTERED_MODEL = 256, 64, 5000, 256
+_LONGEST_WINDOW = 10 * 366 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,7 @@ def _exposure(item: Item, latest: int) -> Exposure:
 
 def _outcome(item: Item, latest: int) -> Outcome:
     fields = _object(item)
-    name = _matching(fields, "outcome", _OUTCOME, "1 to 64 of A-Z a-z 0-9 _ . -")
+    name = _outcome_name(fields, "outcome")
     value = _value(fields)
     observed = _moment(fields, "observedAt", latest)
     if fields.get("inferenceId") is not None:
@@ -192,8 +195,34 @@ def _objective(fields: dict[str, object] | None) -> Objective | None:
         raise _Invalid(f"{path}minimumEffect", "must be above 0")
     if not 1e-6 <= alpha <= 0.5:  # noqa: PLR2004
         raise _Invalid(f"{path}alpha", "must be from 0.000001 to 0.5")
-    outcome = _matching(fields, "outcome", _OUTCOME, "1 to 64 of A-Z a-z 0-9 _ . -", path)
-    return Objective(outcome, _choice(fields, "better", ("higher", "lower"), path), effect, alpha)
+    found = Objective(
+        outcome=_outcome_name(fields, "outcome", path),
+        better=_choice(fields, "better", ("higher", "lower"), path),
+        minimum_effect=effect,
+        alpha=alpha,
+        kind=ObjectiveKind(_choice({"kind": "mean", **fields}, "kind", tuple(ObjectiveKind), path)),
+        denominator=_optional_name(fields, "denominator", path),
+        cap=_optional_number(fields, "cap", LARGEST_VALUE, path),
+        window=_optional_number(fields, "window", _LONGEST_WINDOW, path),
+        missing=Missing(_choice({"missing": "ignore", **fields}, "missing", tuple(Missing), path)),
+        covariate=_optional_name(fields, "covariate", path),
+    )
+    _check_objective(found, path)
+    return found
+
+
+def _check_objective(objective: Objective, path: str) -> None:
+    """Refuse parts that do not belong together."""
+    if objective.is_ratio != (objective.denominator is not None):
+        rule = "must be given for the kind ratio, and for no other"
+        raise _Invalid(f"{path}denominator", rule)
+    if objective.denominator == objective.outcome:
+        raise _Invalid(f"{path}denominator", "must be another outcome than the numerator")
+    if objective.kind is ObjectiveKind.BINARY and objective.cap is not None:
+        raise _Invalid(f"{path}cap", "must not be given for the kind binary")
+    if objective.missing is Missing.ZERO and (objective.window is None or objective.is_ratio):
+        rule = "may be zero only with a window, and for no ratio: its sums are 0 without outcomes"
+        raise _Invalid(f"{path}missing", rule)
 
 
 def _errors(fields: dict[str, object] | None) -> ErrorGuardrail | None:
@@ -255,6 +284,14 @@ def _matching(
     return value
 
 
+def _outcome_name(fields: dict[str, object], name: str, path: str = "") -> str:
+    return _matching(fields, name, _OUTCOME, "1 to 64 of A-Z a-z 0-9 _ . -", path)
+
+
+def _optional_name(fields: dict[str, object], name: str, path: str) -> str | None:
+    return None if fields.get(name) is None else _outcome_name(fields, name, path)
+
+
 def _identifier(fields: dict[str, object], name: str) -> str:
     return _matching(fields, name, _ID, "1 to 64 of A-Z a-z 0-9 . _ : -")
 
@@ -295,6 +332,16 @@ def _number(fields: dict[str, object], name: str, low: float, high: float, path:
             f"{path}{name}", _wanted(value, f"must be a number from {low:g} to {high:g}")
         )
     return float(value)
+
+
+def _optional_number(fields: dict[str, object], name: str, high: float, path: str) -> float | None:
+    """A number above 0, or None."""
+    if fields.get(name) is None:
+        return None
+    value = _number(fields, name, 0.0, high, path)
+    if value < 1 / LARGEST_VALUE:
+        raise _Invalid(f"{path}{name}", "must be above 0")
+    return value
 
 
 def _value(fields: dict[str, object]) -> float:

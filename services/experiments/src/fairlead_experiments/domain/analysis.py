@@ -12,13 +12,16 @@ from enum import StrEnum
 
 from fairlead_experiments.domain import guardrails, sequential, srm
 from fairlead_experiments.domain.effect import BURN_IN, Arm, Estimate, StepSummary, combine
+from fairlead_experiments.domain.linear import Linear, linearise
 from fairlead_experiments.domain.records import (
     FULL_WEIGHT,
     Aggregates,
     Kind,
+    Missing,
     Objective,
     Requests,
     Rollout,
+    Standing,
     UnitCounts,
 )
 
@@ -116,7 +119,8 @@ def judge_ratio(rollout: Rollout, data: Aggregates) -> Finding:
         "threshold": srm.THRESHOLD,
         "expected": expected,
         "observed": observed,
-        "mixed": sum(data.mixed.values()),
+        "mixed": data.mixed_distinct,
+        "mixedShare": _mixed_share(data),
     }
     if expected is None or observed is None:
         return Finding(State.INSUFFICIENT, "no unit has been seen yet", numbers)
@@ -132,6 +136,12 @@ def judge_ratio(rollout: Rollout, data: Aggregates) -> Finding:
 
 def _units(data: Aggregates, step: int, arm: Arm) -> UnitCounts:
     return data.units.get((step, str(arm)), UnitCounts())
+
+
+def _mixed_share(data: Aggregates) -> float | None:
+    """How many of the candidate's units went back to stable; all mixed units are the candidate's."""
+    met = data.distinct.get(Arm.CANDIDATE, 0)
+    return data.mixed_distinct / met if met else None
 
 
 # --- guardrails -----------------------------------------------------------------------------
@@ -249,40 +259,108 @@ def _requests(data: Aggregates, arm: Arm, step: int | None = None) -> Requests:
 
 # --- objective ------------------------------------------------------------------------------
 
+MIXED_TOLD = 0.01
+"""Share of the candidate's units that are mixed from which on the reason says so."""
+
+MIXED_LIMIT = 0.10
+"""Share of the candidate's units that are mixed above which the objective does not decide."""
+
 
 def judge_objective(rollout: Rollout, objective: Objective, data: Aggregates) -> Finding:
     """Judge the outcome that decides."""
-    estimate = combine(data.measured, data.overlaps)
-    stable, candidate = (data.measured_distinct.get(arm, 0) for arm in Arm)
-    numbers: Document = {
-        "outcome": objective.outcome,
-        "better": objective.better,
+    linear = linearise(data.moments, data.shared, is_ratio=objective.is_ratio)
+    estimate = combine(linear.steps, linear.overlaps)
+    stable, candidate = (_standing(data, arm) for arm in Arm)
+    numbers = {
+        **_objective_numbers(objective, data, linear),
         "effect": estimate.effect if estimate else None,
-        "ciLow": None,
-        "ciHigh": None,
-        "evalue": None,
-        "threshold": 1.0 / objective.alpha,
-        "unitsStable": stable,
-        "unitsCandidate": candidate,
-        "unitsNeeded": BURN_IN,
+        **_interval(estimate, objective),
     }
-    over = f"over {candidate:,} and {stable:,} units"
+    notes = _notes(objective, data)
+    hindrance = _hindrance(rollout, objective, data, estimate)
+    if estimate is None or hindrance:
+        return Finding(State.INSUFFICIENT, f"{hindrance}{notes}", numbers)
+    over = f"over {candidate.measured:,} and {stable.measured:,} units"
+    if estimate.se == 0.0:
+        reason = f"{objective.outcome} is the same for every unit, {over}{notes}"
+        return Finding(State.HOLDING, reason, numbers)
+    state, reason = _decide_objective(rollout, objective, estimate, over)
+    return Finding(state, f"{reason}{notes}", numbers)
+
+
+def _hindrance(
+    rollout: Rollout, objective: Objective, data: Aggregates, estimate: Estimate | None
+) -> str | None:
+    """Answer why the objective must not speak yet, or None."""
+    stable, candidate = (_standing(data, arm).measured for arm in Arm)
     if estimate is None or min(stable, candidate) < BURN_IN:
-        reason = (
+        return (
             f"too little is known of {objective.outcome}: {candidate:,} units of version "
             f"{rollout.candidate} and {stable:,} of version {rollout.stable} measured, "
             f"{BURN_IN} of each needed"
         )
-        return Finding(State.INSUFFICIENT, reason, {**numbers, **_interval(estimate, objective)})
-    if estimate.se == 0.0:
-        reason = f"{objective.outcome} is the same for every unit, {over}"
-        return Finding(State.HOLDING, reason, numbers)
-    return _decide_objective(rollout, objective, estimate, numbers, over)
+    if (_mixed_share(data) or 0.0) > MIXED_LIMIT:
+        return (
+            f"more than {MIXED_LIMIT:.0%} of version {rollout.candidate}'s units went back to "
+            f"version {rollout.stable}: what is left is no fair comparison of {objective.outcome}"
+        )
+    return None
+
+
+def _objective_numbers(objective: Objective, data: Aggregates, linear: Linear) -> Document:
+    stable, candidate = (_standing(data, arm) for arm in Arm)
+    return {
+        "outcome": objective.outcome,
+        "kind": str(objective.kind),
+        "better": objective.better,
+        "threshold": 1.0 / objective.alpha,
+        "unitsStable": stable.measured,
+        "unitsCandidate": candidate.measured,
+        "unitsNeeded": BURN_IN,
+        "waitingStable": stable.waiting,
+        "waitingCandidate": candidate.waiting,
+        "missingStable": stable.missing,
+        "missingCandidate": candidate.missing,
+        "cappedStable": stable.capped,
+        "cappedCandidate": candidate.capped,
+        "refusedStable": data.refused.get(Arm.STABLE, 0),
+        "refusedCandidate": data.refused.get(Arm.CANDIDATE, 0),
+        "coveredStable": stable.covered,
+        "coveredCandidate": candidate.covered,
+        "theta": linear.theta if objective.covariate else None,
+    }
+
+
+def _standing(data: Aggregates, arm: Arm) -> Standing:
+    return data.standing_distinct.get(arm, Standing())
+
+
+def _notes(objective: Objective, data: Aggregates) -> str:
+    """What a reader must know beside the result: who is not in it, and why."""
+    stable, candidate = (_standing(data, arm) for arm in Arm)
+    notes = []
+    if objective.window is not None and stable.waiting + candidate.waiting:
+        notes.append(f"{candidate.waiting:,} and {stable.waiting:,} units wait for their outcome")
+    if stable.missing + candidate.missing:
+        counted = "left out" if objective.missing is Missing.IGNORE else "counted as 0"
+        notes.append(
+            f"{candidate.missing:,} and {stable.missing:,} had none when it was due and are {counted}"
+        )
+    refused = sum(data.refused.values())
+    if refused:
+        notes.append(f"{refused:,} outcomes are neither 0 nor 1 and are left out")
+    share = _mixed_share(data) or 0.0
+    if share >= MIXED_TOLD:
+        notes.append(
+            f"{data.mixed_distinct:,} units ({share:.1%} of the candidate's) met both arms "
+            "and are left out from then on"
+        )
+    return "".join(f"; {note}" for note in notes)
 
 
 def _decide_objective(
-    rollout: Rollout, objective: Objective, estimate: Estimate, numbers: Document, over: str
-) -> Finding:
+    rollout: Rollout, objective: Objective, estimate: Estimate, over: str
+) -> tuple[State, str]:
     interval = _interval(estimate, objective)
     tau = sequential.tau_from(objective.minimum_effect, objective.alpha)
     log_e = sequential.log_evalue(estimate.effect, estimate.se, tau)
@@ -297,12 +375,18 @@ def _decide_objective(
         State.WORSE: f"version {rollout.candidate} is worse",
     }[state]
     reason = (
-        f"{subject}: {objective.outcome} {_signed(estimate.effect)} "
-        f"({1 - objective.alpha:.4g} confidence sequence {_signed(interval['ciLow'])} to "
+        f"{subject}: {_subject(objective)} {_signed(estimate.effect)} "
+        f"({100 * (1 - objective.alpha):.6g} % confidence sequence {_signed(interval['ciLow'])} to "
         f"{_signed(interval['ciHigh'])}) {over}; e-value "
         f"{_number(sequential.finite(log_e))} of {threshold:g} needed"
-    ).replace("0.95 confidence", "95 % confidence")
-    return Finding(state, reason, {**numbers, **interval})
+    )
+    return state, reason
+
+
+def _subject(objective: Objective) -> str:
+    if objective.is_ratio:
+        return f"{objective.outcome} / {objective.denominator}"
+    return objective.outcome
 
 
 def _interval(estimate: Estimate | None, objective: Objective) -> dict[str, float | None]:
@@ -338,7 +422,9 @@ def _arm(arm: Arm, data: Aggregates) -> Document:
 def _steps(rollout: Rollout, data: Aggregates) -> list[Document]:
     weights = {step.index: step.weight for step in rollout.steps}
     seen = {step for step, _ in (*data.requests, *data.units)}
-    measured = {step.index: step for step in data.measured}
+    is_ratio = rollout.objective is not None and rollout.objective.is_ratio
+    linear = linearise(data.moments, (), is_ratio=is_ratio)
+    measured = {step.index: step for step in linear.steps}
     return [
         _step(index, weights.get(index), measured.get(index), data)
         for index in sorted(weights.keys() | seen)
@@ -373,12 +459,13 @@ def _step_arm(
     if measured:
         summary = measured.candidate if arm is Arm.CANDIDATE else measured.stable
     n = summary.n if summary else 0
-    units = _units(data, index, arm).units
+    standing = data.standing.get((index, str(arm)), Standing())
     return {
         "requests": _requests(data, arm, index).requests,
-        "units": units,
-        "measured": n,
-        "waiting": max(0, units - data.mixed.get(index, 0) - n),
+        "units": _units(data, index, arm).units,
+        "measured": standing.measured,
+        "waiting": standing.waiting,
+        "missing": standing.missing,
         "mean": summary.mean if summary and n else None,
         "variance": summary.variance if summary and n > 1 else None,
     }

@@ -3,8 +3,9 @@
 Arms are compared inside a step only, where both met the same hours and the same weight:
 pooling a ramp over a drifting base level calls 94 % of identical versions different (Crook,
 Frasca, Kohavi, Longbotham, "Seven pitfalls to avoid when running controlled experiments on the
-web", KDD 2009, for the Simpson's paradox behind it). A unit's value in a step is the mean of its
-outcomes there, because units are assigned, not requests.
+web", KDD 2009, for the Simpson's paradox behind it). A unit's value in a step is one number made
+of its outcomes there, because units are assigned, not requests; `linear` tells how ratios and
+covariates become that number.
 
 **Combination.** `d = sum a_k d_k` with `a_k` proportional to `h_k = n_S n_C / (n_S + n_C)`, which
 is `1 / v_k` for a variance common to the steps. The estimated `1 / v_k` would depend on the
@@ -100,7 +101,7 @@ class StepSummary:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Units measured in two different steps: the product of their values there.
+    """Units measured in two different steps: the product of their numbers there.
 
     Attributes:
         first: Index of one step.
@@ -136,13 +137,15 @@ def combine(steps: Sequence[StepSummary], overlaps: Sequence[Overlap] = ()) -> E
     return Estimate(effect, math.sqrt(variance + max(0.0, _cross(entered, weights, overlaps))))
 
 
+def harmonic(stable: int, candidate: int) -> float:
+    """Answer what a step weighs by its units: `n_S n_C / (n_S + n_C)`."""
+    return stable * candidate / (stable + candidate)
+
+
 def _weights(entered: dict[int, StepSummary]) -> dict[int, float]:
-    harmonic = {
-        k: step.stable.n * step.candidate.n / (step.stable.n + step.candidate.n)
-        for k, step in entered.items()
-    }
-    total = sum(harmonic.values())
-    return {k: h / total for k, h in harmonic.items()}
+    weights = {k: harmonic(step.stable.n, step.candidate.n) for k, step in entered.items()}
+    total = sum(weights.values())
+    return {k: h / total for k, h in weights.items()}
 
 
 def _cross(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from fairlead_experiments.domain.effect import Overlap, StepSummary
+from fairlead_experiments.domain.linear import Shared, StepMoments
 
 FULL_WEIGHT = 10_000
 
@@ -15,6 +15,21 @@ class Kind(StrEnum):
 
     ERRORS = "errors"
     SLOW = "slow"
+
+
+class ObjectiveKind(StrEnum):
+    """What a unit's outcomes are made into."""
+
+    MEAN = "mean"
+    BINARY = "binary"
+    RATIO = "ratio"
+
+
+class Missing(StrEnum):
+    """What a unit counts as whose window is over and who has no outcome."""
+
+    IGNORE = "ignore"
+    ZERO = "zero"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +85,41 @@ class RolloutStep:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The outcome that decides."""
+    """The outcome that decides.
+
+    Attributes:
+        outcome: Its name; the numerator's of a ratio.
+        better: `higher` or `lower`.
+        minimum_effect: The smallest effect worth finding, in the objective's unit.
+        alpha: The probability of deciding for either side when both are equal.
+        kind: `mean` and `binary`: a unit's value in a step is the mean of its outcomes there;
+            `binary` leaves out every outcome that is neither 0 nor 1. `ratio`: the sum of all
+            units' outcomes over the sum of their denominators.
+        denominator: The outcome a ratio divides by; None for the other kinds.
+        cap: A unit's value (a ratio's: its numerator) beyond this counts as this, on both sides of
+            0; None caps nothing.
+        window: Seconds from a unit's first request in a step until its outcome is due; None is
+            no window: a unit enters with its first outcome.
+        missing: What a unit counts as that has none by then.
+        covariate: The outcome, sent by unit and model, of the time before a unit's first request
+            in the rollout that explains part of its value; None is none.
+    """
 
     outcome: str
     better: str
     minimum_effect: float
     alpha: float
+    kind: ObjectiveKind = ObjectiveKind.MEAN
+    denominator: str | None = None
+    cap: float | None = None
+    window: float | None = None
+    missing: Missing = Missing.IGNORE
+    covariate: str | None = None
+
+    @property
+    def is_ratio(self) -> bool:
+        """Whether sums are divided by sums."""
+        return self.kind is ObjectiveKind.RATIO
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +185,7 @@ class UnitCounts:
 
     Attributes:
         units: Distinct units exposed, mixed ones included.
-        new: Of these, the ones no earlier step had met, without the mixed ones.
+        new: Of these, the ones no earlier step had met, without those that met both arms in it.
     """
 
     units: int = 0
@@ -149,19 +193,49 @@ class UnitCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of the objective of one arm's units: in a step, or over all of them.
+
+    Mixed units are in none of these numbers.
+
+    Attributes:
+        measured: Units whose value enters the comparison.
+        waiting: Units whose window is not over; without a window, units without an outcome.
+        missing: Units whose window is over and who have no outcome.
+        capped: Values that were beyond the cap and count as the cap.
+        covered: Measured units that have a covariate.
+    """
+
+    measured: int = 0
+    waiting: int = 0
+    missing: int = 0
+    capped: int = 0
+    covered: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Aggregates:
     """Everything the analysis of one rollout reads.
+
+    A unit is *mixed* from the first step in which it met stable although it had met the candidate
+    in that step or before. From that step on it is left out of the objective.
 
     Attributes:
         requests: Requests per step and arm.
         bad_units: Per kind of bad request, units whose first one fell into a step and arm.
         units: Unit counts per step and arm.
-        mixed: Per step, units that met both arms in it.
+        mixed: Per step, units that were seen in it and mixed by then.
+        mixed_distinct: Distinct mixed units.
         distinct: Distinct units per arm, over all steps.
         outcomes: Outcomes of the objective per arm.
-        measured: What the units say about the objective, per step.
-        overlaps: Units measured in several steps.
-        measured_distinct: Distinct measured units per arm, over all comparable steps.
+        moments: What the measured units say about the objective, per step with any.
+        shared: Units measured in several steps, for each pair of steps and arms that has some.
+        standing: Per step and arm, how its units stand.
+        standing_distinct: Per arm, distinct units over all steps. `measured` and `covered`:
+            measured in a step that enters the effect (`linear.entered_steps`). `waiting` and
+            `missing`: without an outcome in any step; they wait as long as they wait in one.
+            `capped`: values, summed over steps.
+        refused: Per arm, outcomes of a binary objective that are neither 0 nor 1.
         unassigned: Requests without a unit; they all go to stable, so they are no comparison.
     """
 
@@ -169,9 +243,12 @@ class Aggregates:
     bad_units: Mapping[Kind, Mapping[tuple[int, str], int]] = field(default_factory=dict)
     units: Mapping[tuple[int, str], UnitCounts] = field(default_factory=dict)
     mixed: Mapping[int, int] = field(default_factory=dict)
+    mixed_distinct: int = 0
     distinct: Mapping[str, int] = field(default_factory=dict)
     outcomes: Mapping[str, int] = field(default_factory=dict)
-    measured: tuple[StepSummary, ...] = ()
-    overlaps: tuple[Overlap, ...] = ()
-    measured_distinct: Mapping[str, int] = field(default_factory=dict)
+    moments: tuple[StepMoments, ...] = ()
+    shared: tuple[Shared, ...] = ()
+    standing: Mapping[tuple[int, str], Standing] = field(default_factory=dict)
+    standing_distinct: Mapping[str, Standing] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
     unassigned: int = 0

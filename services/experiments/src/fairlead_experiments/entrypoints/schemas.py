@@ -125,10 +125,34 @@ class StepBody(BaseModel):
 class ObjectiveBody(BaseModel):
     """The outcome that decides."""
 
-    outcome: str = Field(pattern=_OUTCOME)
+    outcome: str = Field(pattern=_OUTCOME, description="The numerator of a ratio.")
+    kind: Literal["mean", "binary", "ratio"] = Field(
+        default="mean",
+        description="`binary`: outcomes that are neither 0 nor 1 are left out and counted.",
+    )
+    denominator: str | None = Field(
+        default=None, pattern=_OUTCOME, description="What a ratio divides by; for no other kind."
+    )
     better: Literal["higher", "lower"]
     minimumEffect: float = Field(gt=0, description="The smallest effect worth finding, absolute.")
     alpha: float = Field(default=0.05, ge=1e-6, le=0.5)
+    cap: float | None = Field(
+        default=None, gt=0, description="A unit's value beyond it, or below its negative, is it."
+    )
+    window: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds from a unit's first request in a step until its outcome is due.",
+    )
+    missing: Literal["ignore", "zero"] = Field(
+        default="ignore", description="What a unit counts as that has no outcome when it is due."
+    )
+    covariate: str | None = Field(
+        default=None,
+        pattern=_OUTCOME,
+        description="An outcome of units and the model, of before their first request in the "
+        "rollout, that explains part of the objective.",
+    )
 
 
 class ErrorGuardrailBody(BaseModel):
@@ -163,9 +187,15 @@ _RECORD: dict[str, Any] = {
     "steps": [{"index": 0, "weight": 100}, {"index": 1, "weight": 1000}],
     "objective": {
         "outcome": "squared_error",
+        "kind": "mean",
+        "denominator": None,
         "better": "lower",
         "minimumEffect": 0.01,
         "alpha": 0.05,
+        "cap": None,
+        "window": None,
+        "missing": "ignore",
+        "covariate": None,
     },
     "guardrails": {"errors": {"margin": 0.25}, "latency": {"slowerThan": 0.2, "margin": 0.25}},
 }
@@ -221,18 +251,27 @@ class ArmsDocument(BaseModel):
 
 
 class StepArmDocument(BaseModel):
-    """One arm in one step. `waiting`: units without an outcome yet."""
+    """One arm in one step.
+
+    Mixed units are in `units` alone. `waiting`: units whose window is not over (without a window:
+    without an outcome). `missing`: units whose window is over and who have none. `mean` and
+    `variance` are of what a unit counts with: of a ratio, and less what a covariate explains.
+    """
 
     requests: int
     units: int
     measured: int
     waiting: int
+    missing: int
     mean: float | None
     variance: float | None
 
 
 class StepDocument(BaseModel):
-    """One step. `mixed`: units that met both arms in it; they are left out of every comparison."""
+    """One step. `mixed`: its units that met stable after the candidate, in it or before it.
+
+    The objective leaves them out from that step on.
+    """
 
     index: int
     weight: int | None
@@ -244,9 +283,15 @@ class StepDocument(BaseModel):
 
 
 class ObjectiveDocument(BaseModel):
-    """What the objective says, over all steps."""
+    """What the objective says, over all steps.
+
+    `units...` are measured in a step that enters; `waiting...` and `missing...` have no outcome in
+    any step, and still wait for one or not. `capped...` are values that count as the cap,
+    `refused...` outcomes that are neither 0 nor 1, `covered...` measured units with a covariate.
+    """
 
     outcome: str
+    kind: Literal["mean", "binary", "ratio"]
     better: Literal["higher", "lower"]
     state: State
     effect: float | None
@@ -257,11 +302,25 @@ class ObjectiveDocument(BaseModel):
     unitsStable: int
     unitsCandidate: int
     unitsNeeded: int
+    waitingStable: int
+    waitingCandidate: int
+    missingStable: int
+    missingCandidate: int
+    cappedStable: int
+    cappedCandidate: int
+    refusedStable: int
+    refusedCandidate: int
+    coveredStable: int
+    coveredCandidate: int
+    theta: float | None = Field(description="The covariate's coefficient.")
     reason: str
 
 
 class RatioDocument(BaseModel):
-    """Whether the arms got the shares of units they were given."""
+    """Whether the arms got the shares of units they were given.
+
+    `mixed`: units that met stable after the candidate; `mixedShare`: of the candidate's units.
+    """
 
     state: State
     evalue: float | None
@@ -269,6 +328,7 @@ class RatioDocument(BaseModel):
     expected: float | None
     observed: float | None
     mixed: int
+    mixedShare: float | None
     reason: str
 
 
