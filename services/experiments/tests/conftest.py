@@ -23,7 +23,7 @@ from fairlead_experiments.entrypoints.http import create_app
 # Test folders are no packages; the helpers have names no other folder uses.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from experiments_postgresql import PostgresServer
+from experiments_postgresql import NamedServer, shared_server
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -64,9 +64,9 @@ class Client:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
+def postgres() -> Iterator[NamedServer]:
     """The PostgreSQL server of all tests; each has databases of its own."""
-    server = PostgresServer()
+    server = shared_server()
     try:
         yield server.start()
     finally:
@@ -74,7 +74,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def prepared_url(postgres: PostgresServer) -> str:
+def prepared_url(postgres: NamedServer) -> str:
     """A PostgreSQL database whose tables are up to date, to be copied: that is quicker."""
     url = postgres.create_database()
     engine = open_engine(url)
@@ -84,7 +84,7 @@ def prepared_url(postgres: PostgresServer) -> str:
 
 
 @pytest.fixture
-def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+def postgres_url(postgres: NamedServer) -> Iterator[str]:
     """An empty PostgreSQL database's address."""
     url = postgres.create_database()
     yield url
@@ -96,7 +96,7 @@ def new_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Calla
     """Makes databases of either kind, their tables up to date."""
     made: list[Engine] = []
     is_sqlite = request.param == "sqlite"
-    server: PostgresServer | None = None if is_sqlite else request.getfixturevalue("postgres")
+    server: NamedServer | None = None if is_sqlite else request.getfixturevalue("postgres")
 
     def create() -> Engine:
         if server is None:

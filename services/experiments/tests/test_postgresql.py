@@ -5,10 +5,19 @@ import threading
 import urllib.error
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
-from experiments_postgresql import PASSWORD, PostgresServer
+from experiments_postgresql import (
+    PASSWORD,
+    VARIABLE,
+    NamedServer,
+    PostgresServer,
+    find_binaries,
+    shared_server,
+    tell_missing,
+)
 from experiments_process import Server, serving
 from sqlalchemy import Engine, select, text
 
@@ -47,6 +56,50 @@ def refusal(server: Server, path: str, body: dict[str, Any] | None = None) -> tu
         server.call(path, body)
     with found.value as answer:
         return answer.code, answer.headers["retry-after"], json.load(answer)["message"]
+
+
+def test_the_tests_use_the_server_that_is_named(
+    own: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAIRLEAD_TEST_POSTGRES names one, in which databases are made and dropped."""
+    own.start()
+    monkeypatch.setenv(VARIABLE, own.url())
+    named = shared_server()
+    assert type(named) is NamedServer
+
+    url = named.create_database()
+    engine = open_engine(url)
+    migrate(engine)
+    engine.dispose()
+    named.drop_database(url)
+
+    with pytest.raises(StoreUnavailableError, match="did not answer"), reading(open_engine(url)):
+        pytest.fail("the database is still there")
+
+
+def test_debians_newest_server_is_taken_else_the_wheels(tmp_path: Path) -> None:
+    """Version 15 goes before 9; without Debian's package the wheel has one; without both, none."""
+    for version in ("9", "15"):
+        folder = tmp_path / version / "bin"
+        folder.mkdir(parents=True)
+        (folder / "initdb").touch()
+
+    assert find_binaries(tmp_path) == tmp_path / "15" / "bin"
+    wheel = find_binaries(tmp_path / "none")
+    assert wheel
+    assert (wheel / "initdb").exists()
+    assert find_binaries(tmp_path / "none", "no_such_wheel") is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"), [({}, "Skipped"), ({"CI": ""}, "Skipped"), ({"CI": "true"}, "Failed")]
+)
+def test_a_machine_without_a_server_says_so(environment: dict[str, str], told: str) -> None:
+    """Tests that need one are skipped with what to do, and fail in CI."""
+    with pytest.raises(BaseException, match=f"{VARIABLE}=postgresql://") as found:
+        tell_missing(environment)
+
+    assert found.typename == told
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "postgres"])
@@ -154,9 +207,10 @@ def test_the_service_waits_for_its_database(own: PostgresServer, exposure: Build
         assert PASSWORD not in server.errors()
 
 
-def test_a_wrong_password_is_named_and_not_shown(postgres: PostgresServer) -> None:
+def test_a_wrong_password_is_named_and_not_shown(own: PostgresServer) -> None:
     """The reason names host, port and user, never the password."""
-    with serving(postgres.url(password="s3cr3t-guess"), "/livez") as server:  # noqa: S106
+    own.start()
+    with serving(own.url(password="s3cr3t-guess"), "/livez") as server:  # noqa: S106
         message = ""
         while "password authentication failed" not in message:
             code, _, message = refusal(server, "/readyz")
