@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -114,7 +115,11 @@ class Client:
     async def _serve(self, listener: socket.socket, ended: threading.Event) -> None:
         with self._app() as app:
             config = uvicorn.Config(
-                app, proxy_headers=False, http=HotProtocol, log_config=None, lifespan="off"
+                app,
+                proxy_headers=False,
+                http=partial(HotProtocol, receive_seconds=60.0),  # type: ignore[arg-type]
+                log_config=None,
+                lifespan="off",
             )
             server = uvicorn.Server(config)
             serving = asyncio.create_task(server.serve([listener]))

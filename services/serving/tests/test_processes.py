@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
 
 from fairlead_serving.entrypoints.cli import main
+from fairlead_serving.protocol import open_inference_pb2 as pb
 
 ROW = {"dataframe_records": [{"hour": 1.0, "day": 2, "late": 0}]}
 
@@ -141,6 +143,67 @@ def test_request_in_flight_outlives_the_drain(
             server.process.send_signal(signal.SIGTERM)
             caller.join()
         assert answers == [200]
+        assert server.wait_exit() == 0
+
+
+def test_options_reach_what_they_are_about(models: Path, serve: Callable[..., Any]) -> None:
+    """Edges of the latency histogram are those of the command; a slow sender has the time it gives."""
+    options = ("--latency-buckets", "0.5,60", "--receive-seconds", "0.3")
+    with serve(models / "plain", *options) as server:
+        server.wait_ready()
+        assert server.predict(ROW).status_code == 200
+        with socket.create_connection(("127.0.0.1", httpx.URL(server.url).port)) as slow:
+            slow.settimeout(60)
+            slow.sendall(b"POST /invocations HTTP/1.1\r\n")
+            assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")
+        name = "fairlead_serving_request_duration_seconds"
+        assert server.metric(f"{name}_bucket", code="2xx", le="60.0") == 1
+        text = server.http.get("/metrics").text
+    edges = {
+        line.partition('le="')[2].partition('"')[0] for line in text.splitlines() if name in line
+    }
+    assert edges == {"", "0.5", "60.0", "+Inf"}
+    assert "fairlead_serving_ready{" in text
+
+
+def test_grpc_drains_without_a_failed_call(
+    models: Path,
+    serve: Callable[..., Any],
+    wait: Callable[[Callable[[], bool]], None],
+    free_port: Callable[[], int],
+) -> None:
+    """After SIGTERM gRPC is not ready, and still answers all that was and is asked until the end."""
+    port = free_port()
+    options = ("--grpc-port", str(port), "--drain-seconds", "8", "--name", "slow")
+    tensors = [
+        {"name": name, "datatype": datatype, "shape": [1], "contents": {contents: [1]}}
+        for name, datatype, contents in (
+            ("hour", "FP64", "fp64_contents"),
+            ("day", "INT64", "int64_contents"),
+            ("late", "INT64", "int64_contents"),
+        )
+    ]
+    request = pb.ModelInferRequest(model_name="slow", inputs=tensors)
+    with (
+        serve(models / "slow", *options) as server,
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        server.wait_ready()
+        service = "/inference.GRPCInferenceService"
+        write = lambda one: one.SerializeToString()  # noqa: E731
+        infer = channel.unary_unary(
+            f"{service}/ModelInfer", write, pb.ModelInferResponse.FromString
+        )
+        ready = channel.unary_unary(
+            f"{service}/ServerReady", write, pb.ServerReadyResponse.FromString
+        )
+        assert ready(pb.ServerReadyRequest(), timeout=60).ready
+        under_way = [infer.future(request, timeout=60) for _ in range(8)]
+        wait(lambda: server.metric("fairlead_serving_requests_in_flight") > 0)
+        server.process.send_signal(signal.SIGTERM)
+        wait(lambda: not ready(pb.ServerReadyRequest(), timeout=60).ready)
+        under_way += [infer.future(request, timeout=60) for _ in range(8)]
+        assert [len(one.result().outputs) for one in under_way] == [1] * 16
         assert server.wait_exit() == 0
 
 

@@ -1,17 +1,22 @@
 """The Open Inference Protocol over gRPC, on real connections."""
 
 import asyncio
+import json
+import logging
 import random
 import threading
+from base64 import b64decode
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from echoing import GUILTY, LIMIT, Echo, Fixed, until
 from serving_asgi import COLUMNS
-from serving_rpc import RpcServer, run_rpc
+from serving_rpc import INFER, RpcServer, run_rpc
 
+from fairlead_serving.domain.sampling import is_sampled
 from fairlead_serving.protocol import open_inference_pb2 as pb
 
 
@@ -28,6 +33,64 @@ def _row(hour: float) -> Any:
 def _hours(answer: Any) -> list[float]:
     (output,) = answer.outputs
     return list(output.contents.fp64_contents)
+
+
+@pytest.mark.parametrize("share", [1.0, 1e-9], ids=["all", "failures"])
+def test_access_log_names_the_call_and_not_its_values(
+    share: float, free_port: Callable[[], int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A logged call has its method, HTTP's status, time, sizes and id; failures always are logged."""
+
+    async def ask(server: RpcServer) -> list[int]:
+        requests = [_row(1.5), pb.ModelInferRequest(model_name="flights"), _row(GUILTY)]
+        async with server.callers(1) as (call,):
+            for request in requests:
+                metadata = [("x-inference-id", "i-1"), ("x-some-bin", b"\xff")]
+                await asyncio.gather(call(request, metadata=metadata), return_exceptions=True)
+        return [request.ByteSize() for request in requests]
+
+    server = RpcServer(free_port(), Echo(), COLUMNS, access_log=share)
+    with caplog.at_level(logging.INFO, "fairlead_serving.access"):
+        sizes = run_rpc(server, ask)
+    logged = [one for one in caplog.records if one.name == "fairlead_serving.access"]
+    fields = [vars(one) for one in logged]
+    everything = [(200, sizes[0]), (400, sizes[1]), (500, sizes[2])]
+    wanted = everything if share == 1 else everything[2:]
+    assert [(one["status"], one["request_bytes"]) for one in fields] == wanted
+    for one in fields:
+        assert (one["path"], one["inference_id"]) == (INFER, "i-1")
+        assert one["seconds"] > 0
+        assert (one["response_bytes"] > 0) is (one["status"] == 200)
+    assert "1.5" not in "".join(one.getMessage() for one in logged)
+
+
+def test_payloads_of_a_unit_are_all_kept_or_none(
+    free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    """What is kept of a unit's calls are the messages themselves, the refused ones too."""
+    units = [f"u{number}" for number in range(20)]
+    words = pb.ModelInferRequest(model_name="flights", id="only text")
+
+    async def ask(server: RpcServer) -> None:
+        async with server.callers(1) as (call,):
+            for unit in units:
+                for request in (_row(2.5), words):
+                    metadata = [("x-unit-id", unit)]
+                    await asyncio.gather(call(request, metadata=metadata), return_exceptions=True)
+
+    settings = {"payload_folder": tmp_path, "payload_share": 0.5}
+    run_rpc(RpcServer(free_port(), Echo(), COLUMNS, **settings), ask)
+    (file,) = tmp_path.iterdir()
+    kept = [json.loads(line) for line in file.read_text().splitlines()]
+    chosen = [unit for unit in units if is_sampled(unit, 0.5)]
+    assert 0 < len(chosen) < len(units)
+    assert [one["unit"] for one in kept] == [unit for unit in chosen for _ in range(2)]
+    good, bad = kept[:2]
+    assert (good["status"], good["path"], good["contentType"]) == (200, INFER, "application/grpc")
+    assert pb.ModelInferRequest.FromString(b64decode(good["requestBase64"])) == _row(2.5)
+    assert _hours(pb.ModelInferResponse.FromString(b64decode(good["responseBase64"]))) == [2.5]
+    assert pb.ModelInferRequest.FromString(b64decode(bad["requestBase64"])) == words
+    assert (bad["status"], bad["responseBase64"]) == (400, "")
 
 
 def test_guilty_row_fails_its_sender_alone(free_port: Callable[[], int]) -> None:

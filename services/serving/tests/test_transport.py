@@ -7,12 +7,14 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
 from echoing import GUILTY, LIMIT, Echo, Fixed, until
+from prometheus_client.parser import text_string_to_metric_families
 from serving_asgi import COLUMNS
 
 from fairlead_serving.adapters.metrics import Metrics
@@ -24,19 +26,23 @@ from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
 from fairlead_serving.entrypoints.transport import HotProtocol, PlainProtocol
 
+Protocol = type[HotProtocol] | type[PlainProtocol]
 PATHS = ("/invocations", "/invocations?a=1")  # By the short way, and by uvicorn's.
 
 
 class Stack:
     """A server on a port of its own."""
 
-    def __init__(self, protocol: type[asyncio.Protocol], pace: Pace) -> None:
+    def __init__(
+        self, protocol: Protocol, pace: Pace, limits: Limits, receive_seconds: float
+    ) -> None:
         self.model = Echo()
         self.metrics = Metrics("flights", "4")
         served = Served(self.model, ModelFolder(path=Path(), flavors={}, signature=COLUMNS), pace)
         self.state = State(served=served)
         self._settings = Settings(model="x", name="flights", version="4", max_body_bytes=600_000)
-        self._protocol = protocol
+        self._protocol = partial(protocol, receive_seconds=receive_seconds)
+        self._limits = limits
         self.port = 0
 
     @asynccontextmanager
@@ -45,7 +51,7 @@ class Stack:
         app = create_app(self._settings, self.state, self.metrics)
         config = uvicorn.Config(
             app,
-            http=self._protocol,
+            http=self._protocol,  # type: ignore[arg-type]
             port=0,
             proxy_headers=False,
             lifespan="off",
@@ -58,7 +64,8 @@ class Stack:
         with ThreadPoolExecutor(1) as worker:
             served = self.state.served
             assert served is not None
-            self.state.lane = Lane(served.predict, worker, Limits(), self.metrics, served.pace)
+            self.state.lane = Lane(served.predict, worker, self._limits, self.metrics, served.pace)
+            self.metrics.waiting = lambda: self.state.lane.waiting
             serving = asyncio.create_task(self.server.serve())
             await until(lambda: self.server.started)
             self.port = self.server.servers[0].sockets[0].getsockname()[1]
@@ -102,12 +109,16 @@ async def _answers(stack: Stack, parts: Sequence[bytes], count: int) -> list[byt
 
 
 def _run(
-    protocol: type[asyncio.Protocol],
+    protocol: Protocol,
     test: Callable[[Stack], Awaitable[Any]],
+    *,
     pace: Pace | None = None,
+    limits: Limits | None = None,
+    receive_seconds: float = LIMIT,
 ) -> Any:
     async def go() -> Any:
-        async with Stack(protocol, pace or Pace()).running() as stack:
+        stack = Stack(protocol, pace or Pace(), limits or Limits(), receive_seconds)
+        async with stack.running():
             return await test(stack)
 
     return asyncio.run(go())
@@ -194,6 +205,147 @@ def test_rows_of_callers_who_left_are_not_predicted_on(send: bytes) -> None:
     assert b'duration_seconds_count{code="4xx",model="flights",version="4"} 5.0' in metrics
 
 
+async def _silence(stack: Stack, parts: Sequence[bytes]) -> tuple[bytes, float]:
+    """Send parts and then no more; give what comes back before the server closes, and how many wait."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
+    reading = asyncio.create_task(reader.read())
+    for part in parts:
+        if not reading.done():
+            writer.write(part)
+            await asyncio.sleep(0.01)
+    try:
+        async with asyncio.timeout(LIMIT):
+            answer = await reading
+    except ConnectionError:  # A byte and the end have crossed.
+        answer = b""
+    writer.close()
+    await until(lambda: not stack.server.server_state.connections)
+    return answer, stack.metrics.in_flight
+
+
+V2 = b"POST /v2/models/flights/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+SLOW: dict[str, tuple[list[bytes], bool | None]] = {
+    "half a head": ([GOOD[:30]], True),
+    "half a body": ([GOOD[:-1]], True),
+    "a byte now and then": ([GOOD[at : at + 1] for at in range(len(GOOD) - 9)], None),
+    "half a body, chunked": ([_chunked(7)[:-4]], True),
+    "half a long body": ([HEAD + b"Content-Length: 300000\r\n\r\n" + PADDED[:-1]], True),
+    "half of the other protocol": ([V2 + b"{"], True),
+    "nothing at all": ([], False),
+    "an empty line": ([b"\r\n"], False),
+    "half a body that nobody reads": (
+        [b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"],
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("protocol", [HotProtocol, PlainProtocol], ids=["ours", "uvicorn's"])
+@pytest.mark.parametrize("case", SLOW)
+def test_slow_sender_does_not_keep_a_connection(case: str, protocol: Protocol) -> None:
+    """Whoever does not send a whole request in time is told so, and the connection is free again."""
+    parts, is_told = SLOW[case]
+    answer, in_flight = _run(protocol, lambda stack: _silence(stack, parts), receive_seconds=0.2)
+    assert in_flight == 0
+    if not is_told:
+        assert is_told is None or b" 408 " not in answer
+        return
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 Request Timeout")
+    assert b"connection: close" in head
+    told = json.loads(body)
+    assert told.get("error_code", "v2") == ("v2" if parts[0] == V2 + b"{" else "REQUEST_TIMEOUT")
+    assert (
+        told.get("message", told.get("error")) == "The request did not arrive within 0.2 seconds."
+    )
+
+
+@pytest.mark.parametrize("between", [b"", b"\r\n", b"POST /inv"], ids=["none", "a line", "half"])
+def test_slow_sender_of_a_second_request_gets_the_first_answer(between: bytes) -> None:
+    """An answer that takes longer than a request may take to arrive still comes."""
+
+    async def ask(stack: Stack) -> bytes:
+        stack.model.free.clear()
+        asked = asyncio.create_task(_silence(stack, [GOOD + between]))
+        await until(lambda: stack.model.calls)
+        await asyncio.sleep(0.4)  # Twice the time to arrive.
+        stack.model.free.set()
+        if not between:
+            await until(lambda: not stack.metrics.in_flight)
+            stack.server.should_exit = True  # The connection would be kept alive for a minute.
+        return (await asked)[0]
+
+    answer = _run(HotProtocol, ask, receive_seconds=0.2)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert (b"HTTP/1.1 408" in answer) is (between == b"POST /inv")
+
+
+@pytest.mark.parametrize("path", PATHS, ids=["short", "by uvicorn"])
+def test_slow_model_frees_its_callers(path: str) -> None:
+    """After the time for an answer callers get a 503 that says when to come back, and no slot is held."""
+
+    async def ask(stack: Stack) -> tuple[list[bytes], bytes]:
+        stack.model.free.clear()
+        running = asyncio.create_task(_answers(stack, [_post(1, path=path)], 1))
+        await until(lambda: stack.model.calls)
+        waiting = [
+            asyncio.create_task(_answers(stack, [_post(one, path=path)], 1)) for one in (2, 3)
+        ]
+        told = [one for (one,) in await asyncio.gather(running, *waiting)]
+        assert stack.metrics.in_flight == 0
+        stack.model.free.set()
+        (after,) = await _answers(stack, [_post(4, path=path)], 1)
+        assert stack.state.lane.waiting == 0
+        return told, after
+
+    told, after = _run(HotProtocol, ask, limits=Limits(queue=2, timeout=0.2))
+    for answer in told:
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: 1\r\n" in answer
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error_code"] == "OVERLOADED"
+    assert after.endswith(b'{"predictions":[4.0]}')
+
+
+def test_metrics_show_the_queue_and_the_calls() -> None:
+    """What waits, what is answered, how long a call took and how many requests it held."""
+
+    async def ask(stack: Stack) -> tuple[dict[str, float], dict[str, float]]:
+        stack.model.free.clear()
+        asked = [asyncio.create_task(_answers(stack, [_post(1)], 1))]
+        await until(lambda: stack.model.calls)
+        asked += [asyncio.create_task(_answers(stack, [_post(one)], 1)) for one in range(5)]
+        await until(lambda: stack.state.lane.waiting == 5)
+        during = await _metrics(stack)
+        stack.state.draining = True
+        await asyncio.sleep(0.05)
+        stack.model.free.set()
+        await asyncio.gather(*asked)
+        return during, await _metrics(stack)
+
+    during, after = _run(HotProtocol, ask)
+    assert (during["requests_waiting"], during["requests_in_flight"]) == (5, 6)
+    assert (after["requests_waiting"], after["requests_in_flight"]) == (0, 0)
+    assert (during["ready"], after["ready"]) == (1, 0)
+    assert (during["predict_seconds_count"], after["predict_seconds_count"]) == (0, 2)
+    assert after["predict_seconds_sum"] >= 0.05
+    assert after["predict_seconds_bucket 0.025"] <= 1
+    found = [after[f"merged_requests_bucket {edge}"] for edge in ("1.0", "4.0", "8.0", "+Inf")]
+    assert found == [1, 1, 2, 2]
+    assert after["merged_requests_sum"] == after["rows_total"] == 6
+
+
+async def _metrics(stack: Stack) -> dict[str, float]:
+    """Read `/metrics`; a bucket's name has its edge behind it."""
+    (answer,) = await _answers(stack, [b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"], 1)
+    text = answer.partition(b"\r\n\r\n")[2].decode()
+    return {
+        " ".join([sample.name.removeprefix("fairlead_serving_"), *edge]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        for edge in [[sample.labels["le"]] if "le" in sample.labels else []]
+    }
+
+
 def test_answers_under_way_are_finished_before_the_server_ends() -> None:
     """A server that is told to end still answers what it has taken, and says that it closes."""
 
@@ -277,4 +429,4 @@ def test_no_answer_goes_to_another_caller(seconds: float) -> None:
         assert (threading.get_ident() in threads) is not bool(seconds)
         return answered
 
-    assert _run(HotProtocol, call, Fixed(seconds)) > 2_000
+    assert _run(HotProtocol, call, pace=Fixed(seconds)) > 2_000

@@ -113,7 +113,9 @@ def _size(payload: Payload) -> int:
 
 def _line(payload: Payload) -> bytes:
     at = datetime.fromtimestamp(payload.at, UTC).isoformat(timespec="milliseconds")
-    bodies = dict(_readable(name, body) for name, body in payload.bodies.items())
+    # A message of gRPC may look like text by chance.
+    write = _encoded if payload.fields.get("contentType") == "application/grpc" else _readable
+    bodies = dict(write(name, body) for name, body in payload.bodies.items())
     return orjson.dumps({"at": at, **payload.fields, **bodies}, option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -126,4 +128,8 @@ def _readable(name: str, body: bytes) -> tuple[str, object]:
     try:
         return name, body.decode()
     except UnicodeDecodeError:
-        return f"{name}Base64", base64.b64encode(body).decode()
+        return _encoded(name, body)
+
+
+def _encoded(name: str, body: bytes) -> tuple[str, object]:
+    return f"{name}Base64", base64.b64encode(body).decode()

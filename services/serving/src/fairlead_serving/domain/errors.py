@@ -4,6 +4,7 @@ BadInputError        the caller: the request is answered with a 400
 NoSuchPathError      the caller: with a 404
 UnknownModelError    the caller: with a 404
 WrongMethodError     the caller: with a 405
+TooSlowError         the caller: with a 408
 TooLargeError        the caller: with a 413
 UnsupportedTypeError the caller: with a 415
 ClientLeftError      nobody: it is counted as a 499
@@ -56,6 +57,16 @@ class UnsupportedTypeError(RequestError):
 
     status = 415
     code = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class TooSlowError(RequestError):
+    """The request takes too long to arrive."""
+
+    status = 408
+    code = "REQUEST_TIMEOUT"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"The request did not arrive within {seconds:g} seconds.")
 
 
 class ClientLeftError(RequestError):

@@ -34,6 +34,7 @@ _PROCESS = "process"
 _TEXT: Schema = {"type": "string"}
 _REFUSALS = {
     "400": "The body is not of the protocol, or not of the model's signature; `field` says where.",
+    "408": "The request took too long to arrive.",
     "413": "The body is too long, or has too many rows.",
     "415": "The content type is neither `application/json` nor `text/csv`, in UTF-8.",
     "500": "The model raised.",

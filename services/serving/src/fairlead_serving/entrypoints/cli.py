@@ -191,6 +191,12 @@ def _add_predicting(group: _Group) -> None:
 def _add_limits(group: _Group) -> None:
     add, limits = group.add_argument, Limits()
     add("--max-body-bytes", type=_count, default=10 * 1024 * 1024, help="the largest body taken")
+    add(
+        "--receive-seconds",
+        type=_seconds,
+        default=60.0,
+        help="how long a request may take to arrive over HTTP",
+    )
     add("--max-rows", type=_count, default=limits.rows, help="the most rows of one request")
     add("--max-queue", type=_count, default=limits.queue, help="how many requests may wait")
     add(

@@ -152,8 +152,10 @@ class _Service:
             self._metrics.in_flight -= 1
             seconds = time.perf_counter() - started
             self._metrics.observe(status, seconds)
-            for watch in self._watches:
-                watch(_seen(request, context, status, answer, seconds))
+            if self._watches:
+                seen = _seen(request, context, status, answer, seconds)
+                for watch in self._watches:
+                    watch(seen)
         return answer
 
     async def _infer(self, request: Any) -> Any:

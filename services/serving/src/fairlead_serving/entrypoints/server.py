@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,7 +135,7 @@ async def _serve(
     try:
         with open_watches(settings, metrics) as watches, _tracing(settings) as tracing:
             app = create_app(settings, state, metrics, watches)
-            config = _config(app, tracing)
+            config = _config(settings, app, tracing)
             server = _Server(config, state, settings.drain_seconds, listener)
             async with _rpc(settings, state, metrics, watches, tracing):
                 loading = asyncio.create_task(_load(settings, state, worker, metrics, server))
@@ -145,12 +146,13 @@ async def _serve(
     return await loading if loading.done() else 0
 
 
-def _config(app: HotPath, tracing: "Tracing | None") -> uvicorn.Config:
+def _config(settings: Settings, app: HotPath, tracing: "Tracing | None") -> uvicorn.Config:
+    # A span is made around an ASGI application, so that all goes through it then.
+    protocol = PlainProtocol if tracing else HotProtocol
     return uvicorn.Config(
         tracing.around(app) if tracing else app,
         access_log=False,
-        # A span is made around an ASGI application, so that all goes through it then.
-        http=PlainProtocol if tracing else HotProtocol,
+        http=partial(protocol, receive_seconds=settings.receive_seconds),  # type: ignore[arg-type]
         proxy_headers=False,
         log_config=None,
         lifespan="off",

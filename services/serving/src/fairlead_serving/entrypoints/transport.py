@@ -6,16 +6,16 @@ the rows, a second writes head and body at once.
 """
 
 import asyncio
+from enum import Enum, auto
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from fairlead_serving.domain.answers import Answer, answer_error
-from fairlead_serving.domain.errors import BadInputError
+from fairlead_serving.domain.answers import Answer, answer_error, answer_v2_error
+from fairlead_serving.domain.errors import BadInputError, RequestError, TooSlowError
 from fairlead_serving.entrypoints.hot import HotPath, Route
 
-_REFUSED = b"""HTTP/1.1 400 Bad Request\r
-content-type: application/json\r
+_REFUSED = b"""%scontent-type: application/json\r
 content-length: %d\r
 connection: close\r
 \r
@@ -45,8 +45,114 @@ class _Call:
         self.parts: list[bytes] = []
 
 
+class _Stage(Enum):
+    """What a caller is sending."""
+
+    NOTHING = auto()
+    HEAD = auto()
+    BODY = auto()
+
+
 class PlainProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which refuses what is not HTTP in the form of every other error."""
+    """uvicorn's protocol, which refuses what is not HTTP in the form of every other error.
+
+    It also sets callers a time to send a request in, which uvicorn does not: else whoever sends a
+    byte now and then, or none, holds a connection for good.
+
+    Args:
+        args: uvicorn's own.
+        receive_seconds: How long a request may take to arrive.
+        kwargs: uvicorn's own.
+    """
+
+    cycle: Any  # uvicorn's own, or a _Call.
+
+    def __init__(self, *args: Any, receive_seconds: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._receive_seconds = receive_seconds
+        self._stage = _Stage.NOTHING
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request.
+
+        Args:
+            transport: The connection.
+        """
+        super().connection_made(transport)
+        self._set_alarm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer.
+
+        Args:
+            exc: Why the connection ended, if that is known.
+        """
+        super().connection_lost(exc)
+        self._unset_alarm()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; wait for the rest, if there has to be one.
+
+        Args:
+            data: What has come.
+        """
+        super().data_received(data)
+        if self._alarm is None and self._is_owed():
+            self._set_alarm()
+
+    def on_message_begin(self) -> None:
+        """Note that a request begins."""
+        super().on_message_begin()
+        self._stage = _Stage.HEAD
+
+    def on_headers_complete(self) -> None:
+        """Note that its head is there."""
+        super().on_headers_complete()
+        self._stage = _Stage.BODY
+
+    def on_message_complete(self) -> None:
+        """Note that all of it is there."""
+        super().on_message_complete()
+        self._arrived()
+
+    def _arrived(self) -> None:
+        self._stage = _Stage.NOTHING
+        if self._alarm is not None:
+            self._unset_alarm()
+
+    def _is_owed(self) -> bool:
+        """Tell whether the caller is to send something that uvicorn's own timer does not wait for.
+
+        That timer ends with the first byte after an answer, even if no request begins with it.
+        """
+        if self._stage is not _Stage.NOTHING:
+            return True
+        return not self._is_answering() and self.timeout_keep_alive_task is None
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _set_alarm(self) -> None:
+        self._alarm = self.loop.call_later(self._receive_seconds, self._give_up)
+
+    def _unset_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def _give_up(self) -> None:
+        """Free the connection of a caller who is too slow, unless it is us who do not read."""
+        self._alarm = None
+        has_head = self._stage is _Stage.BODY
+        if self.flow.read_paused or (self._is_answering() and not has_head):
+            self._set_alarm()
+        elif self._stage is _Stage.NOTHING or (
+            has_head and getattr(self.cycle, "response_started", False)
+        ):
+            self.transport.close()
+        else:
+            self._refuse(TooSlowError(self._receive_seconds))
 
     def send_400_response(self, msg: str) -> None:
         """Refuse and close.
@@ -54,8 +160,13 @@ class PlainProtocol(HttpToolsProtocol):
         Args:
             msg: What uvicorn would say, as plain text.
         """
-        refusal = answer_error(BadInputError(msg))
-        self.transport.write(_REFUSED % len(refusal.body) + refusal.body)
+        self._refuse(BadInputError(msg))
+
+    def _refuse(self, error: RequestError) -> None:
+        is_v2 = self._stage is not _Stage.NOTHING and self.url.startswith(b"/v2")
+        refusal = answer_v2_error(error) if is_v2 else answer_error(error)
+        head = _REFUSED % (STATUS_LINE[refusal.status], len(refusal.body))
+        self.transport.write(head + refusal.body)
         self.transport.close()
 
 
@@ -65,8 +176,6 @@ class HotProtocol(PlainProtocol):
     All else goes uvicorn's own way: other paths, long bodies, chunked ones, pipelined requests
     and callers who ask before they send.
     """
-
-    cycle: Any  # uvicorn's own, or a _Call.
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -92,6 +201,7 @@ class HotProtocol(PlainProtocol):
         if route is None or not self._is_short():
             super().on_headers_complete()
             return
+        self._stage = _Stage.BODY
         self.cycle = _Call(route, self.headers, keep_alive=self.parser.should_keep_alive())
 
     def _is_short(self) -> bool:
@@ -121,6 +231,7 @@ class HotProtocol(PlainProtocol):
         if not isinstance(call, _Call):
             super().on_message_complete()
             return
+        self._arrived()
         self._waiting = self._hot.answer_short(
             call.route, call.headers, b"".join(call.parts), lambda answer: self._send(call, answer)
         )
