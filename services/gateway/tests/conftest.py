@@ -1,6 +1,5 @@
 """What the gateway's tests share."""
 
-import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 # Test folders are no packages; the helpers have names no other folder uses.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from gateway_lab import Gateway, Served, plan, running
+from gateway_lab import Gateway, Served, name_for, plan, running
 
 
 @pytest.fixture
@@ -47,11 +46,6 @@ def mortal(shared: Gateway, request: pytest.FixtureRequest) -> Iterator[Served]:
     made.apply()
     yield made
     made.close()
-
-
-def name_for(request: pytest.FixtureRequest) -> str:
-    """Make up a model's name for a test."""
-    return f"m-{hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:8]}"
 
 
 @pytest.fixture

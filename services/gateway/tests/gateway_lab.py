@@ -1,6 +1,7 @@
 """A gateway on loopback: a real Envoy, the real agent, small upstreams."""
 
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -43,6 +44,11 @@ def free_port() -> int:
             probe.bind(("127.0.0.1", port))
             _given.add(port)
             return port
+
+
+def name_for(request: pytest.FixtureRequest) -> str:
+    """Make up a model's name for a test."""
+    return f"m-{hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:8]}"
 
 
 def wait_for(condition: Callable[[], Any], limit: float = 60.0) -> Any:
@@ -146,6 +152,10 @@ class Gateway:
         process = self.processes.pop(name)
         process.send_signal(signal.SIGKILL)
         process.wait()
+
+    def strike(self, name: str, by: signal.Signals) -> None:
+        """Send a process a signal, and let it live if it will."""
+        self.processes[name].send_signal(by)
 
     def end(self, name: str) -> int:
         """Ask a process to end, and return what it ended with."""

@@ -1,12 +1,19 @@
 """A small model server for the tests: answers every request with what it got, as JSON.
 
 Asked for half an answer (`x-test-half`), it stops there, and closes the connection or stalls.
+Asked to wait for a crowd (`x-test-crowd`), it answers once so many requests wait. From a SIGUSR1 on
+it answers 503, as a server that is overloaded does.
 """
 
 import asyncio
 import json
 import os
+import signal
 import sys
+from collections.abc import Callable
+
+OVERLOADED = asyncio.Event()
+CROWD: list[Callable[[], None]] = []
 
 
 class Upstream(asyncio.Protocol):
@@ -37,15 +44,25 @@ class Upstream(asyncio.Protocol):
             if len(self.buffer) < after:
                 return
             self.buffer = self.buffer[after:]
+            self.wait(lines[0], headers)
+
+    def wait(self, line: str, headers: dict[str, str]) -> None:
+        """Answer after a while, or with the last of a crowd."""
+        if (crowd := int(headers.get("x-test-crowd", 0))) == 0:
             delay = float(headers.get("x-test-delay", os.environ.get("DELAY", "0")))
-            asyncio.get_running_loop().call_later(delay, self.answer, lines[0], headers)
+            asyncio.get_running_loop().call_later(delay, self.answer, line, headers)
+            return
+        CROWD.append(lambda: self.answer(line, headers))
+        while len(CROWD) >= crowd:
+            CROWD.pop()()
+            crowd = 1
 
     def answer(self, line: str, headers: dict[str, str]) -> None:
         """Tell what came."""
         if self.transport.is_closing():
             return
         body = json.dumps({"version": self.version, "line": line, "headers": headers}).encode()
-        code = headers.get("x-test-code", "200")
+        code = "503" if OVERLOADED.is_set() else headers.get("x-test-code", "200")
         head = b"HTTP/1.1 %b X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
         half = headers.get("x-test-half")
         sent = body[: len(body) // 2] if half else body
@@ -57,8 +74,9 @@ class Upstream(asyncio.Protocol):
 async def main() -> None:
     """Serve until killed."""
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, OVERLOADED.set)
     server = await loop.create_server(
-        lambda: Upstream(sys.argv[1]), "127.0.0.1", int(sys.argv[2]), backlog=1024
+        lambda: Upstream(sys.argv[1]), "127.0.0.1", int(sys.argv[2]), backlog=4096
     )
     await server.serve_forever()
 

@@ -115,7 +115,8 @@ class Retries:
 
     Attributes:
         attempts: Sendings after the first one.
-        on_reset: Whether a request whose connection broke may be sent again.
+        on_reset: Whether a request whose connection broke may be sent again, and one without an
+            answer after half the timeout to another endpoint, too.
     """
 
     attempts: int

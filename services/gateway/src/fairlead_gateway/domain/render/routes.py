@@ -313,6 +313,7 @@ def _action(plan: TrafficPlan) -> JSON:
         # The timeout counts from the request's end. Until then, and longer, it is silence that ends it.
         "idle_timeout": f"{timeout + _SILENCE:.3f}s",
         "retry_policy": _retry_policy(plan),
+        **_hedging(plan),
         "request_mirror_policies": [
             {
                 "cluster": cluster_name(plan.model, copy.version),
@@ -323,6 +324,19 @@ def _action(plan: TrafficPlan) -> JSON:
             for copy in plan.shadow
         ],
     }
+
+
+def _hedging(plan: TrafficPlan) -> JSON:
+    """Render that another endpoint is asked, too, at half the time: the first answer counts.
+
+    A process that is stuck acknowledges what is sent to it and never answers. One that is only slow
+    is not given up: giving it up would fail every request that takes longer than half the time.
+    """
+    return {"hedge_policy": {"hedge_on_per_try_timeout": True}} if _may_run_twice(plan) else {}
+
+
+def _may_run_twice(plan: TrafficPlan) -> bool:
+    return plan.retries.on_reset and plan.retries.attempts > 0
 
 
 def _split(plan: TrafficPlan) -> JSON:
@@ -353,7 +367,9 @@ def _retry_policy(plan: TrafficPlan) -> JSON:
     conditions = ["connect-failure", "refused-stream", "retriable-status-codes"]
     conditions.append("reset" if plan.retries.on_reset else "reset-before-request")
     extension = f"{TYPE}extensions.retry"
+    half = {"per_try_timeout": f"{plan.timeout / 2:.3f}s"} if _may_run_twice(plan) else {}
     return {
+        **half,
         "retry_on": ",".join(conditions),
         "retriable_status_codes": [503],
         "num_retries": plan.retries.attempts,
