@@ -3,6 +3,8 @@
 Asked for half an answer (`x-test-half`), it stops there, and closes the connection or stalls.
 Asked to wait for a crowd (`x-test-crowd`), it answers once so many requests wait. From a SIGUSR1 on
 it answers 503, as a server that is overloaded does.
+Asked for none (`x-test-half: none`), it closes the connection at once.
+What is asked of one version alone (`x-test-only`) the others do not do.
 """
 
 import asyncio
@@ -44,6 +46,8 @@ class Upstream(asyncio.Protocol):
             if len(self.buffer) < after:
                 return
             self.buffer = self.buffer[after:]
+            if headers.get("x-test-only", self.version) != self.version:
+                headers = {n: v for n, v in headers.items() if not n.startswith("x-test-")}
             self.wait(lines[0], headers)
 
     def wait(self, line: str, headers: dict[str, str]) -> None:
@@ -65,6 +69,9 @@ class Upstream(asyncio.Protocol):
         code = "503" if OVERLOADED.is_set() else headers.get("x-test-code", "200")
         head = b"HTTP/1.1 %b X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
         half = headers.get("x-test-half")
+        if half == "none":
+            self.transport.close()
+            return
         sent = body[: len(body) // 2] if half else body
         self.transport.write(head % (code.encode(), len(body)) + sent)
         if half == "close":
