@@ -111,9 +111,9 @@ def test_zero_is_a_value(render: Render) -> None:
     assert spec["server"]["keep"]["versions"] == 0
 
 
-# What the chart says in its own way: its texts may be empty, its unions too, and it has no references.
+# What the chart says in its own way: its texts and lists may be empty, its unions too, and it has no references.
 _WORDS = ("description", "example", "$ref", "title", "x-")
-_CHOICES = ("minProperties", "required", "dependentRequired", "minLength")
+_CHOICES = ("minProperties", "required", "dependentRequired", "minLength", "minItems")
 
 
 def fields(schema: Object, root: Object, path: str = "") -> Iterator[tuple[str, Object]]:
@@ -168,7 +168,7 @@ def test_the_defaults_shown_are_the_served_models() -> None:
     parts = {key: chart["properties"][key] for key in ("registry", "traffic", "rollout", "server")}
 
     for name, schema in fields({"properties": parts}, chart):
-        if schema.get("default") in (None, {}, ""):
+        if schema.get("default") in (None, {}, [], ""):
             continue
         assert schema["default"] == spec[name]["default"], name
 

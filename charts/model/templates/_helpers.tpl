@@ -27,11 +27,11 @@ server:
   {{- include "model.filled" .Values.server | nindent 2 }}
 {{- end -}}
 
-{{- /* What is given: keys whose value is neither an empty object nor an empty text. */ -}}
+{{- /* What is given: keys whose value is no empty object, list or text. */ -}}
 {{- define "model.filled" -}}
 {{- $filled := dict -}}
 {{- range $key, $value := . -}}
-{{- if not (or (and (kindIs "map" $value) (not $value)) (eq (toString $value) "")) -}}
+{{- if not (or (and (or (kindIs "map" $value) (kindIs "slice" $value)) (not $value)) (eq (toString $value) "")) -}}
 {{- $_ := set $filled $key $value -}}
 {{- end -}}
 {{- end -}}
