@@ -32,7 +32,7 @@ class Server:
     http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
-        self.http = httpx.Client(base_url=self.url, timeout=10.0)
+        self.http = httpx.Client(base_url=self.url, timeout=LIMIT)
 
     def predict(self, payload: object) -> httpx.Response:
         """Send one payload."""

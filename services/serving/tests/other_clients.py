@@ -71,6 +71,24 @@ def ask_triton_grpc(port):
     }
 
 
+def ask_triton_words(port):
+    """Send strings over HTTP, as bytes and as JSON, and have them back."""
+    import tritonclient.http as module  # noqa: PLC0415
+
+    client = module.InferenceServerClient(f"127.0.0.1:{port}")
+    words = np.array([["é"], [""], ["a\nb"]], dtype=np.object_)
+    found = {}
+    for binary in (True, False):
+        tensor = module.InferInput("word", [3, 1], "BYTES")
+        tensor.set_data_from_numpy(words, binary_data=binary)
+        outputs = [module.InferRequestedOutput("output-1", binary_data=binary)]
+        answer = client.infer(NAME, [tensor], outputs=outputs).as_numpy("output-1").ravel()
+        found[f"binary {binary}"] = [
+            word.decode() if isinstance(word, bytes) else word for word in answer
+        ]
+    return found
+
+
 def refusal(ask):
     """Give the words with which a request is refused."""
     from tritonclient.utils import InferenceServerException  # noqa: PLC0415
@@ -120,7 +138,9 @@ async def ask_kserve_grpc(port):
 
 def main(library, http_port, grpc_port):
     """Ask by both protocols."""
-    if library == "triton":
+    if library == "words":
+        found = ask_triton_words(http_port)
+    elif library == "triton":
         found = {"http": ask_triton_http(http_port), "grpc": ask_triton_grpc(grpc_port)}
     else:
         found = {

@@ -11,7 +11,12 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from serving_asgi import Client
 
+from fairlead_serving.app.ports import ModelFolder
+from fairlead_serving.app.serving import Served
+from fairlead_serving.domain.data import Columns
+from fairlead_serving.domain.signature import Column, Kind, Signature
 from fairlead_serving.protocol import open_inference_pb2 as pb
 
 CLIENTS = Path(sys.prefix).parent / ".venv-clients" / "bin" / "python"
@@ -82,6 +87,23 @@ def test_tritonclient(server: tuple[Any, int], expected: list[float]) -> None:
     ]
     assert found["grpc"]["inputs"] == ["hour", "day", "late"]
     assert found["grpc"]["unknown"] == "This process serves version 1 of 'flights' alone."
+
+
+class _Echo:
+    is_rowwise = is_compiled = False
+
+    def predict(self, data: Columns, params: Mapping[str, object]) -> object:
+        return list(data.cells[0])
+
+
+def test_tritonclient_sends_words() -> None:
+    """Strings come and go as bytes and as JSON, empty ones and line ends too."""
+    signature = Signature(columns=(Column("word", Kind.STRING),))
+    folder = ModelFolder(path=Path(), flavors={}, signature=signature)
+    client = Client(state={"served": Served(_Echo(), folder)})
+    with client.listening() as url:
+        found = _run(SCRIPT, "words", str(httpx.URL(url).port), "0")
+    assert found == {way: ["é", "", "a\nb"] for way in ("binary True", "binary False")}
 
 
 def test_kserve_clients(server: tuple[Any, int], expected: list[float]) -> None:

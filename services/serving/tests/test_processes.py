@@ -174,7 +174,7 @@ def test_grpc_drains_without_a_failed_call(
 ) -> None:
     """After SIGTERM gRPC is not ready, and still answers all that was and is asked until the end."""
     port = free_port()
-    options = ("--grpc-port", str(port), "--drain-seconds", "8", "--name", "slow")
+    options = ("--grpc-port", str(port), "--drain-seconds", "8", "--timeout-seconds", "600")
     tensors = [
         {"name": name, "datatype": datatype, "shape": [1], "contents": {contents: [1]}}
         for name, datatype, contents in (
@@ -198,6 +198,7 @@ def test_grpc_drains_without_a_failed_call(
             f"{service}/ServerReady", write, pb.ServerReadyResponse.FromString
         )
         assert ready(pb.ServerReadyRequest(), timeout=60).ready
+        infer(request, timeout=600)  # The first imports pandas.
         under_way = [infer.future(request, timeout=60) for _ in range(8)]
         wait(lambda: server.metric("fairlead_serving_requests_in_flight") > 0)
         server.process.send_signal(signal.SIGTERM)

@@ -4,19 +4,27 @@ import asyncio
 import json
 import logging
 import random
+import struct
 import threading
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from echoing import GUILTY, LIMIT, Echo, Fixed, until
 from serving_asgi import COLUMNS
-from serving_rpc import INFER, RpcServer, run_rpc
+from serving_rpc import INFER, RpcServer, ask_once, run_rpc
 
+from fairlead_serving.adapters.arrays import Arrays
+from fairlead_serving.app.lane import Limits
+from fairlead_serving.domain.data import Data, Tensors
 from fairlead_serving.domain.sampling import is_sampled
+from fairlead_serving.domain.signature import Signature
+from fairlead_serving.domain.v2 import to_request
+from fairlead_serving.entrypoints import rpc
 from fairlead_serving.protocol import open_inference_pb2 as pb
 
 
@@ -183,3 +191,182 @@ def test_no_answer_goes_to_another_caller(seconds: float, free_port: Callable[[]
     assert len(model.calls) < sum(model.calls), "no call held several requests"
     assert len(model.threads) == 1
     assert (threading.get_ident() in model.threads) is not bool(seconds)
+
+
+class Kept:
+    """Gives back the arrays it gets, and keeps what else came."""
+
+    is_rowwise = False
+    is_compiled = False
+
+    def __init__(self, answer: object = None) -> None:
+        self.dtypes: list[str] = []
+        self.params: list[Mapping[str, object]] = []
+        self._answer = answer
+
+    def predict(self, data: Data, params: Mapping[str, object]) -> object:
+        """Give the input back, or what was to be answered."""
+        self.params.append(params)
+        if self._answer is not None:
+            return self._answer
+        assert isinstance(data, Tensors)
+        self.dtypes.append(data.arrays[None].dtype)
+        return Arrays().build(data)
+
+
+DATATYPES: Mapping[str, tuple[str, str, str, list[Any]]] = {
+    "BOOL": ("bool_contents", "?", "bool", [True, False]),
+    "INT8": ("int_contents", "b", "int8", [-(2**7), 2**7 - 1]),
+    "INT16": ("int_contents", "h", "int16", [-(2**15), 2**15 - 1]),
+    "INT32": ("int_contents", "i", "int32", [-(2**31), 2**31 - 1]),
+    "INT64": ("int64_contents", "q", "int64", [-(2**63), 2**63 - 1]),
+    "UINT8": ("uint_contents", "B", "uint8", [0, 2**8 - 1]),
+    "UINT16": ("uint_contents", "H", "uint16", [0, 2**16 - 1]),
+    "UINT32": ("uint_contents", "I", "uint32", [0, 2**32 - 1]),
+    "UINT64": ("uint64_contents", "Q", "uint64", [0, 2**64 - 1]),
+    "FP16": ("", "e", "float16", [0.5, -65504.0]),
+    "FP32": ("fp32_contents", "f", "float32", [0.5, -(2.0**100)]),
+    "FP64": ("fp64_contents", "d", "float64", [0.1, -1e300]),
+    "BYTES": ("bytes_contents", "", "object", ["é", ""]),
+}
+
+
+def _pack(code: str, values: list[Any]) -> bytes:
+    if code:
+        return struct.pack(f"<{len(values)}{code}", *values)
+    words = [value.encode() for value in values]
+    return b"".join(struct.pack("<I", len(word)) + word for word in words)
+
+
+@pytest.mark.parametrize("form", ["raw", "contents"])
+@pytest.mark.parametrize("datatype", DATATYPES)
+def test_every_datatype_comes_and_goes(
+    datatype: str, form: str, free_port: Callable[[], int]
+) -> None:
+    """Each reaches the model as its own type, to its last value, and is answered in the same form."""
+    contents, code, dtype, values = DATATYPES[datatype]
+    words = [value.encode() for value in values] if datatype == "BYTES" else values
+    tensor: dict[str, Any] = {"name": "x", "datatype": datatype, "shape": [2]}
+    request: dict[str, Any] = {"model_name": "flights", "inputs": [tensor]}
+    if form == "raw":
+        request["raw_input_contents"] = [_pack(code, values)]
+    elif contents:
+        tensor["contents"] = {contents: words}
+    model = Kept()
+    answer = ask_once(RpcServer(free_port(), model, Signature()), pb.ModelInferRequest(**request))
+    if form == "contents" and not contents:
+        assert answer.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "raw_input_contents" in answer.details()
+        return
+    assert model.dtypes == [dtype]
+    (output,) = answer.outputs
+    assert (output.datatype, list(output.shape)) == (datatype, [2, 1])
+    if form == "raw":
+        assert list(answer.raw_output_contents) == [_pack(code, values)]
+    else:
+        assert list(getattr(output.contents, contents)) == words
+
+
+def test_outputs_are_chosen(free_port: Callable[[], int]) -> None:
+    """Some outputs only, in the order asked for; the id comes back; an unknown one is refused."""
+    model = Kept({"a": np.array([1.5]), "b": ["é"], "c": np.array([2])})
+    request = _row(1.0)
+    request.id = "7"
+    request.outputs.add(name="b")
+    request.outputs.add(name="a")
+
+    async def ask(server: RpcServer) -> tuple[Any, Any, Any]:
+        async with server.callers(1) as (call,):
+            some, whole = await call(request), await call(_row(1.0))
+            request.outputs.add(name="d")
+            (refused,) = await asyncio.gather(call(request), return_exceptions=True)
+            return some, whole, refused
+
+    some, whole, refused = run_rpc(RpcServer(free_port(), model, COLUMNS), ask)
+    assert (some.id, some.model_name, some.model_version) == ("7", "flights", "4")
+    assert [(one.name, one.datatype) for one in some.outputs] == [("b", "BYTES"), ("a", "FP64")]
+    assert list(some.outputs[0].contents.bytes_contents) == ["é".encode()]
+    assert ([one.name for one in whole.outputs], whole.id) == (["a", "b", "c"], "")
+    assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.details() == "The model's outputs are a, b, c."
+
+
+@pytest.mark.parametrize(
+    ("parameter", "factor"),
+    [
+        ({"double_param": 2.5}, 2.5),
+        ({"int64_param": 3}, 3.0),
+        ({"string_param": "c4n4ry"}, None),
+        ({"bool_param": True}, None),
+    ],
+)
+def test_parameters_are_checked(
+    parameter: dict[str, Any], factor: float | None, free_port: Callable[[], int]
+) -> None:
+    """Those of the signature reach the model as their type; others are the protocol's business."""
+    model = Kept([1.0])
+    request = _row(1.0)
+    request.parameters["factor"].CopyFrom(pb.InferParameter(**parameter))
+    request.parameters["priority"].int64_param = 1
+    answer = ask_once(RpcServer(free_port(), model, COLUMNS), request)
+    if factor is not None:
+        assert model.params == [{"factor": factor}]
+        return
+    assert answer.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "factor" in answer.details()
+    assert "c4n4ry" not in answer.details()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        pytest.param({"is_loaded": False}, "UNAVAILABLE", "still being loaded", id="loading"),
+        pytest.param({"limits": Limits(queue=0)}, "UNAVAILABLE", "Too many", id="full"),
+        pytest.param({"limits": Limits(timeout=0.05)}, "UNAVAILABLE", "too long", id="slow"),
+        pytest.param({"limits": Limits(rows=1)}, "INVALID_ARGUMENT", "2 rows", id="rows"),
+        pytest.param({"max_body_bytes": 20}, "RESOURCE_EXHAUSTED", "larger than max", id="long"),
+    ],
+)
+def test_refusals_have_codes_of_their_own(
+    options: dict[str, Any], code: str, words: str, free_port: Callable[[], int]
+) -> None:
+    """Whether to try again, and with what, is told by gRPC's own codes; no slot is held."""
+    tensor = {"name": "hour", "datatype": "FP64", "shape": [2]}
+    tensor["contents"] = {"fp64_contents": [1.0, 2.0]}
+    request = pb.ModelInferRequest(model_name="flights", inputs=[tensor])
+    server = RpcServer(free_port(), Echo(0.2), COLUMNS, **options)
+    error = ask_once(server, request)
+    assert error.code().name == code
+    assert words in error.details()
+    assert server.metrics.in_flight == 0
+
+
+def test_long_requests_are_read_in_a_thread(
+    free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As over HTTP, to read megabytes does not hold the probes up; short ones are read in the loop."""
+    threads: list[int] = []
+
+    def read(*arguments: Any) -> Any:
+        threads.append(threading.get_ident())
+        return to_request(*arguments)
+
+    monkeypatch.setattr(rpc, "to_request", read)
+
+    async def ask(server: RpcServer) -> list[int]:
+        async with server.callers(1) as (call,):
+            counts = []
+            for count in (1, 100_000):
+                tensor = {"name": "hour", "datatype": "FP64", "shape": [count]}
+                raw = [struct.pack("<d", 1.5) * count]
+                answer = await call(
+                    pb.ModelInferRequest(
+                        model_name="flights", inputs=[tensor], raw_input_contents=raw
+                    )
+                )
+                counts.append(len(answer.raw_output_contents[0]) // 8)
+            return counts
+
+    assert run_rpc(RpcServer(free_port(), Echo(), COLUMNS), ask) == [1, 100_000]
+    assert threads[0] == threading.get_ident()
+    assert threads[1] != threading.get_ident()

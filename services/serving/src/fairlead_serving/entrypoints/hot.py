@@ -45,7 +45,7 @@ _CSV = b"text/csv"
 _BINARY = b"application/octet-stream"
 _JSON_LENGTH = b"inference-header-content-length"
 _DIGITS = 18
-_LONG = 256 * 1024
+LONG = 256 * 1024
 """Bodies above so many bytes are read in a thread, lest they hold the probes up."""
 _PATIENCE = 10
 """How many times the largest body is read and thrown away before the connection is closed."""
@@ -100,7 +100,7 @@ class HotPath:
         behind: Asgi,
         watches: Sequence[Watch] = (),
     ) -> None:
-        self.short = min(_LONG, settings.max_body_bytes)
+        self.short = min(LONG, settings.max_body_bytes)
         self._limit = settings.max_body_bytes
         self._state = state
         self._metrics = metrics

@@ -10,9 +10,10 @@ import grpc
 
 from fairlead_serving.adapters.metrics import Metrics
 from fairlead_serving.adapters.outputs import Output, chosen_outputs, to_outputs
+from fairlead_serving.app.serving import Served
 from fairlead_serving.domain.errors import BadInputError, ClientLeftError, RequestError
 from fairlead_serving.domain.v2 import Infer, Input, Wanted, to_request, unpack
-from fairlead_serving.entrypoints.hot import to_request_error
+from fairlead_serving.entrypoints.hot import LONG, to_request_error
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
 from fairlead_serving.entrypoints.v2 import (
@@ -160,12 +161,9 @@ class _Service:
 
     async def _infer(self, request: Any) -> Any:
         served, lane = self._state.loaded()
-        parameters = _parameters(request.parameters)
-        infer = Infer(
-            to_request(_inputs(request), parameters, served.signature),
-            request.id or None,
-            [Wanted(output.name, _parameters(output.parameters)) for output in request.outputs],
-            bool(request.raw_input_contents),
+        is_long = request.ByteSize() > LONG
+        infer = (
+            await asyncio.to_thread(_read, request, served) if is_long else _read(request, served)
         )
         predictions = await lane.submit(infer.request)
         outputs = to_outputs(predictions, infer.request.data.rows, served.signature.outputs)
@@ -193,6 +191,16 @@ def _seen(request: Any, context: Any, status: int, answer: Any, seconds: float) 
     return Seen(path, headers, request.SerializeToString(), status, response, seconds)
 
 
+def _read(request: Any, served: Served) -> Infer:
+    parameters = _parameters(request.parameters)
+    return Infer(
+        to_request(_inputs(request), parameters, served.signature),
+        request.id or None,
+        [Wanted(output.name, _parameters(output.parameters)) for output in request.outputs],
+        bool(request.raw_input_contents),
+    )
+
+
 def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {name: value.WhichOneof("parameter_choice") for name, value in given.items()}
     return {name: getattr(given[name], choice) for name, choice in chosen.items() if choice}
@@ -208,6 +216,8 @@ def _inputs(request: Any) -> list[Input]:
         field = f"inputs[{number}]"
         if raw:
             values = unpack(field, tensor.datatype, raw[number])
+        elif tensor.datatype == "FP16":
+            raise BadInputError(f"'{field}' is of FP16, which only raw_input_contents hold.", field)
         else:
             # An unknown datatype is refused with the words that name those there are.
             contents = _CONTENTS.get(tensor.datatype)
