@@ -1,6 +1,8 @@
 """The HTTP interface, over ASGI, in front of a model that answers what it is told."""
 
 import asyncio
+import gzip
+import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -60,6 +62,29 @@ def test_bad_body_is_a_4xx(body: bytes, headers: Mapping[str, str], status: int,
     assert answer.status_code == status
     assert answer.json().keys() == {"error_code", "message", "field"}
     assert answer.json()["error_code"] == code
+
+
+@pytest.mark.parametrize("path", ["/invocations", "/v2/models/flights/versions/4/infer"])
+@pytest.mark.parametrize(
+    "encoding", ["gzip", "GZIP", "deflate", "br", "zstd", "x", "identity, gzip"]
+)
+def test_compressed_body_is_refused_by_name(path: str, encoding: str) -> None:
+    """A body that is not sent as it is gets a 415 that names the header and the remedy."""
+    body = gzip.compress(json.dumps(EXAMPLE).encode())
+    client = Client()
+    answer = client.post(body, {**JSON, "content-encoding": encoding}, path)
+    assert answer.status_code == 415
+    words = answer.json().get("message") or answer.json()["error"]
+    assert "content-encoding" in words
+    assert "without that header" in words
+    document = client.send("GET", "/openapi.json").json()
+    assert "compressed" in document["paths"][path]["post"]["responses"]["415"]["description"]
+
+
+def test_identity_is_no_compression() -> None:
+    """The encoding that changes nothing is taken."""
+    client = Client(limits=Limits(timeout=600.0))  # A busy machine imports pandas for long.
+    assert client.post(EXAMPLE, {**JSON, "content-encoding": "identity"}).status_code == 200
 
 
 def test_body_of_unknown_length_is_limited() -> None:

@@ -53,7 +53,7 @@ class TooLargeError(RequestError):
 
 
 class UnsupportedTypeError(RequestError):
-    """The content type is none that is read."""
+    """The content type is none that is read, or the body is compressed."""
 
     status = 415
     code = "UNSUPPORTED_MEDIA_TYPE"

@@ -36,7 +36,8 @@ _REFUSALS = {
     "400": "The body is not of the protocol, or not of the model's signature; `field` says where.",
     "408": "The request took too long to arrive.",
     "413": "The body is too long, or has too many rows.",
-    "415": "The content type is neither `application/json` nor `text/csv`, in UTF-8.",
+    "415": "The content type is neither `application/json` nor `text/csv`, in UTF-8; "
+    "or a `content-encoding` says that the body is compressed.",
     "500": "The model raised.",
     "503": "The model is still being loaded, or has too much to do.",
 }

@@ -55,6 +55,7 @@ _REFUSALS = {
     "400": "The request is not of the protocol, or not of the model's signature.",
     "408": "The request took too long to arrive.",
     "413": "The body is too long, or has too many rows.",
+    "415": "A `content-encoding` says that the body is compressed.",
     "500": "The model raised.",
     "503": "The model is still being loaded, or has too much to do.",
 }

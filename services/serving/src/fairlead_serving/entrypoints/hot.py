@@ -209,12 +209,14 @@ class HotPath:
 
     def _read_invocation(self, headers: Headers, body: bytes) -> Reading:
         served, _ = self._state.loaded()
+        _check_plain(headers)
         is_csv = _content_type(headers) == _CSV
         read = served.reader.read_csv if is_csv else served.reader.read_json
         return Reading(read(body), answer_predictions)
 
     def _read_infer(self, headers: Headers, body: bytes) -> Reading:
         served, _ = self._state.loaded()
+        _check_plain(headers)
         infer = read_infer(body, _json_length(headers), served.signature)
         return Reading(infer.request, partial(self._answer_infer, infer))
 
@@ -271,6 +273,15 @@ async def _unless_left(waiting: asyncio.Future[Any], receive: Receive) -> Any:
     finally:
         waiting.cancel()
         leaving.cancel()
+
+
+def _check_plain(headers: Headers) -> None:
+    """Refuse a compressed body by its name: its bytes would only be no valid JSON."""
+    if header(headers, b"content-encoding").lower() not in {b"", b"identity"}:
+        raise UnsupportedTypeError(
+            "The header content-encoding says that the body is compressed; "
+            "send it as it is, without that header."
+        )
 
 
 def _json_length(headers: Headers) -> int | None:
