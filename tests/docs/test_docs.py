@@ -18,6 +18,7 @@ from fairlead_rollout.adapters.schema import read_spec, served_model_schema
 from fairlead_rollout.domain.reasons import Reason
 from fairlead_rollout.domain.status import ConditionType, RolloutState
 from fairlead_rollout.entrypoints.cli import _parser as fairlead_parser
+from fairlead_serving.adapters.metrics import SECONDS
 from fairlead_serving.entrypoints.cli import _check_parser as serving_check_parser
 from fairlead_serving.entrypoints.cli import _parser as serving_parser
 from fairlead_training.entrypoints.cli import _parser as training_parser
@@ -138,6 +139,60 @@ def test_every_command_and_option_is_on_the_page_of_commands() -> None:
     ]
 
     assert missing == []
+
+
+@pytest.mark.parametrize("program", sorted({name.split()[0] for name in PARSERS}))
+def test_every_option_on_the_page_of_commands_is_one(program: str) -> None:
+    """No row of the page's tables names an option that its program does not take."""
+    page = (REFERENCE / "cli.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([^|]*--.*?)` \|", section(page, program), re.MULTILINE)
+    written = {option for row in rows for option in re.findall(r"--[a-z-]+", row)}
+    parsers = [parser() for name, parser in PARSERS.items() if name.split()[0] == program]
+
+    assert written - {one for parser in parsers for _, one in options(parser, "")} <= {"--help"}
+
+
+SERVING_DEFAULTS: Mapping[str, str] = {
+    "--name": "the model's own",
+    "--version": "that of the URI",
+    "--cache": "`fairlead/models` in the user's cache folder",
+    "--tracking-uri": "`MLFLOW_TRACKING_URI`",
+    "--latency-buckets": "from 1 ms to 10 s",
+}
+"""Defaults that are said in words."""
+
+
+def test_every_option_of_serving_has_its_default_and_its_choices_on_the_page() -> None:
+    """The table of the serving command says of each option what the command itself does."""
+    page = section((REFERENCE / "cli.md").read_text("utf-8"), "fairlead-serving")
+    rows = re.findall(r"^\| `(--[a-z-]+) ?(.*?)` \| (.*?) ?\| (.*) \|$", page, re.MULTILINE)
+    actions = {
+        action.option_strings[0]: action
+        for action in serving_parser()._actions
+        if action.option_strings[0] != "-h"
+    }
+
+    assert sorted(option for option, *_ in rows) == sorted(actions)
+    for option, value, default, meaning in rows:
+        action = actions[option]
+        assert default == written_default(action), option
+        named = value.split("\\|") if "|" in value else re.findall(r"`(\w+)`", meaning)
+        assert action.choices is None or set(named) == set(action.choices), option
+    assert serving_parser().get_default("latency_buckets")[:: len(SECONDS) - 1] == (0.001, 10.0)
+
+
+def written_default(action: argparse.Action) -> str:
+    """Give an option's default as the page writes it."""
+    option, default = action.option_strings[0], action.default
+    if option in SERVING_DEFAULTS:
+        return SERVING_DEFAULTS[option]
+    if action.required:
+        return "required"
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    if isinstance(default, int | float):
+        return f"{default:.15g}"
+    return f"`{default}`" if default else ""
 
 
 def section(page: str, title: str) -> str:
