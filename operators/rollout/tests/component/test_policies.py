@@ -56,7 +56,7 @@ def explained(world: World) -> str:
 @pytest.fixture
 def split(trial: Maker) -> World:
     """Return a world in which a fixed split of half and half runs."""
-    steps = [{"weight": 5, "for": "10s"}, {"weight": 50, "until": "stopped"}]
+    steps = [{"weight": 5, "for": "1s"}, {"weight": 50, "until": "stopped"}]
     world = trial(steps, objective=OBJECTIVE, maxDuration="28d")
     world.run_until(lambda: world.weight == 5_000 and progress(world)[0] == "SplitHolding")
     return world
@@ -75,7 +75,7 @@ def test_an_objective_against_the_candidate_does_not_stop_a_split_at_its_first_s
 ) -> None:
     """What a split reports decides nothing at any step."""
     world = trial(
-        [{"weight": 5, "for": "10s"}, {"weight": 50, "until": "stopped"}], objective=OBJECTIVE
+        [{"weight": 5, "for": "1s"}, {"weight": 50, "until": "stopped"}], objective=OBJECTIVE
     )
     world.verdict = Verdict.WORSE
     world.run_until(lambda: world.weight == 5_000)
@@ -132,7 +132,7 @@ def test_a_split_is_explained_with_what_ends_it(split: World) -> None:
 
 # ------------------------------------------------------------------ approval by a person
 
-GATED = [{"weight": 5, "until": "approved"}, {"weight": 50, "for": "10s"}]
+GATED = [{"weight": 5, "until": "approved"}, {"weight": 50, "for": "1s"}]
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def gated(trial: Maker) -> World:
 @pytest.fixture
 def unpromoted(trial: Maker) -> World:
     """Return a world whose candidate is better and waits for the approval of its promotion."""
-    steps = [{"weight": 5, "for": "10s"}, {"weight": 50, "until": "decided"}]
+    steps = [{"weight": 5, "for": "1s"}, {"weight": 50, "until": "decided"}]
     world = trial(steps, objective=OBJECTIVE, promotion="approved")
     world.verdict, world.why = Verdict.BETTER, "version 2 is better"
     world.run_until(lambda: world.rollout.awaiting)
@@ -335,7 +335,7 @@ def test_a_verdict_once_reached_waits_for_its_approval_for_good(unpromoted: Worl
 
 def test_guardrails_alone_promote_when_a_person_approves(trial: Maker) -> None:
     """After the last step's time the question is asked."""
-    world = trial([{"weight": 50, "for": "10s"}], promotion="approved")
+    world = trial([{"weight": 50, "for": "1s"}], promotion="approved")
     world.run_until(lambda: world.rollout.awaiting)
     world.run(6, every=4.0)
     assert world.status.stable == "1"
@@ -364,7 +364,7 @@ def test_whether_a_person_has_to_approve_can_be_changed_on_trial(
     document["spec"]["rollout"]["promotion"] = "approved"
     before = on_trial.rollout.id
     on_trial.store_.apply(document, on_trial.time)
-    on_trial.run_until(lambda: on_trial.weight == 5_000)
+    on_trial.run_until(lambda: on_trial.weight == 5_000, every=5.0)
     on_trial.verdict = Verdict.BETTER
     on_trial.run_until(lambda: on_trial.rollout.awaiting)
     assert on_trial.rollout.id == before
@@ -405,7 +405,7 @@ def test_killed_at_any_write_each_approval_counts_once(
 
 # ------------------------------------------------------------------ shadow first
 
-SHADOWED = [{"shadow": 20, "for": "10m"}, {"weight": 5, "for": "10s"}, {"weight": 50, "for": "10s"}]
+SHADOWED = [{"shadow": 20, "for": "10m"}, {"weight": 5, "for": "1s"}, {"weight": 50, "for": "1s"}]
 STABLE_ALONE = [{"arm": "stable", "version": "1", "weight": 10_000}]
 
 
@@ -468,7 +468,7 @@ def test_a_candidate_without_ready_processes_gets_no_weight_after_its_shadow_ste
 def test_a_shadowed_candidate_has_processes_for_its_share(trial: Maker) -> None:
     """Copies of all requests are as much work as all requests."""
     world = trial(
-        [{"shadow": 100, "for": "1m"}, {"weight": 1, "for": "10s"}],
+        [{"shadow": 100, "for": "1m"}, {"weight": 1, "for": "1s"}],
         server={"replicas": 4, "keep": {"versions": 0}},
     )
     world.run_until(lambda: world.rollout.step is not None)
@@ -545,3 +545,340 @@ def test_killed_after_any_write_a_shadow_step_is_gone_through_once(
     """The copies, then the weights, whatever is written last."""
     document = build_manifest(rollout={"steps": SHADOWED, "minimumRequests": 0})
     kill_everywhere(_shadow_first, after=True, document=document)
+
+
+# ------------------------------------------------------------------ a newer version arrives
+
+
+@pytest.fixture
+def arriving(trial: Maker) -> Maker:
+    """Return a maker of worlds in which version 3 arrives while version 2 is on trial."""
+
+    def make(rule: str) -> World:
+        world = trial([{"weight": 5, "for": "10m"}], onNewVersion=rule)
+        world.run_until(lambda: world.weight == 500)
+        world.production = "3"
+        world.run(3)
+        return world
+
+    return make
+
+
+@pytest.mark.parametrize("verb", [Verb.PROMOTE, Verb.ABORT])
+def test_a_queued_version_has_its_turn_when_the_trial_is_decided(
+    arriving: Maker, verb: Verb
+) -> None:
+    """However it is decided; until then the trial goes on as if nothing had come."""
+    world = arriving("queue")
+    assert (world.rollout.candidate, world.weight, world.status.waiting) == ("2", 500, "3")
+    assert world.tags["3"]["rollout.status"] == "pending"
+    assert world.tags["3"]["rollout.reason"].startswith("Queued: ")
+    world.ask(verb)
+    world.run_until(lambda: world.rollout.candidate == "3" and world.weight == 500)
+    assert world.status.stable == ("2" if verb is Verb.PROMOTE else "1")
+    assert world.status.waiting is None
+    world.run_until(lambda: not world.status.writeback)
+    assert world.tags["3"]["rollout.status"] == "running"
+
+
+def test_only_the_newest_version_waits(arriving: Maker) -> None:
+    """The one between is told that its turn will not come."""
+    world = arriving("queue")
+    world.production = "4"
+    world.run(3)
+    assert world.status.waiting == "4"
+    assert world.tags["3"]["rollout.status"] == "superseded"
+    assert world.tags["3"]["rollout.reason"].startswith("Superseded: ")
+    world.ask(Verb.ABORT)
+    world.run_until(lambda: world.rollout.candidate == "4")
+    assert "rollout.id" not in world.tags["3"]
+    assert told(world).count("Queued") == 2
+
+
+@pytest.mark.parametrize("named", ["2", None])
+def test_a_version_that_is_named_no_more_waits_no_more(arriving: Maker, named: str | None) -> None:
+    """The pointer went back to the candidate, or is gone."""
+    world = arriving("queue")
+    world.production = named
+    world.run(3)
+    assert (world.status.waiting, world.rollout.candidate, world.weight) == (None, "2", 500)
+    assert world.tags["3"]["rollout.status"] == "superseded"
+
+
+def test_a_queue_does_not_keep_a_person_from_going_back(arriving: Maker) -> None:
+    """Naming stable again ends the trial, whatever waits."""
+    world = arriving("queue")
+    world.production = "1"
+    world.run_until(lambda: world.rollout.reason == "ProductionMovedBack")
+    world.run(3)
+    assert (world.status.waiting, world.status.attempts) == (None, 1)
+
+
+@pytest.mark.parametrize("verb", [Verb.PROMOTE, Verb.ABORT])
+def test_a_refused_version_stays_out_after_the_trial_too(arriving: Maker, verb: Verb) -> None:
+    """Until it is promoted again."""
+    world = arriving("refuse")
+    assert world.tags["3"]["rollout.status"] == "refused"
+    assert world.tags["3"]["rollout.reason"].startswith("Refused: version 2 was on trial")
+    assert told(world).count("Refused") == 1
+    world.ask(verb)
+    world.run_until(lambda: not world.rollout.is_active)
+    world.run(5, every=60.0)
+    assert (world.status.attempts, world.status.settled) == (1, "3")
+    assert "was refused" in explained(world)
+    world.production = world.status.stable
+    world.run(2)
+    world.production = "3"
+    world.run_until(lambda: world.rollout.candidate == "3")
+
+
+def test_a_refused_version_is_taken_on_retry(arriving: Maker) -> None:
+    """A person need not move the pointer to and fro."""
+    world = arriving("refuse")
+    world.ask(Verb.ABORT)
+    world.run_until(lambda: not world.rollout.is_active)
+    world.ask(Verb.RETRY, "request-2")
+    world.run_until(lambda: world.rollout.candidate == "3" and world.weight == 500)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"), [("queue", "version 3 waits"), ("refuse", "version 3 was refused")]
+)
+def test_what_becomes_of_a_newer_version_is_told(arriving: Maker, rule: str, words: str) -> None:
+    """In the condition of the trial, and in words."""
+    world = arriving(rule)
+    assert words in progress(world)[1]
+    assert words.removeprefix("version 3 ").split()[-1] in explained(world)
+
+
+@pytest.mark.parametrize("before", ["queue", "refuse"])
+def test_the_rule_can_be_changed_while_a_version_waits(
+    arriving: Maker, build_manifest: Callable[..., Any], before: str
+) -> None:
+    """With `restart` the newer version takes the candidate's place at once."""
+    world = arriving(before)
+    rollout = {"steps": [{"weight": 5, "for": "10m"}], "maxDuration": "1h"}
+    world.store_.apply(build_manifest(rollout=rollout), world.time)
+    world.run_until(lambda: world.rollout.candidate == "3" and world.weight == 500)
+    assert [(r.candidate, r.reason) for r in world.status.history] == [("2", "Superseded")]
+    assert (world.status.waiting, world.status.settled) == (None, None)
+
+
+def test_a_version_waits_through_an_outage_of_the_registry(arriving: Maker) -> None:
+    """What was seen last holds."""
+    world = arriving("queue")
+    world.registry_up = False
+    world.run(3)
+    world.ask(Verb.PROMOTE)
+    world.run_until(lambda: world.status.stable == "2")
+    world.registry_up = True
+    world.run_until(lambda: world.rollout.candidate == "3")
+
+
+def test_a_revert_leaves_the_pointer_to_the_version_that_waits(
+    make_world: Maker, build_manifest: Callable[..., Any]
+) -> None:
+    """`onAbort: revert` moves the pointer only from the candidate."""
+    rollout = {"steps": [{"weight": 5, "for": "10m"}], "onNewVersion": "queue"}
+    world = make_world(build_manifest(rollout=rollout, registry={"onAbort": "revert"}))
+    world.run_until(lambda: world.status.stable == "1")
+    world.production = "2"
+    world.run_until(lambda: world.weight == 500)
+    world.production = "3"
+    world.run(2)
+    world.verdict = Verdict.WORSE
+    world.run(2)
+    world.verdict = Verdict.HOLDING
+    world.run_until(lambda: world.rollout.candidate == "3" and world.weight == 500)
+    assert world.production == "3"
+
+
+# ------------------------------------------------------------------ back to a version before
+
+
+@pytest.fixture
+def promoted(make_world: Maker, build_manifest: Callable[..., Any]) -> Maker:
+    """Return a maker of worlds in which versions 1, 2 and 3 were stable one after the other."""
+
+    def make(rollback: str = "immediate") -> World:
+        rollout = {"steps": [{"weight": 10, "for": "30s"}], "rollback": rollback}
+        server = {"replicas": 2, "keep": {"versions": 1, "for": "1h"}}
+        world = make_world(build_manifest(rollout=rollout, server=server))
+        world.run_until(lambda: world.status.stable == "1")
+        for version in ("2", "3"):
+            world.production = version
+            world.run_until(lambda: world.weight == 1_000)
+            world.ask(Verb.PROMOTE, f"promote-{version}")
+            world.run_until(lambda v=version: world.status.stable == v)
+        return world
+
+    return make
+
+
+@pytest.mark.parametrize("version", ["2", "1"], ids=["kept running", "started again"])
+def test_an_immediate_rollback_takes_all_traffic_once_it_is_available(
+    promoted: Maker, version: str
+) -> None:
+    """No step: the version was stable before. It is scaled first, and the history says why."""
+    world = promoted()
+    world.production = version
+    seen = set()
+    for _ in range(20):
+        world.run()
+        seen.add(world.weight)
+        assert all(w.ready for w in world.running if w.version == world.status.stable)
+    assert (world.status.stable, seen) == (version, {0})
+    assert (world.rollout.state, world.rollout.reason) == (RolloutState.PROMOTED, "RolledBack")
+    world.run_until(lambda: not world.status.writeback)
+    assert world.tags[version]["rollout.reason"].startswith("RolledBack: ")
+
+
+def test_without_the_fast_path_a_rollback_is_a_rollout(promoted: Maker) -> None:
+    """The default: an older version is put on trial as any other."""
+    world = promoted("rollout")
+    world.production = "2"
+    world.run_until(lambda: world.weight == 1_000)
+    assert (world.rollout.candidate, world.status.stable) == ("2", "3")
+
+
+def test_a_version_that_was_left_by_a_rollback_is_put_on_trial(promoted: Maker) -> None:
+    """Going forward again to what was not good enough has no fast path."""
+    world = promoted()
+    world.production = "2"
+    world.run_until(lambda: world.status.stable == "2")
+    world.production = "3"
+    world.run_until(lambda: world.weight == 1_000)
+    assert world.rollout.candidate == "3"
+
+
+def test_an_older_version_that_never_was_stable_is_put_on_trial(promoted: Maker) -> None:
+    """It was aborted, or never promoted: nothing speaks for it."""
+    world = promoted()
+    world.production = "5"
+    world.run_until(lambda: world.weight == 1_000)
+    world.ask(Verb.PROMOTE, "promote-5")
+    world.run_until(lambda: world.status.stable == "5")
+    world.production = "4"
+    world.run_until(lambda: world.weight == 1_000)
+    assert world.rollout.candidate == "4"
+
+
+def test_a_rollback_that_cannot_start_leaves_stable(promoted: Maker) -> None:
+    """It is aborted with its reason."""
+    world = promoted()
+    world.production, world.broken["1"] = "1", (3, "the artifacts are gone")
+    world.run_until(lambda: world.rollout.reason == "CandidateFailed")
+    assert (world.status.stable, world.weight) == ("3", 0)
+
+
+@pytest.mark.parametrize("rule", ["restart", "queue", "refuse"])
+def test_an_immediate_rollback_waits_for_no_trial(
+    promoted: Maker, build_manifest: Callable[..., Any], rule: str
+) -> None:
+    """Whatever is to become of newer versions: who goes back has a reason."""
+    world = promoted()
+    rollout = {
+        "steps": [{"weight": 10, "for": "30s"}],
+        "rollback": "immediate",
+        "onNewVersion": rule,
+    }
+    world.store_.apply(build_manifest(rollout=rollout), world.time)
+    world.production = "4"
+    world.run_until(lambda: world.weight == 1_000)
+    world.production = "2"
+    world.run_until(lambda: world.status.stable == "2")
+    assert [(r.candidate, r.state) for r in world.status.history[-2:]] == [
+        ("4", "superseded"),
+        ("2", "promoted"),
+    ]
+
+
+@pytest.mark.parametrize("rollback", ["immediate", "rollout"])
+def test_the_command_moves_the_pointer_and_the_pointer_decides(
+    promoted: Maker, rollback: str
+) -> None:
+    """The registry stays the truth: the request is told to MLflow, and followed from there."""
+    world = promoted(rollback)
+    world.ask(Verb.ROLLBACK, "back")
+    world.run_until(lambda: world.production == "2")
+    world.run_until(lambda: world.rollout.candidate == "2" and world.status.attempts == 3)
+    if rollback == "immediate":
+        world.run_until(lambda: world.status.stable == "2")
+    else:
+        world.run_until(lambda: world.weight == 1_000)
+
+
+def test_the_command_undoes_no_promotion_that_came_meanwhile(promoted: Maker) -> None:
+    """The pointer is moved only from the version it named when the request was read."""
+    world = promoted()
+    world.registry_up = False
+    world.run()
+    world.ask(Verb.ROLLBACK, "back")
+    world.run(2)
+    world.production, world.registry_up = "4", True
+    world.run_until(lambda: world.weight == 1_000)
+    assert (world.production, world.rollout.candidate) == ("4", "4")
+
+
+def test_there_is_nothing_before_the_first_version(serving: World) -> None:
+    """A request to go back from it moves nothing."""
+    serving.production = "2"
+    serving.run_until(lambda: serving.weight == 1_000)
+    serving.ask(Verb.ABORT)
+    serving.run_until(lambda: not serving.rollout.is_active)
+    serving.ask(Verb.ROLLBACK, "back")
+    serving.run(3)
+    assert (serving.production, serving.status.stable) == ("2", "1")
+
+
+# ------------------------------------------------------------------ by hand
+
+
+def test_a_pause_does_not_stop_the_clock_of_the_maximum(on_trial: World) -> None:
+    """`maxDuration` ends a paused rollout too; who wants longer says so in the spec."""
+    on_trial.ask(Verb.PAUSE)
+    on_trial.run()
+    on_trial.time += timedelta(hours=1)
+    on_trial.run(2)
+    assert (on_trial.rollout.reason, on_trial.status.stable) == ("Inconclusive", "1")
+    assert not on_trial.rollout.paused
+
+
+def test_abort_wins_over_a_promotion_that_is_being_carried_out(on_trial: World) -> None:
+    """Until the candidate has all traffic a person can stop it."""
+    on_trial.broken["2"] = (1, "is starting again")
+    on_trial.ask(Verb.PROMOTE)
+    on_trial.run(3)
+    assert (on_trial.rollout.promoting, progress(on_trial)[0]) == (True, "Promoting")
+    on_trial.ask(Verb.ABORT, "request-2")
+    on_trial.run()
+    assert (on_trial.rollout.state, on_trial.weight) == (RolloutState.ABORTED, 0)
+    on_trial.broken.clear()
+    on_trial.run(5, every=1.0)
+    assert on_trial.status.stable == "1"
+
+
+@pytest.mark.parametrize("verdict", [Verdict.INSUFFICIENT, Verdict.HOLDING])
+def test_too_little_data_neither_passes_nor_fails(on_trial: World, verdict: Verdict) -> None:
+    """At the last step the weight holds, for as long as the rollout may take."""
+    on_trial.verdict = verdict
+    on_trial.run_until(lambda: on_trial.weight == 5_000, every=5.0)
+    on_trial.run(5, every=600.0)
+    assert (on_trial.weight, on_trial.rollout.is_active) == (5_000, True)
+    reason = "NotEnoughData" if verdict is Verdict.INSUFFICIENT else "Undecided"
+    assert progress(on_trial)[0] == reason
+
+
+def test_an_inconclusive_candidate_is_promoted_where_that_is_asked_for(
+    make_world: Maker, build_manifest: Callable[..., Any]
+) -> None:
+    """It was seen often enough, and nothing spoke against it."""
+    document = build_manifest()
+    document["spec"]["rollout"]["onInconclusive"] = "promote"
+    world = make_world(document)
+    world.run_until(lambda: world.status.stable == "1")
+    world.production = "2"
+    world.run_until(lambda: world.weight == 5_000, every=5.0)
+    world.time += timedelta(hours=1)
+    world.run_until(lambda: world.status.stable == "2")
+    assert world.rollout.reason == "Inconclusive"

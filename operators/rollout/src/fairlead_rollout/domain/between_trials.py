@@ -3,11 +3,13 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from fairlead_rollout.domain.changes import start_rollout
+from fairlead_rollout.domain.changes import start_rollout, tell
 from fairlead_rollout.domain.reasons import Reason
+from fairlead_rollout.domain.rollback import version_before
 from fairlead_rollout.domain.ruling import AT_ONCE, IDLE, SELDOM, SOON, Check, Context, Ruling
 from fairlead_rollout.domain.snapshot import Verb
-from fairlead_rollout.domain.status import ConditionType
+from fairlead_rollout.domain.status import ConditionType, Rollout, Status
+from fairlead_rollout.domain.writebacks import production_moved
 
 
 def _going(context: Context) -> Ruling | None:
@@ -21,8 +23,19 @@ def _request_without_rollout(context: Context) -> Ruling | None:
     settled = context.status.settled
     if request.verb is Verb.RETRY and rollout is not None and request.rollout == rollout.id:
         settled = None
-    status = replace(context.status, settled=settled, handled_request=request.id)
+    status = context.status
+    if request.verb is Verb.ROLLBACK and rollout is not None and request.rollout == rollout.id:
+        status = _pointer_moved_back(status, rollout)
+    status = replace(status, settled=settled, handled_request=request.id)
     return _serving(replace(context, status=status), AT_ONCE)
+
+
+def _pointer_moved_back(status: Status, rollout: Rollout) -> Status:
+    """Have MLflow name the version before; that it does so is what the next passes follow."""
+    before, left = version_before(status), status.production
+    if before is None or left is None:
+        return status
+    return tell(status, production_moved(rollout, left=left, back_to=before))
 
 
 def _nothing_new(context: Context) -> Ruling | None:
@@ -39,10 +52,15 @@ def _serving(context: Context, requeue_after: timedelta) -> Ruling:
         message += f"; {context.spec.production} names no version in MLflow"
         return context.rule(Reason.PRODUCTION_MISSING, message, requeue_after)
     if status.settled is not None:
-        message += f"; version {status.settled} was aborted and stays out until it is promoted again or retried"
+        message += f"; version {status.settled} was {_turned_away(status)} and stays out until it is promoted again or retried"
     is_settled = applied is not None and applied.has(status.traffic)
     wait = requeue_after if is_settled else min(requeue_after, _until_gateway(context))
     return context.rule(Reason.SERVING, message, wait)
+
+
+def _turned_away(status: Status) -> str:
+    rollout = status.rollout
+    return "aborted" if rollout and rollout.candidate == status.settled else "refused"
 
 
 def _until_gateway(context: Context) -> timedelta:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from uuid import NAMESPACE_URL, uuid5
 
 from fairlead_rollout.domain.reasons import Reason
+from fairlead_rollout.domain.rollback import is_immediate
 from fairlead_rollout.domain.ruling import AT_ONCE, Context, Ruling
 from fairlead_rollout.domain.snapshot import Analysis
 from fairlead_rollout.domain.spec import OnAbort
@@ -36,7 +37,10 @@ def start_rollout(context: Context) -> Ruling:
         reason=Reason.STARTING_CANDIDATE,
         message=f"version {status.production} is starting",
     )
-    status = replace(status, attempts=number, rollout=rollout)
+    if is_immediate(status, context.spec, status.production):
+        why = f"back to version {status.production}, which was stable before"
+        rollout = replace(rollout, promoting=True, reason=Reason.ROLLED_BACK, message=why)
+    status = replace(status, attempts=number, rollout=rollout, waiting=None)
     status = tell(status, record_of(context.snapshot.name, context.spec, rollout))
     status = tell(status, tags_of(context.spec, rollout))
     return Ruling(
@@ -94,7 +98,7 @@ def end_rollout(context: Context, state: RolloutState, reason: Reason, message: 
     )
     status = with_history(context.status, rollout)
     if promoted:
-        status = replace(status, stable=rollout.candidate, settled=None)
+        status = replace(status, stable=rollout.candidate)
     elif state in {RolloutState.ABORTED, RolloutState.INVALID}:
         status = replace(status, settled=_settled(status, rollout))
     for item in _announcements(context, rollout, analysis):
@@ -103,7 +107,7 @@ def end_rollout(context: Context, state: RolloutState, reason: Reason, message: 
 
 
 def _settled(status: Status, rollout: Rollout) -> str | None:
-    return rollout.candidate if status.production == rollout.candidate else None
+    return rollout.candidate if status.production == rollout.candidate else status.settled
 
 
 def _announcements(
@@ -120,12 +124,13 @@ def _announcements(
         context.status.production == rollout.candidate and not context.snapshot.is_deleted
     )
     if ended_against and still_asked_for and spec.on_abort is OnAbort.REVERT:
-        return (*items, production_moved(rollout))
+        back = production_moved(rollout, left=rollout.candidate, back_to=rollout.baseline)
+        return (*items, back)
     return items
 
 
 def tell(status: Status, item: Writeback) -> Status:
-    """Queue a writeback; a newer one replaces an untold older one of the same kind."""
-    key = (item.kind, item.rollout)
-    others = tuple(i for i in status.writeback if (i.kind, i.rollout) != key)
+    """Queue a writeback; a newer one replaces an untold older one of its kind and version."""
+    key = (item.kind, item.rollout, item.version)
+    others = tuple(i for i in status.writeback if (i.kind, i.rollout, i.version) != key)
     return replace(status, writeback=(*others, item))

@@ -120,11 +120,19 @@ def _traffic_applied(status: Status, context: Context) -> Seen:
     return kind, "False", Reason.APPLYING_TRAFFIC, message
 
 
+def _newcomer(status: Status) -> str:
+    """Return what a version that arrived during the trial is to expect."""
+    if status.waiting is not None:
+        return f"; version {status.waiting} waits until this is decided"
+    return f"; version {status.settled} was refused" if status.settled is not None else ""
+
+
 def _present_while_true(status: Status, context: Context, ruling: Ruling) -> tuple[Seen, ...]:
     seen: list[Seen] = []
     rollout = status.rollout
     if rollout is not None and rollout.is_active:
-        seen.append((ConditionType.PROGRESSING, "True", ruling.reason, ruling.message))
+        message = ruling.message + _newcomer(status)
+        seen.append((ConditionType.PROGRESSING, "True", ruling.reason, message))
     if ruling.reason in STALLING:
         seen.append((ConditionType.STALLED, "True", ruling.reason, ruling.message))
     if context.snapshot.registry is None:

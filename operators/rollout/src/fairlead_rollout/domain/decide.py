@@ -14,6 +14,7 @@ from fairlead_rollout.domain.actions import Action
 from fairlead_rollout.domain.between_trials import WITHOUT_ROLLOUT
 from fairlead_rollout.domain.changes import tell
 from fairlead_rollout.domain.first_version import FIRST_VERSION
+from fairlead_rollout.domain.newcomers import with_newcomer
 from fairlead_rollout.domain.news import events, is_moved
 from fairlead_rollout.domain.ruling import AT_ONCE, Context, Ruling
 from fairlead_rollout.domain.snapshot import Snapshot
@@ -41,6 +42,7 @@ def decide(snapshot: Snapshot, now: datetime) -> Decision:
     """
     status = snapshot.status or rebuild.rebuild_status(snapshot)
     status = _record_again(_observe(status, snapshot), snapshot)
+    status = with_newcomer(status, snapshot)
     context = Context(snapshot=snapshot, status=status, now=now)
     ruling = _first_ruling(context)
     status = retired(replace(ruling.status, traffic=traffic_plan(snapshot, ruling.status)), context)

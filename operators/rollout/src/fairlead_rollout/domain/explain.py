@@ -26,6 +26,7 @@ def explain(
     rollout = status.rollout
     parts = [_headline(name, spec, status)]
     parts.extend(_troubles(status))
+    parts.extend(_newcomers(status))
     if rollout is not None:
         parts.append(_story(rollout, spec, now))
         parts.extend(_numbers(analysis))
@@ -47,6 +48,17 @@ def _troubles(status: Status) -> Iterable[str]:
         condition = status.condition(kind)
         if condition is not None:
             yield f"Attention: {condition.message}."
+
+
+def _newcomers(status: Status) -> Iterable[str]:
+    rollout = status.rollout
+    if status.waiting is not None and rollout is not None:
+        yield f"Version {status.waiting} waits until version {rollout.candidate} is decided."
+    if status.settled is not None and (rollout is None or rollout.candidate != status.settled):
+        yield (
+            f"Version {status.settled} arrived during a trial and was refused: promote it again "
+            "in MLflow, or 'fairlead retry' once nothing is on trial."
+        )
 
 
 def _story(rollout: Rollout, spec: ServedModelSpec, now: datetime) -> str:

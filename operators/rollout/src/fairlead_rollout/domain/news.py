@@ -13,7 +13,13 @@ TOLD_BY = frozenset({ConditionType.READY, ConditionType.PROGRESSING})  # the pas
 
 
 def events(status: Status, context: Context, ruling: Ruling) -> tuple[Action, ...]:
-    """Tell people of a change of reason, of step or of why a version does not start, once."""
+    """Tell people of what has changed, once."""
+    before = context.snapshot.status or Status()
+    return (*_newcomers(before, status), *_changes(status, context, ruling))
+
+
+def _changes(status: Status, context: Context, ruling: Ruling) -> tuple[Action, ...]:
+    """Tell of a change of reason, of step or of why a version does not start."""
     before = context.snapshot.status
     outages = tuple(_outages(before or Status(), status, context))
     if outages:
@@ -42,6 +48,21 @@ def _outages(before: Status, status: Status, context: Context) -> Iterable[Actio
         if outage is not None and before.condition(kind) is None:
             event = f"{context.snapshot.uid}/{outage.last_transition_time.isoformat()}/{kind}"
             yield _event(event, outage.reason, outage.message, is_warning=True)
+
+
+def _newcomers(before: Status, status: Status) -> Iterable[Action]:
+    """Tell of a version that arrived during a trial and waits, or stays out."""
+    rollout = status.rollout
+    if rollout is None or not rollout.is_active:
+        return
+    if status.waiting not in {None, before.waiting}:
+        message = f"version {status.waiting} waits until version {rollout.candidate} is decided"
+        event = f"{rollout.id}/{status.waiting}/{Reason.QUEUED}"
+        yield _event(event, Reason.QUEUED, message, is_warning=False)
+    if status.settled not in {None, before.settled}:
+        message = f"version {status.settled} stays out: version {rollout.candidate} is on trial"
+        event = f"{rollout.id}/{status.settled}/{Reason.REFUSED}"
+        yield _event(event, Reason.REFUSED, message, is_warning=True)
 
 
 def _event(event: str, reason: str, message: str, *, is_warning: bool) -> EmitEvent:

@@ -43,9 +43,12 @@ class Reason(StrEnum):
     INCONCLUSIVE = "Inconclusive"  # `maxDuration` passed without a decision.
     SPLIT_OVER = "SplitOver"  # A fixed split lasted `maxDuration`, and no person promoted.
     SUPERSEDED = "Superseded"  # A newer version arrived.
+    QUEUED = "Queued"  # A newer version waits until the one on trial has been decided.
+    REFUSED = "Refused"  # A newer version arrived during a trial, and stays out.
     RULES_CHANGED = "RulesChanged"  # `spec.rollout` was changed; the trial starts over.
     PRODUCTION_MOVED_BACK = "ProductionMovedBack"  # The registry points to stable again.
     SERVED_MODEL_DELETED = "ServedModelDeleted"  # The ServedModel was deleted during the rollout.
     ABORTED_BY_PERSON = "AbortedByPerson"  # A person ended the rollout.
     PROMOTED_BY_PERSON = "PromotedByPerson"  # A person promoted the candidate.
+    ROLLED_BACK = "RolledBack"  # Production went back to a version that was stable before.
     APPROVED_BY_PERSON = "ApprovedByPerson"  # A person approved the candidate's promotion.

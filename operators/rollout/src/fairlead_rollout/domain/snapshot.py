@@ -34,6 +34,7 @@ class Verb(StrEnum):
     RESUME = "resume"
     RETRY = "retry"
     APPROVE = "approve"
+    ROLLBACK = "rollback"
 
 
 @dataclass(frozen=True, kw_only=True)

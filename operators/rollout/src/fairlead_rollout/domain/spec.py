@@ -7,7 +7,7 @@ schema cannot say is checked here.
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -42,6 +42,21 @@ class Until(StrEnum):
     DECIDED = "decided"
     STOPPED = "stopped"
     APPROVED = "approved"
+
+
+class OnNewVersion(StrEnum):
+    """What becomes of a version that arrives while another is on trial."""
+
+    RESTART = "restart"
+    QUEUE = "queue"
+    REFUSE = "refuse"
+
+
+class Rollback(StrEnum):
+    """How production goes back to a version that was stable before."""
+
+    ROLLOUT = "rollout"
+    IMMEDIATE = "immediate"
 
 
 class Promotion(StrEnum):
@@ -128,12 +143,14 @@ class RolloutSpec:
     guardrails: Guardrails
     objective: Objective | None
     promotion: Promotion = Promotion.AUTOMATIC
+    on_new_version: OnNewVersion = OnNewVersion.RESTART
+    rollback: Rollback = Rollback.ROLLOUT
 
     @property
     def fingerprint(self) -> str:
         """Return what changes with any rule; a trial is judged by the rules it began with."""
-        judged_by = replace(self, promotion=Promotion.AUTOMATIC)  # whose word counts at its end
-        return hashlib.sha256(repr(_rules(judged_by)).encode()).hexdigest()[:12]
+        judged_by = {k: v for k, v in _rules(self).items() if k not in _JUDGE_NOTHING}
+        return hashlib.sha256(repr(judged_by).encode()).hexdigest()[:12]
 
     @property
     def is_split(self) -> bool:
@@ -151,6 +168,10 @@ class RolloutSpec:
         return self.steps[index].until is Until.APPROVED or (
             is_last and self.promotion is Promotion.APPROVED and not self.is_split
         )
+
+
+# Who has the last word, and what other versions do: nothing is counted otherwise.
+_JUDGE_NOTHING = frozenset({"promotion", "on_new_version", "rollback"})
 
 
 def _rules(value: Any) -> Any:
@@ -323,6 +344,8 @@ def _parse_rollout(rollout: Mapping[str, Any]) -> RolloutSpec:
         guardrails=_parse_guardrails(rollout["guardrails"]),
         objective=objective,
         promotion=Promotion(rollout["promotion"]),
+        on_new_version=OnNewVersion(rollout["onNewVersion"]),
+        rollback=Rollback(rollout["rollback"]),
     )
     _check_unasked(spec)
     return spec

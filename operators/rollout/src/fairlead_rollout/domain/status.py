@@ -134,7 +134,9 @@ class Status:
 
     Attributes:
         production: The version the registry's pointer named when last seen.
-        settled: A production version that is not to be put on trial (again): it was aborted.
+        settled: A production version that is not to be put on trial (again): it was aborted, or
+            refused as it arrived during another one's trial.
+        waiting: A production version that waits until the one on trial has been decided.
         attempts: Rollouts started so far; makes their ids unique and repeatable.
         handled_request: Id of the last request of a person that was dealt with.
     """
@@ -143,6 +145,7 @@ class Status:
     production: str | None = None
     stable: str | None = None
     settled: str | None = None
+    waiting: str | None = None
     attempts: int = 0
     rollout: Rollout | None = None
     traffic: Plan | None = None

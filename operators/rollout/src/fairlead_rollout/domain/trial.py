@@ -61,6 +61,8 @@ def _production_moved(context: Context) -> Ruling | None:
     if status.production == status.stable:
         message = f"{context.spec.production} names version {status.stable} again"
         return end_rollout(context, RolloutState.ABORTED, Reason.PRODUCTION_MOVED_BACK, message)
+    if status.production in {status.waiting, status.settled}:
+        return None  # it waits for its turn, or stays out
     message = f"version {status.production} arrived"
     return end_rollout(context, RolloutState.SUPERSEDED, Reason.SUPERSEDED, message)
 

@@ -91,13 +91,16 @@ def report_of(name: str, rollout: Rollout, analysis: Analysis | None) -> Writeba
     return Writeback(kind="report", rollout=rollout.id, version=rollout.candidate, content=content)
 
 
-def production_moved(rollout: Rollout) -> Writeback:
-    """Build the request to move the registry's pointer back to stable."""
+def turn_of(version: str, rollout: Rollout, state: str, reason: str) -> Writeback:
+    """Build the tags of a version that arrived during a rollout of another one."""
+    content = {"rollout.status": state, "rollout.reason": _tag(reason)}
+    return Writeback(kind="tags", rollout=rollout.id, version=version, content=content)
+
+
+def production_moved(rollout: Rollout, *, left: str, back_to: str) -> Writeback:
+    """Build the request to move the registry's pointer back, if it still names what is left."""
     return Writeback(
-        kind="production",
-        rollout=rollout.id,
-        version=rollout.baseline,
-        content={"candidate": rollout.candidate},
+        kind="production", rollout=rollout.id, version=back_to, content={"candidate": left}
     )
 
 

@@ -27,6 +27,7 @@ from fairlead_rollout.domain.durations import format_duration
 from fairlead_rollout.domain.errors import FairleadError, InvalidSpecError, NotFoundError
 from fairlead_rollout.domain.explain import explain
 from fairlead_rollout.domain.keys import KEY_BYTES, hash_key
+from fairlead_rollout.domain.rollback import version_before
 from fairlead_rollout.domain.snapshot import Analysis, Request, Verb
 from fairlead_rollout.domain.status import Rollout, Status, to_document
 from fairlead_rollout.domain.summary import summary_of
@@ -122,6 +123,7 @@ def _add_model_commands(commands: Any) -> None:
         Verb.PAUSE: "hold the weight",
         Verb.RESUME: "go on after a pause",
         Verb.RETRY: "put the aborted version on trial again",
+        Verb.ROLLBACK: "have MLflow name the version that was stable before",
         Verb.APPROVE: "approve what the rollout waits for: the next step, or the promotion",
     }
     for verb, text in helps.items():
@@ -339,7 +341,7 @@ def _ask(verb: Verb) -> Callable[[Arguments], int]:
     def run(arguments: Arguments) -> int:
         status = _read(arguments).status or Status()
         rollout = status.rollout
-        _check_possible(verb, arguments.name, rollout)
+        _check_possible(verb, arguments.name, status)
         assert rollout is not None
         request = Request(
             id=str(uuid4()),
@@ -354,9 +356,15 @@ def _ask(verb: Verb) -> Callable[[Arguments], int]:
     return run
 
 
-def _check_possible(verb: Verb, name: str, rollout: Rollout | None) -> None:
+def _check_possible(verb: Verb, name: str, status: Status) -> None:
+    rollout = status.rollout
     active = rollout is not None and rollout.is_active
-    if verb is Verb.RETRY:
+    if verb is Verb.ROLLBACK:
+        if active:
+            raise FairleadError(f"{name}: a rollout is running; 'fairlead abort' keeps stable")
+        if version_before(status) is None:
+            raise FairleadError(f"{name}: no version is known to have been stable before")
+    elif verb is Verb.RETRY:
         if active:
             raise FairleadError(f"{name}: a rollout is running; there is nothing to retry")
         if rollout is None:
