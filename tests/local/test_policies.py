@@ -56,12 +56,12 @@ def test_a_candidate_is_shadowed_and_then_goes_as_far_as_people_approve(
 ) -> None:
     """Copies only, then a tag in MLflow, a weight, and a person's word; no request fails."""
     stack = careful
-    with stack.load() as load:
+    with stack.load(40) as load:
         stack.promote("2")
         until(lambda: stack.rollout().get("awaiting"), what="an approval is asked for")
         before = predictions(stack, "2")
         until(lambda: predictions(stack, "2") > before, what="version 2 gets copies")
-        until(load.has_sent(200))
+        until(load.has_sent(100))
         assert "2" not in load.first
         assert stack.weight() == 0
         until(lambda: stack.rollout().get("approvalSeen") is not None)
@@ -71,7 +71,7 @@ def test_a_candidate_is_shadowed_and_then_goes_as_far_as_people_approve(
         until(lambda: "2" in load.first, what="version 2 answers")
         until(lambda: stack.rollout().get("awaiting"), what="the promotion is asked for")
         stack.kill("controller/0")
-        until(load.has_sent(200))
+        until(load.has_sent(100))
         assert stack.status()["stable"] == "1"
         approved = stack.run("approve", NAME)
         assert approved.returncode == 0, approved.stderr
