@@ -124,6 +124,21 @@ class Load:
         connection.close()
 
 
+def answered_within(port: int, path: str, arm: str, limit: float) -> None:
+    """Ask for a unit again and again over one connection, until an arm answers."""
+
+    async def run() -> None:
+        connection = Connection(lambda: port)
+        try:
+            while (await connection.ask(path, {"x-unit-id": "a"})).headers["x-rollout-arm"] != arm:
+                pass
+        finally:
+            connection.close()
+            await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(run(), limit))
+
+
 def versions(answers: list[Answer]) -> dict[str, int]:
     """Count who answered."""
     counted: dict[str, int] = {}

@@ -108,7 +108,10 @@ def applier(gateway: Gateway, validator: Any) -> Applier:
         memory=PlanMemory(home.memory),
         clock=SystemClock(),
     )
-    return Applier(ApplierSettings(listener=listener, routes=str(home.routes), grace=0.1), ports)
+    settings = ApplierSettings(
+        listener=listener, scopes=str(home.scopes), rollouts=str(home.rollouts), grace=0.1
+    )
+    return Applier(settings, ports)
 
 
 @pytest.mark.parametrize("validated", [True, False], ids=["before", "after"])
@@ -124,7 +127,7 @@ def test_a_refused_plan_keeps_the_old_configuration(
     def broken(plan_: Any) -> JSON:
         routes = render(plan_)
         if plan_.timeout == 9.0:
-            routes["/models/iris/"]["no_such_field"] = 1
+            routes["/v2/models/iris/"]["no_such_field"] = 1
         return routes
 
     monkeypatch.setattr(apply, "render_model_routes", broken)

@@ -13,20 +13,22 @@ from pathlib import Path
 import httpx
 
 from fairlead_gateway.app.ports import EnvoyStatus, Requests
-from fairlead_gateway.domain.render.shared import JSON, LISTENER, ROUTES
+from fairlead_gateway.domain.render.shared import JSON, LISTENER, ROLLOUTS, SCOPES
 
 _log = logging.getLogger(__name__)
 
 _PREFIXES = {
     "listeners": "listener_manager.lds",
     "clusters": "cluster_manager.cds",
-    "routes": f"http.{LISTENER}.rds.{ROUTES}",
+    "rollouts": f"http.{LISTENER}.rds.{ROLLOUTS}",
+    "scopes": f"http.{LISTENER}.scoped_rds.{SCOPES}",
 }
 _REQUESTS = rf"^http\.{LISTENER}\.downstream_rq_(active|completed)$"
-_FILTER = (
-    r"^(listener_manager\.lds|cluster_manager\.cds|http\.\w+\.rds\.\w+)"
-    r"\.(version_text|update_rejected|update_failure)$|^cluster_manager\.warming_clusters$"
-)
+_VERSIONS = {"type": "TextReadouts", "filter": r"\.version_text$"}
+_REJECTIONS = {
+    "type": "Counters",
+    "filter": r"^(listener_manager\.|cluster_manager\.|http\.).*\.update_rejected$",
+}
 
 
 class EnvoyAdmin:
@@ -60,20 +62,28 @@ class EnvoyAdmin:
         return self._said
 
     def _status(self) -> EnvoyStatus:
-        answer = self._client.get("/stats", params={"filter": _FILTER})
-        stats = _read_stats(answer.text)
+        # Of the texts alone: there are few, and Envoy does the rest of its work meanwhile.
+        texts = _read_stats(self._client.get("/stats", params=_VERSIONS).text)
         return EnvoyStatus(
             versions={
-                kind: stats.get(f"{prefix}.version_text", "").strip('"')
+                kind: texts.get(f"{prefix}.version_text", "").strip('"')
                 for kind, prefix in _PREFIXES.items()
-            },
-            rejected={
-                # A file that is no JSON counts as a failure instead.
-                kind: int(stats.get(f"{prefix}.update_rejected", 0))
-                for kind, prefix in _PREFIXES.items()
-            },
-            warming=int(stats.get("cluster_manager.warming_clusters", 0)),
+            }
         )
+
+    def rejections(self) -> Mapping[str, int] | None:
+        """Return how often it has refused each kind of file, or None if it does not say.
+
+        A file that is no JSON counts as a failure instead.
+        """
+        try:
+            counters = _read_stats(self._client.get("/stats", params=_REJECTIONS).text)
+        except httpx.HTTPError:
+            return None
+        return {
+            kind: int(counters.get(f"{prefix}.update_rejected", 0))
+            for kind, prefix in _PREFIXES.items()
+        }
 
     def healthy(self) -> Mapping[str, int]:
         """Return how many endpoints of its own each cluster can use; empty if not reached."""

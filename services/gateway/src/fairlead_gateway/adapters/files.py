@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -26,6 +26,7 @@ _TYPE = "type.googleapis.com/envoy.config"
 _LISTENER = f"{_TYPE}.listener.v3.Listener"
 _CLUSTER = f"{_TYPE}.cluster.v3.Cluster"
 _ROUTES = f"{_TYPE}.route.v3.RouteConfiguration"
+_SCOPE = f"{_TYPE}.route.v3.ScopedRouteConfiguration"
 _CERTIFICATE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 
 
@@ -56,7 +57,8 @@ class Home:
         self.xds = self.gateway / "xds"
         self.listeners = self.xds / "listeners.json"
         self.clusters = self.xds / "clusters.json"
-        self.routes = self.xds / "routes.json"
+        self.rollouts = self.xds / "rollouts.json"
+        self.scopes = self.xds / "scopes.json"
         self.certificate = self.xds / "certificate.json"
         self.access_log = self.gateway / "access.log"
         self.position = self.gateway / "position.json"
@@ -71,7 +73,7 @@ class Home:
         One that is no JSON leaves it waiting, unready.
         """
         self.xds.mkdir(parents=True, exist_ok=True)
-        for path in (self.listeners, self.clusters, self.routes):
+        for path in (self.listeners, self.clusters, self.rollouts, self.scopes):
             with contextlib.suppress(FileExistsError), path.open("xb") as file:
                 file.write(b"the agent has not written this file yet\n")
 
@@ -87,8 +89,14 @@ class XdsFiles:
         home.prepare()
         self._home = home
         self._clusters = _LongFile(home.clusters, _CLUSTER)
-        self._routes = _LongFile(home.routes)
-        self._names: Sequence[str] = _names_in(home.clusters)
+        self._rollouts = _LongFile(home.rollouts)
+        self._scopes = _LongFile(home.scopes, _SCOPE)
+        self._names: Sequence[str] = [found["name"] for found in _resources_in(home.clusters)]
+        self._shared = frozenset(
+            scope["name"]
+            for scope in _resources_in(home.scopes)
+            if "route_configuration_name" in scope
+        )
 
     def clusters(self) -> Sequence[str]:
         """Return the names of the clusters written last."""
@@ -104,9 +112,17 @@ class XdsFiles:
         """Replace the listener, unless it is the same; return its version."""
         return _push(self._home.listeners, _LISTENER, listener)
 
-    def write_routes(self, parts: Sequence[Part], wrap: Callable[[object], JSON]) -> str:
-        """Replace the routes, unless they are the same; return their version."""
-        return self._routes.write(parts, lambda routes: [{"@type": _ROUTES, **wrap(routes)}])
+    def shared_scopes(self) -> Collection[str]:
+        """Return the names of the scopes found at the start whose routes are among the rollouts'."""
+        return self._shared
+
+    def write_rollouts(self, parts: Sequence[Part], wrap: Callable[[object], JSON]) -> str:
+        """Replace the rollouts' routes, unless they are the same; return their version."""
+        return self._rollouts.write(parts, lambda routes: [{"@type": _ROUTES, **wrap(routes)}])
+
+    def write_scopes(self, parts: Sequence[Part]) -> str:
+        """Replace the scopes, unless they are the same; return their version."""
+        return self._scopes.write(parts, lambda scopes: scopes)
 
     def write_certificate(self, certificate: JSON) -> None:
         """Replace where the certificate is, unless it is the same."""
@@ -178,11 +194,9 @@ class _Written:
     digest: bytes
 
 
-def _names_in(path: Path) -> Sequence[str]:
+def _resources_in(path: Path) -> Sequence[JSON]:
     document = _read_json(path)
-    if not isinstance(document, dict):
-        return []
-    return [resource["name"] for resource in document["resources"]]
+    return document["resources"] if isinstance(document, dict) else []
 
 
 def _holds(path: Path, content: bytes) -> bool:
@@ -345,7 +359,7 @@ class PlanMemory:
     def save(self, applied: Mapping[str, Applied]) -> None:
         """Replace the plans."""
         items = [{"plan": to_dict(one.plan), "at": one.at} for one in applied.values()]
-        write_atomically(self._path, json.dumps({"applied": items}).encode())
+        write_atomically(self._path, orjson.dumps({"applied": items}))
 
 
 def _read_json(path: Path) -> Any:

@@ -3,8 +3,9 @@
 `Applier.step` is level-based: it looks at what is wanted, at the files and at what Envoy has
 taken of them, does the next thing that is due, and returns. Called again and again it goes
 
-1. clusters with their endpoints, the new ones too; 2. the listener; 3. routes;
-4. after a grace, away with the clusters no route names any more.
+1. clusters with their endpoints, the new ones too; 2. the listener; 3. the routes of models in a
+rollout, which are few and change often; 4. the scopes, with the routes of all others; 5. after a
+grace, away with the clusters no route names any more.
 
 Each file is written only after Envoy has taken the one before, but an Envoy that does not listen
 yet finds its routes when it begins to. While Envoy is down all are written at once: it will read
@@ -35,7 +36,13 @@ from fairlead_gateway.domain.plan import TOTAL_WEIGHT, Arm, TrafficPlan, Unit, p
 from fairlead_gateway.domain.render.clusters import cluster_name, needed_versions, render_cluster
 from fairlead_gateway.domain.render.endpoints import fallbacks_of, priorities_of
 from fairlead_gateway.domain.render.listener import ListenerSettings, render_listener, routes_from
-from fairlead_gateway.domain.render.routes import render_model_routes, render_routes
+from fairlead_gateway.domain.render.routes import (
+    NO_MODEL,
+    render_model_routes,
+    render_rollouts,
+    render_scope,
+    render_shared_scope,
+)
 from fairlead_gateway.domain.render.shared import JSON
 from fairlead_gateway.domain.render.units import units_of
 
@@ -43,6 +50,7 @@ _log = logging.getLogger(__name__)
 
 _POLL = 0.05  # Seconds between two looks at a source where nothing happens.
 _SOON = 0.005  # ... while Envoy is about to follow.
+_HASTE = 0.05  # ... within which Envoy follows a file, as a rule; it is not asked why not.
 _BATCH = 100  # Models checked together: bounds the memory of the Envoy that checks them.
 _RESYNC = 2.0  # ... between two full comparisons although nothing has changed.
 
@@ -55,13 +63,15 @@ class ApplierSettings:
 
     Attributes:
         listener: Where Envoy listens and logs.
-        routes: The file of the routes.
+        scopes: The file of the scopes.
+        rollouts: The file of the rollouts' routes.
         grace: Seconds between the last route to a cluster and the cluster's removal.
         patience: Seconds Envoy may take to follow a file before it counts as rejected.
     """
 
     listener: ListenerSettings
-    routes: str
+    scopes: str
+    rollouts: str
     grace: float = 5.0
     patience: float = 10.0
 
@@ -104,6 +114,7 @@ class _Written:
     version: str
     rejected_before: int
     since: float
+    taken: bool = False
 
 
 class Applier:
@@ -122,6 +133,8 @@ class Applier:
         self._refused: dict[str, tuple[str, str]] = {}
         self._valid: Plans = {}
         self._written: dict[str, _Written] = {}
+        self._rejections: Mapping[str, int] = {}
+        self._shared = frozenset(ports.files.shared_scopes())
         self._units: frozenset[Unit] = frozenset()
         self._unused_since: dict[str, float] = {}
         self._blockage = ""
@@ -147,7 +160,7 @@ class Applier:
         self._seen = snapshot
         self._due = now + (_RESYNC if settled else _POLL if self._unused_since else 0.0)
         self.report = Report(
-            ready=self.report.ready or bool(self._written.get("routes") and settled),
+            ready=self.report.ready or bool(self._written.get("scopes") and settled),
             applied=dict(self._confirmed),
             problems=self._problems(snapshot),
             snapshot=snapshot,
@@ -160,18 +173,26 @@ class Applier:
         self._notice_rejection(snapshot, status, now)
         plans = self._validate(self._wanted(snapshot), snapshot)
         self._units |= units_of(plans.values())
-        for write in (self._make_clusters, self._make_listener, self._make_routes):
+        for write in (
+            self._make_clusters,
+            self._make_listener,
+            self._make_rollouts,
+            self._make_scopes,
+        ):
             if write == self._make_listener and not _listens(status):
                 # It would not wait for routes that are no JSON yet, and answer 404 meanwhile.
-                self._make_routes(plans, snapshot)
+                self._make_rollouts(plans, snapshot)
+                self._make_scopes(plans, snapshot)
             kind, version = write(plans, snapshot)
             self._note(kind, version, status, now)
             if status is not None and not _has_taken(status, kind, version):
                 return False
         if status is None:
             return False
+        shared = self._shared
         self._confirm(plans)
-        return self._break(plans, snapshot, now)
+        # Routes that no scope shares any more go with the next step.
+        return self._break(plans, snapshot, now) and shared <= self._shared
 
     # What is wanted
 
@@ -246,7 +267,7 @@ class Applier:
             routes |= render_model_routes(plan)
         # The certificate is Envoy's alone to read; the agent may not see it.
         plain = replace(self._settings.listener, certificate="")
-        listener = render_listener(plain, units, {"route_config": render_routes(units, routes)})
+        listener = render_listener(plain, units, {"route_config": render_rollouts(units, routes)})
         return self._ports.validator.check(render_static(listener, clusters))
 
     def _good_plan(self, model: str) -> TrafficPlan | None:
@@ -270,17 +291,36 @@ class Applier:
 
     def _make_listener(self, _: Plans, __: Snapshot) -> tuple[str, str]:
         # Units once found stay found: routes may still ask for one that no plan names any more.
-        source = routes_from(self._settings.routes)
+        source = routes_from(self._settings.scopes, self._settings.rollouts)
         listener = render_listener(self._settings.listener, self._units, source)
         return "listeners", self._ports.files.write_listener(listener)
 
-    def _make_routes(self, plans: Plans, _: Snapshot) -> tuple[str, str]:
+    def _make_rollouts(self, plans: Plans, _: Snapshot) -> tuple[str, str]:
+        """Write the routes of models in a rollout, and of those whose scope still points here.
+
+        So the end of a rollout takes effect as fast as a weight does.
+        """
         parts = [
             Part(name=model, inputs=(plan,), render=partial(render_model_routes, plan))
             for model, plan in sorted(plans.items())
+            if plan.rollout is not None or model in self._shared
         ]
-        wrap = partial(render_routes, self._units)
-        return "routes", self._ports.files.write_routes(parts, wrap)
+        wrap = partial(render_rollouts, self._units)
+        return "rollouts", self._ports.files.write_rollouts(parts, wrap)
+
+    def _make_scopes(self, plans: Plans, _: Snapshot) -> tuple[str, str]:
+        shared = Part(
+            name=NO_MODEL, inputs=(NO_MODEL,), render=partial(render_shared_scope, NO_MODEL)
+        )
+        parts = [self._scope(plan) for _, plan in sorted(plans.items())]
+        return "scopes", self._ports.files.write_scopes([shared, *parts])
+
+    def _scope(self, plan: TrafficPlan) -> Part:
+        if plan.rollout is not None:
+            name = plan.model
+            return Part(name=name, inputs=(name,), render=partial(render_shared_scope, name))
+        render = partial(render_scope, self._units, plan)
+        return Part(name=plan.model, inputs=(self._units, plan), render=render)
 
     def _keys(
         self, plans: Plans, snapshot: Snapshot, clusters: Iterable[str] = ()
@@ -290,9 +330,12 @@ class Applier:
 
     def _note(self, kind: str, version: str, status: EnvoyStatus | None, now: float) -> None:
         written = self._written.get(kind)
-        if written is None or written.version != version:
-            rejected = 0 if status is None else status.rejected.get(kind, 0)
-            self._written[kind] = _Written(version=version, rejected_before=rejected, since=now)
+        if written is not None and written.version == version:
+            return
+        if status is not None and not (written and written.taken):
+            self._count_rejections()
+        rejected = self._rejections.get(kind, 0)
+        self._written[kind] = _Written(version=version, rejected_before=rejected, since=now)
 
     # Rejections
 
@@ -301,11 +344,25 @@ class Applier:
         if status is None:
             return
         self._blockage = ""
+        waiting: dict[str, _Written] = {}
         for kind, written in self._written.items():
-            if _has_taken(status, kind, written.version):
+            written.taken = _has_taken(status, kind, written.version)
+            if written.taken:
                 written.since = now
-                continue
-            count = status.rejected.get(kind, 0)
+            elif now - written.since > _HASTE:
+                waiting[kind] = written
+        if waiting and self._count_rejections():
+            self._judge(waiting, snapshot, now)
+
+    def _count_rejections(self) -> bool:
+        found = self._ports.envoy.rejections()
+        self._rejections = self._rejections if found is None else found
+        return found is not None
+
+    def _judge(self, waiting: Mapping[str, _Written], snapshot: Snapshot, now: float) -> None:
+        """Blame whoever is behind a file that was refused, or say that one is not followed."""
+        for kind, written in waiting.items():
+            count = self._rejections.get(kind, 0)
             if count > written.rejected_before:
                 self._blame(kind, snapshot)
             elif now - written.since > self._settings.patience:
@@ -319,7 +376,7 @@ class Applier:
         """
         wanted = self._wanted(snapshot)
         new = [model for model, plan in wanted.items() if plan != self._good_plan(model)]
-        if not new or (kind != "routes" and not self.report.ready):
+        if not new or (kind not in ("rollouts", "scopes") and not self.report.ready):
             self._rejected += 1
             _log.error("Envoy refuses a configuration", extra={"kind": kind})
             return
@@ -337,6 +394,7 @@ class Applier:
             same = good is not None and (good.plan is plan or good.plan == plan)
             confirmed[model] = good if good and same else Applied(plan=plan, at=now)
         self._confirmed = confirmed
+        self._shared = frozenset(model for model, plan in plans.items() if plan.rollout is not None)
         if confirmed != self._good:
             self._good = confirmed
             self._ports.memory.save(confirmed)
@@ -372,8 +430,7 @@ def _listens(status: EnvoyStatus | None) -> bool:
 
 
 def _has_taken(status: EnvoyStatus, kind: str, version: str) -> bool:
-    warm = kind != "clusters" or status.warming == 0
-    return warm and status.versions.get(kind) == version
+    return status.versions.get(kind) == version
 
 
 def _structure(plan: TrafficPlan) -> TrafficPlan:

@@ -1,6 +1,6 @@
 """What the use cases need from the outside."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -47,14 +47,10 @@ class EnvoyStatus:
     """What Envoy has taken of what was written.
 
     Attributes:
-        versions: The version of `listeners`, `clusters` and `routes` it follows.
-        rejected: How often it has refused each of them.
-        warming: The clusters still without endpoints.
+        versions: The version of `listeners`, `clusters`, `rollouts` and `scopes` it follows.
     """
 
     versions: Mapping[str, str]
-    rejected: Mapping[str, int]
-    warming: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,12 +104,22 @@ class Configuration(Protocol):
     def write_listener(self, listener: JSON) -> str:
         """Replace the listener, unless it is the same; return its version."""
 
-    def write_routes(self, parts: Sequence[Part], wrap: Callable[[object], JSON]) -> str:
-        """Replace the routes, unless they are the same; return their version.
+    def shared_scopes(self) -> Collection[str]:
+        """Return the names of the scopes found at the start whose routes are among the rollouts'."""
+
+    def write_rollouts(self, parts: Sequence[Part], wrap: Callable[[object], JSON]) -> str:
+        """Replace the rollouts' routes, unless they are the same; return their version.
 
         Args:
             parts: Each model's routes, under its name.
             wrap: Makes the configuration around all entries.
+        """
+
+    def write_scopes(self, parts: Sequence[Part]) -> str:
+        """Replace the scopes, unless they are the same; return their version.
+
+        Args:
+            parts: Each model's scope, under its name.
         """
 
 
@@ -122,6 +128,12 @@ class Envoy(Protocol):
 
     def status(self) -> EnvoyStatus | None:
         """Return what it has taken, or None while it is not there."""
+
+    def rejections(self) -> Mapping[str, int] | None:
+        """Return how often it has refused each kind of file, or None if it does not say.
+
+        It has to look through all it counts.
+        """
 
     def healthy(self) -> Mapping[str, int]:
         """Return how many endpoints of its own each cluster can use; empty if not reached."""

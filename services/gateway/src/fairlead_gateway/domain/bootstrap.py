@@ -104,7 +104,6 @@ def _statistics() -> list[JSON]:
     suffixes = [
         ".membership_healthy",
         ".membership_total",
-        ".update_rejected",
         ".upstream_cx_connect_fail",
         ".upstream_rq_retry",
         ".upstream_rq_timeout",

@@ -163,7 +163,13 @@ def _applier(
         clock=SystemClock(),
     )
     return Applier(
-        ApplierSettings(listener=listener, routes=str(home.routes), grace=settings.grace), ports
+        ApplierSettings(
+            listener=listener,
+            scopes=str(home.scopes),
+            rollouts=str(home.rollouts),
+            grace=settings.grace,
+        ),
+        ports,
     )
 
 

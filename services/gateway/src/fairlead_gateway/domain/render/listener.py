@@ -12,9 +12,12 @@ from fairlead_gateway.domain.render.shared import (
     CERTIFICATE,
     JSON,
     LISTENER,
-    ROUTES,
+    PATH_HEADER,
+    PLAIN_PATH_HEADER,
+    SCOPES,
     TYPE,
     from_file,
+    set_header,
 )
 from fairlead_gateway.domain.render.units import copy_units
 
@@ -44,7 +47,7 @@ def render_listener(settings: ListenerSettings, units: Collection[Unit], routes:
     Args:
         settings: Where to listen and to log.
         units: The units to find in each request.
-        routes: Where the routes come from: `rds` or `route_config`, as a one-key object.
+        routes: Where the routes come from: `scoped_routes` or `route_config`, as a one-key object.
     """
     manager = {
         "@type": f"{TYPE}extensions.filters.network.http_connection_manager.v3"
@@ -84,9 +87,22 @@ def render_listener(settings: ListenerSettings, units: Collection[Unit], routes:
     }
 
 
-def routes_from(path: str) -> JSON:
-    """Point a listener at the file of the routes."""
-    return {"rds": {"route_config_name": ROUTES, "config_source": from_file(path)}}
+def routes_from(scopes: str, rollouts: str) -> JSON:
+    """Point a listener at the files of the routes.
+
+    Args:
+        scopes: The file of the scopes, each with its model's routes.
+        rollouts: The file of the routes that the scopes of models in a rollout share.
+    """
+    name = {"name": PATH_HEADER, "element_separator": "/", "index": 3}
+    return {
+        "scoped_routes": {
+            "name": SCOPES,
+            "scope_key_builder": {"fragments": [{"header_value_extractor": name}]},
+            "rds_config_source": from_file(rollouts),
+            "scoped_rds": {"scoped_rds_config_source": from_file(scopes)},
+        }
+    }
 
 
 def _tls(settings: ListenerSettings) -> JSON:
@@ -139,7 +155,7 @@ def _early_mutations(units: Collection[Unit]) -> JSON:
         "header": {"key": "x-inference-id", "value": "%UNIQUE_ID%"},
         "append_action": "ADD_IF_ABSENT",
     }
-    copied = [{"append": header} for header in copy_units(units)]
+    copied = [{"append": header} for header in [*copy_units(units), *_align_paths()]]
     return {
         "name": "envoy.http.early_header_mutation.header_mutation",
         "typed_config": {
@@ -148,6 +164,17 @@ def _early_mutations(units: Collection[Unit]) -> JSON:
             "mutations": [*removed, {"append": first}, {"append": made}, *copied],
         },
     }
+
+
+def _align_paths() -> list[JSON]:
+    """Render the headers by which a model is found: its name has one place for both protocols."""
+    inference = "request.url_path.startsWith('/v2/')"
+    headers = [f"request.headers['{name}']" for name in (PLAIN_PATH_HEADER, PATH_HEADER)]
+    return [
+        set_header(PLAIN_PATH_HEADER, "%PATH(NQ)%/"),
+        set_header(PATH_HEADER, "/v2%PATH(NQ)%/"),
+        set_header(PATH_HEADER, f"%CEL({inference} ? {headers[0]} : {headers[1]})%"),
+    ]
 
 
 def _http_filters() -> list[JSON]:

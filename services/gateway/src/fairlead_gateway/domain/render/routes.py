@@ -21,7 +21,9 @@ from fairlead_gateway.domain.render.shared import (
     JSON,
     OVERRIDE_ARM,
     OVERRIDE_KEY,
-    ROUTES,
+    PATH_HEADER,
+    PLAIN_PATH_HEADER,
+    ROLLOUTS,
     TYPE,
     expression,
     safe_regex,
@@ -40,17 +42,43 @@ _POST = {"name": ":method", "string_match": {"exact": "POST"}}
 _SILENCE = 10  # Seconds beyond its timeout in which nothing of a request comes: its client is gone.
 
 
-def render_routes(units: Collection[Unit], models: object) -> JSON:
-    """Render the one route configuration.
+NO_MODEL = "-"
+"""The scope that keeps Envoy reading the rollouts' routes; no model can have its name."""
 
-    A request's model is found by the longest prefix of its path, as trying the routes of all models
-    one after the other would cost milliseconds with a thousand of them.
+
+def render_scope(units: Collection[Unit], plan: TrafficPlan) -> JSON:
+    """Render the scope of a model with routes of its own, which Envoy keeps until they change.
 
     Args:
         units: The units the listener copies into internal headers.
-        models: The routes of all models by the prefix of their paths; empty if there are none.
+        plan: The plan of the model.
     """
-    host: JSON = {"name": ROUTES, "domains": ["*"]}
+    host = {"name": plan.model, "domains": ["*"], "routes": _routes_of(plan)}
+    return {**_scope(plan.model), "route_configuration": _configuration(plan.model, units, host)}
+
+
+def render_shared_scope(name: str) -> JSON:
+    """Render the scope of a model whose routes are among the rollouts'."""
+    return {**_scope(name), "route_configuration_name": ROLLOUTS}
+
+
+def _scope(name: str) -> JSON:
+    return {"name": name, "key": {"fragments": [{"string_key": name}]}}
+
+
+def render_rollouts(units: Collection[Unit], models: object) -> JSON:
+    """Render the routes of the models in a rollout.
+
+    Envoy reads a file whole, and makes a route configuration anew as a whole. These are the routes
+    that change often, so they are in a file and a configuration of their own: a weight costs the
+    same beside a thousand other models as beside none. A request's model is found by the longest
+    prefix of its path, as trying the routes of all one after the other would cost milliseconds.
+
+    Args:
+        units: The units the listener copies into internal headers.
+        models: The routes of the models by the prefix of their paths; empty if there are none.
+    """
+    host: JSON = {"name": ROLLOUTS, "domains": ["*"]}
     if models:
         host["matcher"] = {
             "matcher_tree": {
@@ -58,7 +86,7 @@ def render_routes(units: Collection[Unit], models: object) -> JSON:
                     "name": "path",
                     "typed_config": {
                         "@type": f"{TYPE}type.matcher.v3.HttpRequestHeaderMatchInput",
-                        "header_name": ":path",
+                        "header_name": PATH_HEADER,
                     },
                 },
                 "prefix_match_map": {"map": models},
@@ -67,11 +95,16 @@ def render_routes(units: Collection[Unit], models: object) -> JSON:
         }
     else:
         host["routes"] = [_unknown_route()]
+    return _configuration(ROLLOUTS, units, host)
+
+
+def _configuration(name: str, units: Collection[Unit], host: JSON) -> JSON:
     return {
-        "name": ROUTES,
+        "name": name,
         "ignore_port_in_host_matching": True,
         "request_headers_to_remove": [
             *sorted(internal_header(unit) for unit in units),
+            *(PATH_HEADER, PLAIN_PATH_HEADER),
             *(CLAIM_HEADER, CLIENT_HEADER, OVERRIDE_ARM, OVERRIDE_KEY),
         ],
         "virtual_hosts": [host],
@@ -79,39 +112,23 @@ def render_routes(units: Collection[Unit], models: object) -> JSON:
 
 
 def render_model_routes(plan: TrafficPlan) -> JSON:
-    """Render one model's routes, by the prefix of their paths."""
-    name = plan.model
-    invocations = _Paths(
-        predictions={"path": f"/models/{name}/invocations"},
-        all={"safe_regex": expression(f"/models/{name}/(invocations|openapi\\.json|docs)")},
-        rewrite={
-            "regex_rewrite": {"pattern": expression(f"^/models/{name}/"), "substitution": "/"}
-        },
-    )
-    inference = _Paths(
-        predictions={"safe_regex": expression(f"/v2/models/{name}/.+")},
-        all={"path_separated_prefix": f"/v2/models/{name}"},
-        rewrite={},
-    )
-    return {
-        f"/models/{name}/": _eligible_first(plan, invocations),
-        f"/v2/models/{name}": _eligible_first(plan, inference),
-    }
+    """Render one model's routes among the rollouts', by the prefix of `PATH_HEADER`."""
+    return {f"/v2/models/{plan.model}/": _eligible_first(plan)}
 
 
-def _eligible_first(plan: TrafficPlan, paths: "_Paths") -> JSON:
+def _eligible_first(plan: TrafficPlan) -> JSON:
     """Render the routes of units outside each range, and of all others.
 
     While no rollout is running there is nothing to be kept out of.
     """
-    others = _routes(_routes_of(plan, paths))
+    others = _routes(_routes_of(plan))
     if plan.rollout is None or not plan.eligible:
         return others
     header = source_of(plan).header
     outside = [
         {
             "predicate": render_outside(each, header),
-            "on_match": _routes(_routes_of(plan, paths, outside=each.reason)),
+            "on_match": _routes(_routes_of(plan, outside=each.reason)),
         }
         for each in plan.eligible
     ]
@@ -120,7 +137,7 @@ def _eligible_first(plan: TrafficPlan, paths: "_Paths") -> JSON:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Paths:
-    """Where a model is asked, by one protocol.
+    """Where a model is asked, by either protocol.
 
     Attributes:
         predictions: What matches a prediction, once the method does.
@@ -133,16 +150,29 @@ class _Paths:
     rewrite: JSON
 
 
+def _paths_of(name: str) -> _Paths:
+    invocations, inference = f"/models/{name}", f"/v2/models/{name}"
+    known = f"{invocations}/(invocations|openapi\\.json|docs)|{inference}(/.*)?"
+    # A path of the other protocol does not match, and stays as it is.
+    rewrite = {"pattern": expression(f"^{invocations}/"), "substitution": "/"}
+    return _Paths(
+        predictions=safe_regex(f"{invocations}/invocations|{inference}/.+"),
+        all=safe_regex(known),
+        rewrite={"regex_rewrite": rewrite},
+    )
+
+
 def _routes(routes: Sequence[JSON]) -> JSON:
     typed = {"@type": f"{TYPE}config.route.v3.RouteList", "routes": routes}
     return {"action": {"name": "routes", "typed_config": typed}}
 
 
-def _routes_of(plan: TrafficPlan, paths: _Paths, *, outside: str | None = None) -> list[JSON]:
+def _routes_of(plan: TrafficPlan, *, outside: str | None = None) -> list[JSON]:
     """Render bad ids, what a person chooses, predictions with a unit and without one, all else.
 
     Without a rollout there is nothing to split and nothing to report: all goes to stable.
     """
+    paths = _paths_of(plan.model)
     predictions = [] if plan.rollout is None else _prediction_routes(plan, paths, outside)
     return [
         _bad_id_route(plan, paths),

@@ -7,8 +7,17 @@ JSON = dict[str, Any]
 TYPE = "type.googleapis.com/envoy."
 """What the name of each type of Envoy's begins with."""
 
-ROUTES = "models"
-"""The name of the one route configuration."""
+SCOPES = "models"
+"""The name of all scopes: a scope is one model's routes, and is found by the model's name."""
+
+ROLLOUTS = "rollouts"
+"""The name of the route configuration that the scopes of models in a rollout share."""
+
+PATH_HEADER = "x-fairlead-path"
+"""The request header that has the model's name third in the path, whatever the protocol."""
+
+PLAIN_PATH_HEADER = "x-fairlead-plain-path"
+"""The request header that has the path without its query."""
 
 LISTENER = "gateway"
 """The name of the one listener, and the prefix of its statistics."""
