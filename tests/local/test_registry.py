@@ -197,9 +197,9 @@ def test_the_report_becomes_an_artifact_of_the_training_run(
 ) -> None:
     """`rollout.json` lies beside the run's other artifacts."""
     spec = mlflow.spec({"stage": "Production"})
-    registry.write(spec, item("report", "1", {"rollout": {"state": "promoted"}}))
+    registry.write(spec, item("report", "1", {"rollout.json": '{"rollout": "é"}'}))
     path = f"/api/2.0/mlflow-artifacts/artifacts/{mlflow.artifacts}/rollout.json"
-    assert mlflow.http.get(path).json() == {"rollout": {"state": "promoted"}}
+    assert mlflow.http.get(path).json() == {"rollout": "é"}
 
 
 def test_a_version_that_is_gone_loses_no_other_verdict(
@@ -208,7 +208,8 @@ def test_a_version_that_is_gone_loses_no_other_verdict(
     """What cannot be told any more is not told again and again."""
     spec = mlflow.spec({"stage": "Production"})
     registry.write(spec, item("tags", "99", {"rollout.status": "promoted"}))
-    registry.write(spec, item("report", "99", {}))
+    registry.write(spec, item("report", "99", {"rollout.json": "{}"}))
+    registry.write(spec, item("description", "99", {"summary": "s", "why": "w"}))
 
 
 def test_a_registry_that_is_away_is_an_error_of_its_own(mlflow: Mlflow) -> None:

@@ -4,6 +4,7 @@ The outside (MLflow, the gateway, experiments, the machine that runs processes) 
 by `settle`, and every write can be made the controller's last.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from fairlead_rollout.adapters.home import Home
 from fairlead_rollout.app.ports import Ports, ServedModel
 from fairlead_rollout.app.reconcile import reconcile
 from fairlead_rollout.domain.actions import EmitEvent
+from fairlead_rollout.domain.description import with_block
 from fairlead_rollout.domain.errors import NotFoundError, RefusedError, UnavailableError
 from fairlead_rollout.domain.names import workload_name
 from fairlead_rollout.domain.snapshot import (
@@ -32,7 +34,7 @@ from fairlead_rollout.domain.snapshot import (
     Workload,
 )
 from fairlead_rollout.domain.spec import ServedModelSpec
-from fairlead_rollout.domain.status import Rollout, Status, Writeback
+from fairlead_rollout.domain.status import Rollout, Status, Writeback, parse_time
 from fairlead_rollout.domain.traffic import plan_digest
 
 NAME = "flight-delay"
@@ -86,6 +88,8 @@ class World:
     records_: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     tags: dict[str, dict[str, str]] = field(default_factory=dict)
     reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    descriptions: dict[str, str] = field(default_factory=dict)
+    decisions_: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
     routed: Mapping[str, Any] | None = None
     refused: dict[str, str] = field(default_factory=dict)
     is_held: bool = False
@@ -240,7 +244,11 @@ class World:
         elif item.kind == "approval":
             self.approvals[item.version] = item.content["rollout.approve"]
         elif item.kind == "report":
-            self.reports[item.rollout] = item.content
+            self.reports[item.rollout] = json.loads(item.content["rollout.json"])
+        elif item.kind == "description":
+            before = self.descriptions.get(item.version, "")
+            after = with_block(before, item.content["summary"], item.content["why"])
+            self.descriptions[item.version] = after or before
         elif item.kind == "production" and self.production == item.content["candidate"]:
             self.production = item.version
 
@@ -284,9 +292,16 @@ class World:
             reason=self.why,
             at=self.time,
             steps={n: counts if n <= reached else NO_REQUESTS for n in range(steps)},
-            objective={"effect": -0.013, "ciLow": -0.02, "ciHigh": -0.005, "evalue": 54.0},
+            objective={
+                "outcome": "squared_error",
+                "effect": -0.013,
+                "ciLow": -0.02,
+                "ciHigh": -0.005,
+                "evalue": 54.0,
+            },
             guardrails=self.guardrails,
             arms={"stable": {"units": 900}, "candidate": {"units": 880}},
+            last_decision_at=max((parse_time(d["at"]) for d in self._kept(rollout)), default=None),
         )
 
     def records(self, name: str) -> tuple[Mapping[str, Any], ...] | None:
@@ -302,6 +317,23 @@ class World:
             raise UnavailableError("experiments is away")
         self._write(lambda: self.records_.update({item.rollout: item.content}))
         self.is_record_lost = False
+
+    def put_decision(self, item: Writeback) -> None:
+        """See Experiments."""
+        if not self.experiments_up:
+            raise UnavailableError("experiments is away")
+        self.decisions_.setdefault(item.rollout, {})[item.content["id"]] = item.content
+
+    def decisions(self, rollout: str) -> tuple[Mapping[str, Any], ...]:
+        """See Experiments."""
+        if not self.experiments_up:
+            raise UnavailableError("experiments is away")
+        if rollout not in self.records_:
+            raise NotFoundError(rollout)
+        return tuple(sorted(self._kept(rollout), key=lambda d: str(d["at"])))
+
+    def _kept(self, rollout: str) -> tuple[Mapping[str, Any], ...]:
+        return tuple(self.decisions_.get(rollout, {}).values())
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The experiments service over HTTP."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -13,7 +14,10 @@ from fairlead_rollout.domain.errors import NotFoundError, UnavailableError
 from fairlead_rollout.domain.snapshot import Analysis, StepCounts, Verdict
 from fairlead_rollout.domain.status import Writeback, parse_time
 
+log = logging.getLogger(__name__)
+
 ASK_AGAIN_AFTER = timedelta(seconds=2)  # of hanging: without numbers no trial is guarded
+_NEVER_TAKEN = frozenset({httpx.codes.UNPROCESSABLE_ENTITY, httpx.codes.REQUEST_ENTITY_TOO_LARGE})
 
 
 class ExperimentsClient:
@@ -66,6 +70,40 @@ class ExperimentsClient:
         if not response.is_success:
             raise UnavailableError(f"PUT {path}: {response.status_code} {response.text[:200]}")
 
+    def put_decision(self, item: Writeback) -> None:
+        """Keep a decision; one that the service will never take is logged and given up.
+
+        Raises:
+            UnavailableError: The service does not answer, or does not know of decisions yet.
+        """
+        path = f"/v1/rollouts/{item.rollout}/decisions/{item.content['id']}"
+        with self._outage.noticed(item.rollout):
+            response = call(self._http, "PUT", path, json=item.content, timeout=WRITE_TIMEOUT)
+        if response.status_code in _NEVER_TAKEN:
+            log.error("PUT %s: %s %s", path, response.status_code, response.text[:200])
+        elif not response.is_success:
+            raise UnavailableError(f"PUT {path}: {response.status_code} {response.text[:200]}")
+
+    def decisions(self, rollout: str) -> tuple[Mapping[str, Any], ...]:
+        """Return the decisions of a rollout, the earliest first.
+
+        Raises:
+            NotFoundError: The service knows nothing of the rollout.
+            UnavailableError: The service does not answer.
+        """
+        with self._outage.noticed(rollout):
+            response = self._known(rollout, "decisions")
+        return tuple(response.json()["decisions"])
+
+    def _known(self, rollout: str, what: str) -> httpx.Response:
+        path = f"/v1/rollouts/{rollout}/{what}"
+        response = call(self._http, "GET", path)
+        if response.status_code == httpx.codes.NOT_FOUND:
+            raise NotFoundError(f"the experiments service has no record of rollout {rollout}")
+        if not response.is_success:
+            raise UnavailableError(f"GET {path}: {response.status_code}")
+        return response
+
 
 def read_analysis(document: Mapping[str, Any]) -> Analysis:
     """Read the analysis document of `docs/reference/contracts.md`."""
@@ -75,6 +113,7 @@ def read_analysis(document: Mapping[str, Any]) -> Analysis:
         )
         for step in document["steps"]
     }
+    last = document.get("lastDecisionAt")
     return Analysis(
         verdict=Verdict(document["verdict"]),
         reason=document["reason"],
@@ -84,4 +123,5 @@ def read_analysis(document: Mapping[str, Any]) -> Analysis:
         guardrails=tuple(document["guardrails"]),
         srm=document["srm"],
         arms=document["arms"],
+        last_decision_at=parse_time(last) if last else None,
     )

@@ -5,7 +5,6 @@ changes no timestamp, so a poll is the only truth. The MLflow client is not impo
 second and 100 MB to start.
 """
 
-import json
 import logging
 import threading
 import time
@@ -19,6 +18,7 @@ import httpx
 
 from fairlead_rollout.adapters.http import WRITE_TIMEOUT, call
 from fairlead_rollout.adapters.outage import Outage
+from fairlead_rollout.domain.description import with_block
 from fairlead_rollout.domain.errors import FairleadError, NotLookedYetError, UnavailableError
 from fairlead_rollout.domain.snapshot import RegistryView
 from fairlead_rollout.domain.spec import Pointer, ServedModelSpec
@@ -231,11 +231,13 @@ class MlflowRegistry:
                     version = {"name": spec.model, "version": item.version}
                     tag = {**version, "key": key, "value": value}
                     self._post("/model-versions/set-tag", tag)
+            case "description":
+                self._describe(spec.model, item)
             case "production":
                 if self._names(spec, item.content["candidate"]):
                     self._move(spec.model, spec.production, item.version)
             case "report":
-                self._log_report(spec.model, item.version, item.content)
+                self._log_files(spec.model, item.version, item.content)
 
     def _manage_missing(self, missing: frozenset[str]) -> bool:
         """Tag registered models so that the search finds them.
@@ -299,18 +301,42 @@ class MlflowRegistry:
         stage = {"stage": pointer.stage, "archive_existing_versions": True}
         self._post("/model-versions/transition-stage", {**target, **stage})
 
-    def _log_report(self, model: str, version: str, content: Mapping[str, Any]) -> None:
-        query = {"name": model, "version": version}
-        response = call(self._http, "GET", f"{API}/model-versions/get", params=query)
-        run = response.json()["model_version"].get("run_id") if response.is_success else None
+    def _describe(self, model: str, item: Writeback) -> None:
+        """Put our block into a version's description; what a person wrote there stays."""
+        version = self._version(model, item.version)
+        if version is None:
+            log.warning("%s version %s is gone; it gets no description", model, item.version)
+            return
+        before = version.get("description", "")
+        after = with_block(before, item.content["summary"], item.content["why"])
+        if after is None:
+            log.warning("the description of %s version %s is full", model, item.version)
+        elif after != before:
+            target = {"name": model, "version": item.version, "description": after}
+            self._send("PATCH", "/model-versions/update", target)
+
+    def _log_files(self, model: str, version: str, files: Mapping[str, str]) -> None:
+        """Put files among the artifacts of the run that made a version."""
+        run = (self._version(model, version) or {}).get("run_id")
         uri = self._artifact_uri(run) if run else None
         if uri is None or not uri.startswith("mlflow-artifacts:"):
-            log.warning("rollout.json of %s version %s has no run to go to", model, version)
+            names = ", ".join(files)
+            log.warning("%s of %s version %s: there is no run to go to", names, model, version)
             return
-        path = uri.removeprefix("mlflow-artifacts:").lstrip("/")
-        url = f"/api/2.0/mlflow-artifacts/artifacts/{quote(path)}/rollout.json"
-        body = json.dumps(content, indent=1).encode()
-        call(self._http, "PUT", url, content=body, timeout=WRITE_TIMEOUT)
+        path = quote(uri.removeprefix("mlflow-artifacts:").lstrip("/"))
+        for name, text in files.items():
+            url = f"/api/2.0/mlflow-artifacts/artifacts/{path}/{name}"
+            response = call(self._http, "PUT", url, content=text.encode(), timeout=WRITE_TIMEOUT)
+            if not response.is_success:
+                log.error("MLflow does not take %s of %s: %s", name, model, response.status_code)
+
+    def _version(self, model: str, version: str) -> Mapping[str, Any] | None:
+        query = {"name": model, "version": version}
+        response = call(self._http, "GET", f"{API}/model-versions/get", params=query)
+        if not response.is_success:
+            return None
+        found: Mapping[str, Any] = response.json()["model_version"]
+        return found
 
     def _artifact_uri(self, run: str) -> str | None:
         response = call(self._http, "GET", f"{API}/runs/get", params={"run_id": run})
@@ -325,7 +351,10 @@ class MlflowRegistry:
         return str(tags.get(APPROVE_TAG, ""))
 
     def _post(self, path: str, body: Mapping[str, Any]) -> None:
-        response = call(self._http, "POST", API + path, json=body, timeout=WRITE_TIMEOUT)
+        self._send("POST", path, body)
+
+    def _send(self, method: str, path: str, body: Mapping[str, Any]) -> None:
+        response = call(self._http, method, API + path, json=body, timeout=WRITE_TIMEOUT)
         if not response.is_success:
             log.error(
                 "MLflow does not take %s for %s: %s", path, body["name"], response.status_code

@@ -117,7 +117,9 @@ class Registry(Protocol):
         """
 
     def write(self, spec: ServedModelSpec, item: Writeback) -> None:
-        """Tell MLflow (tags, approval, production, report); idempotent.
+        """Tell MLflow (tags, approval, description, production, report); idempotent.
+
+        The content of a report is its files: text by name.
 
         Raises:
             UnavailableError: MLflow does not answer; try again later.
@@ -165,6 +167,21 @@ class Experiments(Protocol):
         """Keep a rollout's record; idempotent.
 
         Raises:
+            UnavailableError: The service does not answer; try again later.
+        """
+
+    def put_decision(self, item: Writeback) -> None:
+        """Keep a decision; idempotent.
+
+        Raises:
+            UnavailableError: The service does not answer; try again later.
+        """
+
+    def decisions(self, rollout: str) -> tuple[Mapping[str, Any], ...]:
+        """Return the decisions of a rollout, the earliest first.
+
+        Raises:
+            NotFoundError: The service knows nothing of the rollout.
             UnavailableError: The service does not answer; try again later.
         """
 

@@ -6,7 +6,13 @@ from datetime import timedelta
 
 from fairlead_rollout.app.ports import Ports, ServedModel
 from fairlead_rollout.domain import conditions
-from fairlead_rollout.domain.actions import Action, EmitEvent, EnsureWorkload, RemoveWorkload
+from fairlead_rollout.domain.actions import (
+    Action,
+    EmitEvent,
+    EnsureWorkload,
+    KeepLook,
+    RemoveWorkload,
+)
 from fairlead_rollout.domain.decide import decide
 from fairlead_rollout.domain.errors import (
     NotFoundError,
@@ -20,6 +26,7 @@ from fairlead_rollout.domain.ruling import IDLE, SELDOM, SOON
 from fairlead_rollout.domain.snapshot import Analysis, Snapshot
 from fairlead_rollout.domain.spec import ServedModelSpec
 from fairlead_rollout.domain.status import ConditionType, Status, Writeback
+from fairlead_rollout.domain.writebacks import with_files
 
 log = logging.getLogger(__name__)
 
@@ -192,9 +199,19 @@ def apply(action: Action, served: ServedModel, ports: Ports) -> None:
             ports.cluster.ensure(served, version, replicas)
         case RemoveWorkload(version=version):
             ports.cluster.remove(served, version)
+        case KeepLook(item=item):
+            _keep_look(item, ports)
         case EmitEvent():
             log.info("%s: %s: %s", served.key, action.reason, action.message)
             ports.store.emit(served.key, action, ports.clock.now())
+
+
+def _keep_look(item: Writeback, ports: Ports) -> None:
+    """Keep a look if that can be done just now: it decided nothing, and the next one is like it."""
+    try:
+        ports.experiments.put_decision(item)
+    except UnavailableError as error:
+        log.info("a look at rollout %s is not kept: %s", item.rollout, error)
 
 
 def _traffic(snapshot: Snapshot) -> object:
@@ -208,21 +225,45 @@ def _tell(snapshot: Snapshot, ports: Ports) -> tuple[Writeback, ...]:
         What has been told.
     """
     waiting = snapshot.status.writeback if snapshot.status else ()
-    return tuple(item for item in waiting if _is_told(item, snapshot, ports))
+    told: list[Writeback] = []
+    for item in waiting:
+        before = {(i.kind, i.rollout) for i in waiting if i not in told}
+        if not _must_wait(item, before) and _is_told(item, snapshot, ports):
+            told.append(item)
+    return tuple(told)
+
+
+def _must_wait(item: Writeback, waiting: set[tuple[str, str]]) -> bool:
+    """Say whether others come first: a report shows what the experiments service has been told."""
+    others = {("record", item.rollout), ("decision", item.rollout)}
+    return item.kind == "report" and not waiting.isdisjoint(others)
 
 
 def _is_told(item: Writeback, snapshot: Snapshot, ports: Ports) -> bool:
     try:
         if item.kind == "record":
             ports.experiments.put_record(item)
-            return True
-        if snapshot.registry is None:
+        elif item.kind == "decision":
+            ports.experiments.put_decision(item)
+        elif snapshot.registry is None:
             return False
-        ports.registry.write(snapshot.spec, item)
+        else:
+            ports.registry.write(snapshot.spec, _as_written(item, ports))
     except UnavailableError as error:
         log.warning("%s: %s of rollout %s waits: %s", snapshot.name, item.kind, item.rollout, error)
         return False
     return True
+
+
+def _as_written(item: Writeback, ports: Ports) -> Writeback:
+    """Return what MLflow is told: a report gets its decisions only now."""
+    if item.kind != "report":
+        return item
+    try:
+        return with_files(item, ports.experiments.decisions(item.rollout))
+    except NotFoundError:
+        # Its database was lost meanwhile: what the status knows is told all the same.
+        return with_files(item, ())
 
 
 def _wait(served: ServedModel, obstacle: Obstacle, ports: Ports) -> timedelta:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from fairlead_rollout.domain.status import Writeback
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnsureWorkload:
@@ -28,4 +30,11 @@ class EmitEvent:
     message: str
 
 
-Action = EnsureWorkload | RemoveWorkload | EmitEvent
+@dataclass(frozen=True, kw_only=True)
+class KeepLook:
+    """Keep a decision that changed nothing; one that cannot be kept just now is missing later."""
+
+    item: Writeback
+
+
+Action = EnsureWorkload | RemoveWorkload | EmitEvent | KeepLook

@@ -11,6 +11,7 @@ from fairlead_rollout.domain.spec import OnAbort
 from fairlead_rollout.domain.status import Rollout, RolloutState, Status, Writeback, with_history
 from fairlead_rollout.domain.words import share_of
 from fairlead_rollout.domain.writebacks import (
+    description_of,
     numbers_of,
     production_moved,
     record_of,
@@ -117,6 +118,7 @@ def _announcements(
     items = (
         record_of(name, spec, rollout),
         tags_of(spec, rollout),
+        description_of(name, rollout),
         report_of(name, rollout, analysis),
     )
     ended_against = rollout.state in {RolloutState.ABORTED, RolloutState.INVALID}

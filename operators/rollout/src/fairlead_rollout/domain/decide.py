@@ -13,6 +13,7 @@ from fairlead_rollout.domain import conditions, rebuild
 from fairlead_rollout.domain.actions import Action
 from fairlead_rollout.domain.between_trials import WITHOUT_ROLLOUT
 from fairlead_rollout.domain.changes import tell
+from fairlead_rollout.domain.decisions import with_decision
 from fairlead_rollout.domain.first_version import FIRST_VERSION
 from fairlead_rollout.domain.newcomers import with_newcomer
 from fairlead_rollout.domain.news import events, is_moved
@@ -47,9 +48,10 @@ def decide(snapshot: Snapshot, now: datetime) -> Decision:
     ruling = _first_ruling(context)
     status = retired(replace(ruling.status, traffic=traffic_plan(snapshot, ruling.status)), context)
     status = conditions.with_conditions(status, context, ruling)
+    status, looks = with_decision(status, context, ruling)
     return Decision(
         status=status,
-        actions=(*workload_actions(status, context), *events(status, context, ruling)),
+        actions=(*workload_actions(status, context), *events(status, context, ruling), *looks),
         requeue_after=AT_ONCE
         if is_moved(context.status, status)
         else min(ruling.requeue_after, until_removal(status, context)),
@@ -78,4 +80,8 @@ def _first_ruling(context: Context) -> Ruling:
         chain = FIRST_VERSION
     elif context.active:
         chain = IN_ROLLOUT
-    return next(ruling for check in chain if (ruling := check(context)))
+    return next(
+        replace(ruling, check=check.__name__.strip("_"))
+        for check in chain
+        if (ruling := check(context))
+    )

@@ -1,18 +1,32 @@
 """A served model's state in plain words: what goes on, which numbers decided, what would change it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from fairlead_rollout.domain.decisions import changes, deciding
 from fairlead_rollout.domain.durations import format_duration
 from fairlead_rollout.domain.snapshot import Analysis
 from fairlead_rollout.domain.spec import Objective, OnInconclusive, ServedModelSpec
-from fairlead_rollout.domain.status import ConditionType, Rollout, RolloutState, Status
+from fairlead_rollout.domain.status import (
+    ConditionType,
+    Rollout,
+    RolloutState,
+    Status,
+    parse_time,
+    to_document,
+)
 from fairlead_rollout.domain.words import share_of
 
 
-def explain(
-    name: str, spec: ServedModelSpec, status: Status, analysis: Analysis | None, now: datetime
+def explain(  # noqa: PLR0913 -- what is known of a served model, each from a place of its own
+    name: str,
+    spec: ServedModelSpec,
+    status: Status,
+    analysis: Analysis | None,
+    now: datetime,
+    *,
+    decisions: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Tell a person how a served model is.
 
@@ -22,6 +36,8 @@ def explain(
         status: Its status.
         analysis: The current or last rollout's analysis, None if it cannot be had.
         now: The time.
+        decisions: That rollout's decisions, the earliest first, as the experiments service has them;
+            empty if they cannot be had.
     """
     rollout = status.rollout
     parts = [_headline(name, spec, status)]
@@ -29,7 +45,8 @@ def explain(
     parts.extend(_newcomers(status))
     if rollout is not None:
         parts.append(_story(rollout, spec, now))
-        parts.extend(_numbers(analysis))
+        parts.extend(_decided(decisions))
+        parts.extend(_numbers(_decided_on(decisions) or to_document(analysis)))
         parts.append(_what_next(rollout, spec, status))
     return "\n".join(part for part in parts if part)
 
@@ -76,18 +93,37 @@ def _story(rollout: Rollout, spec: ServedModelSpec, now: datetime) -> str:
     return f"On trial since {age}: {who}, {where}."
 
 
-def _numbers(analysis: Analysis | None) -> Iterable[str]:
+def _decided(decisions: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """Show each change of the rollout, and the last look if that is newer."""
+    shown = list(changes(decisions))
+    if decisions and shown[-1:] != [decisions[-1]]:
+        shown.append(decisions[-1])
+    if shown:
+        yield "What was decided:"
+    for decision in shown:
+        yield f"  {parse_time(decision['at']):%Y-%m-%d %H:%M:%S} UTC  {decision['summary']}"
+
+
+def _decided_on(decisions: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the numbers an ended rollout was decided on, which are not those of now."""
+    found = deciding(decisions)
+    analysis: Mapping[str, Any] | None = found["inputs"]["analysis"] if found else None
+    return analysis
+
+
+def _numbers(analysis: Mapping[str, Any] | None) -> Iterable[str]:
     if analysis is None:
         return
     for arm in ("stable", "candidate"):
-        counts = analysis.arms.get(arm, {})
+        counts = analysis["arms"].get(arm, {})
         yield f"  {arm}: {_counts(counts)}"
-    if analysis.objective is not None:
-        yield f"  objective {analysis.objective['outcome']}: {analysis.objective.get('reason')}"
-    for guardrail in analysis.guardrails:
+    if analysis["objective"] is not None:
+        objective = analysis["objective"]
+        yield f"  objective {objective['outcome']}: {objective.get('reason')}"
+    for guardrail in analysis["guardrails"]:
         yield f"  guardrail {guardrail['name']}: {guardrail.get('reason')}"
-    if analysis.srm is not None:
-        yield f"  split: {analysis.srm.get('reason')}"
+    if analysis["srm"] is not None:
+        yield f"  split: {analysis['srm'].get('reason')}"
 
 
 def _counts(counts: Mapping[str, Any]) -> str:

@@ -18,12 +18,17 @@ SELDOM = timedelta(seconds=30)  # something is expected that has not come for lo
 
 @dataclass(frozen=True, kw_only=True)
 class Ruling:
-    """The word of the first check that spoke."""
+    """The word of the first check that spoke.
+
+    Attributes:
+        check: The check's name.
+    """
 
     status: Status
     reason: str
     message: str
     requeue_after: timedelta
+    check: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -143,6 +143,7 @@ class Analysis:
         guardrails: The guardrails' part.
         srm: The sample-ratio part.
         at: When it was computed.
+        last_decision_at: When the newest decision that the service keeps was taken.
     """
 
     verdict: Verdict
@@ -153,6 +154,7 @@ class Analysis:
     guardrails: tuple[Mapping[str, Any], ...] = ()
     srm: Mapping[str, Any] | None = None
     arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    last_decision_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

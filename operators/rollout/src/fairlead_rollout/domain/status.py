@@ -118,7 +118,8 @@ class Writeback:
     """Something to tell another system, kept until it has been told.
 
     Attributes:
-        kind: `record` (experiments), `tags`, `approval`, `production` or `report` (MLflow).
+        kind: `record` or `decision` (experiments); `tags`, `approval`, `description`,
+            `production` or `report` (MLflow).
         content: What to write; its shape depends on the kind.
     """
 

@@ -1,6 +1,7 @@
 """What other systems are told about a rollout: documents for MLflow and for experiments."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,22 +24,24 @@ def record_of(name: str, spec: ServedModelSpec, rollout: Rollout) -> Writeback:
         "startedAt": format_time(rollout.started_at),
         "decidedAt": format_time(rollout.decided_at) if rollout.decided_at else None,
         "state": rollout.state.value,
-        "reason": _plain(rollout.message),
+        "reason": plain(rollout.message),
         "steps": [{"index": i, "weight": s.weight} for i, s in enumerate(spec.rollout.steps)],
-        "objective": _objective(spec.rollout.objective),
-        "guardrails": _guardrails(spec.rollout),
+        "objective": objective_of(spec.rollout.objective),
+        "guardrails": guardrails_of(spec.rollout),
     }
     return Writeback(kind="record", rollout=rollout.id, version=rollout.candidate, content=content)
 
 
-def _objective(objective: Objective | None) -> Mapping[str, Any] | None:
+def objective_of(objective: Objective | None) -> Mapping[str, Any] | None:
+    """Build the objective's part of a record."""
     if objective is None:
         return None
     window = objective.window.total_seconds() if objective.window else None
     return {**to_document(replace(objective, window=None)), "window": window}
 
 
-def _guardrails(rollout: RolloutSpec) -> Mapping[str, Any]:
+def guardrails_of(rollout: RolloutSpec) -> Mapping[str, Any]:
+    """Build the guardrails' part of a record."""
     guardrails = rollout.guardrails
     errors = {"margin": guardrails.errors_margin} if guardrails.errors_margin is not None else None
     latency = None
@@ -71,24 +74,54 @@ def tags_of(spec: ServedModelSpec, rollout: Rollout) -> Writeback:
     return Writeback(kind="tags", rollout=rollout.id, version=rollout.candidate, content=tags)
 
 
-def _plain(text: str) -> str:
-    """Cut a text and take control characters out: it may be the words of a foreign program."""
-    return "".join(c if c.isprintable() else " " for c in text)[:MAX_REASON]
+def plain(text: str, longest: int = MAX_REASON) -> str:
+    """Cut a text and take control characters out: it may be the words of a foreign program.
+
+    PostgreSQL takes no NUL, and no database half a surrogate pair.
+    """
+    return "".join(c if c.isprintable() else " " for c in text)[:longest]
 
 
 def _tag(value: Any) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text[:MAX_TAG]
+    return plain(text, MAX_TAG)
+
+
+def description_of(name: str, rollout: Rollout) -> Writeback:
+    """Build the block in the description of the candidate's model version."""
+    assert rollout.decided_at is not None
+    when = f"{rollout.decided_at:%Y-%m-%d %H:%M} UTC"
+    content = {
+        "summary": f"Rollout {rollout.state.value} on {when}: version {rollout.candidate} "
+        f"against version {rollout.baseline} of {name}.",
+        "why": plain(f"{rollout.reason}: {rollout.message}"),
+    }
+    return Writeback(
+        kind="description", rollout=rollout.id, version=rollout.candidate, content=content
+    )
 
 
 def report_of(name: str, rollout: Rollout, analysis: Analysis | None) -> Writeback:
-    """Build `rollout.json`: the decision with the numbers it was taken on."""
+    """Build the rollout's part of `rollout.json`; its decisions are added when it is told."""
     content = {
         "servedModel": name,
         "rollout": to_document(rollout),
         "analysis": to_document(analysis) if analysis else None,
     }
     return Writeback(kind="report", rollout=rollout.id, version=rollout.candidate, content=content)
+
+
+def with_files(item: Writeback, decisions: Sequence[Mapping[str, Any]]) -> Writeback:
+    """Return a report as the files that it becomes, by name.
+
+    Args:
+        item: What `report_of` built.
+        decisions: The rollout's decisions, the earliest first, as the experiments service has them.
+    """
+    document = {**item.content, "decisions": list(decisions)}
+    return replace(
+        item, content={"rollout.json": json.dumps(document, indent=1, ensure_ascii=False)}
+    )
 
 
 def turn_of(version: str, rollout: Rollout, state: str, reason: str) -> Writeback:

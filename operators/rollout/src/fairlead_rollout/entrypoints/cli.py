@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,7 +24,12 @@ from fairlead_rollout.adapters.http import client
 from fairlead_rollout.adapters.stack import LISTENERS, read_addresses
 from fairlead_rollout.app.ports import People, ServedModel
 from fairlead_rollout.domain.durations import format_duration
-from fairlead_rollout.domain.errors import FairleadError, InvalidSpecError, NotFoundError
+from fairlead_rollout.domain.errors import (
+    FairleadError,
+    InvalidSpecError,
+    NotFoundError,
+    UnavailableError,
+)
 from fairlead_rollout.domain.explain import explain
 from fairlead_rollout.domain.keys import KEY_BYTES, hash_key
 from fairlead_rollout.domain.rollback import version_before
@@ -283,29 +288,34 @@ def _explain(arguments: Arguments) -> int:
     if served.spec is None:
         print(f"{served.name} is stalled: {served.problem}. Mend it and run 'fairlead apply'.")
         return 0
-    status = served.status or Status()
-    analysis = _analysis(arguments, status.rollout)
-    print(explain(served.name, served.spec, status, analysis, SystemClock().now()))
+    status, now = served.status or Status(), SystemClock().now()
+    analysis, decisions = _from_experiments(arguments, status.rollout)
+    print(explain(served.name, served.spec, status, analysis, now, decisions=decisions))
     return 0
 
 
-def _analysis(arguments: Arguments, rollout: Rollout | None) -> Analysis | None:
-    if rollout is None:
-        return None
-    if _speaks_to_cluster(arguments):
-        return _analysis_at(arguments.experiments_url, rollout)
-    try:
-        url = read_addresses(Home(arguments.home.resolve())).url("experiments")
-    except NotFoundError:
-        return None
-    return _analysis_at(url, rollout)
-
-
-def _analysis_at(url: str, rollout: Rollout) -> Analysis | None:
-    if not url:
-        return None
+def _from_experiments(
+    arguments: Arguments, rollout: Rollout | None
+) -> tuple[Analysis | None, tuple[Mapping[str, Any], ...]]:
+    """Return a rollout's analysis and decisions, or nothing while they cannot be had."""
+    url = _experiments_url(arguments)
+    if rollout is None or not url:
+        return None, ()
     with client(url) as http:
-        return ExperimentsClient(http).analysis(rollout.id)
+        experiments = ExperimentsClient(http)
+        try:
+            return experiments.analysis(rollout.id), experiments.decisions(rollout.id)
+        except (NotFoundError, UnavailableError):
+            return None, ()
+
+
+def _experiments_url(arguments: Arguments) -> str:
+    if _speaks_to_cluster(arguments):
+        return str(arguments.experiments_url)
+    try:
+        return read_addresses(Home(arguments.home.resolve())).url("experiments")
+    except NotFoundError:
+        return ""
 
 
 def _history(arguments: Arguments) -> int:

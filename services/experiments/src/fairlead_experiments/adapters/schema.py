@@ -46,6 +46,17 @@ ROLLOUTS = Table(
 )
 """The controller's records; what tells a bad request is copied out of the document."""
 
+DECISIONS = Table(
+    "decisions",
+    METADATA,
+    Column("rollout", text(64), primary_key=True),
+    Column("id", text(64), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("document", Text, nullable=False),
+    Index("ix_decisions_at", "rollout", "at"),
+)
+"""What the controller decided and on which numbers; some hundreds of rows a rollout."""
+
 EXPOSURES = Table(
     "exposures",
     METADATA,

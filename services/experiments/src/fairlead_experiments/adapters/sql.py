@@ -41,6 +41,7 @@ from fairlead_experiments.adapters.database import (
 )
 from fairlead_experiments.adapters.schema import (
     BAD_UNITS,
+    DECISIONS,
     EXPOSURES,
     OUTCOMES,
     REQUESTS,
@@ -48,12 +49,18 @@ from fairlead_experiments.adapters.schema import (
     UNIT_OUTCOMES,
     UNITS,
 )
-from fairlead_experiments.app.documents import dump_rollout, load_rollout
+from fairlead_experiments.app.documents import (
+    dump_decision,
+    dump_rollout,
+    load_decision,
+    load_rollout,
+)
 from fairlead_experiments.app.validation import microseconds
 from fairlead_experiments.domain.effect import Arm
 from fairlead_experiments.domain.records import (
     Aggregates,
     Counts,
+    Decision,
     Exposure,
     Kind,
     Outcome,
@@ -171,6 +178,36 @@ class SqlStore:
             found = found.where(ROLLOUTS.c.model == model)
         with self._reading() as connection:
             return [load_rollout(row) for row in connection.scalars(found)]
+
+    def put_decision(self, decision: Decision) -> None:
+        """Keep a decision; the same one again changes nothing."""
+        same = (DECISIONS.c.rollout == decision.rollout, DECISIONS.c.id == decision.id)
+        row = {"at": decision.at, "document": dump_decision(decision)}
+        with self._writing() as connection:
+            if not connection.execute(update(DECISIONS).where(*same).values(**row)).rowcount:
+                key = {"rollout": decision.rollout, "id": decision.id}
+                connection.execute(insert(DECISIONS).values(**key, **row))
+
+    def list_decisions(self, rollout: str) -> list[Decision]:
+        """Answer a rollout's decisions, the earliest first."""
+        found = (
+            select(DECISIONS)
+            .where(DECISIONS.c.rollout == rollout)
+            .order_by(DECISIONS.c.at, DECISIONS.c.id)
+        )
+        with self._reading() as connection:
+            return [
+                load_decision(row.rollout, row.id, row.at, row.document)
+                for row in connection.execute(found)
+            ]
+
+    def last_decision_at(self, rollout: str) -> int | None:
+        """Answer when the newest decision was taken, in microseconds since 1970, or None."""
+        with self._reading() as connection:
+            at: int | None = connection.scalar(
+                select(func.max(DECISIONS.c.at)).where(DECISIONS.c.rollout == rollout)
+            )
+        return at
 
     def read_aggregates(self, rollout: Rollout, at: datetime) -> Aggregates:
         """Answer what was counted for a rollout, as of one moment."""

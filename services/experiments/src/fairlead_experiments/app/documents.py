@@ -1,10 +1,10 @@
-"""The rollout record as JSON: the form it is kept in, and answered in."""
+"""Rollout records and decisions as JSON: the form they are kept in, and answered in."""
 
 import json
 
 from fairlead_experiments.app.validation import read_rollout
 from fairlead_experiments.domain.analysis import timestamp
-from fairlead_experiments.domain.records import Objective, Rollout
+from fairlead_experiments.domain.records import Decision, Objective, Rollout
 
 
 def dump_rollout(rollout: Rollout) -> str:
@@ -16,6 +16,16 @@ def load_rollout(document: str) -> Rollout:
     """Read a record that was written here."""
     fields = json.loads(document)
     return read_rollout(fields["id"], fields)
+
+
+def dump_decision(decision: Decision) -> str:
+    """Write a decision."""
+    return json.dumps(decision.document)
+
+
+def load_decision(rollout: str, decision_id: str, at: int, document: str) -> Decision:
+    """Read a decision that was written here."""
+    return Decision(id=decision_id, rollout=rollout, at=at, document=json.loads(document))
 
 
 def build_rollout(rollout: Rollout) -> dict[str, object]:

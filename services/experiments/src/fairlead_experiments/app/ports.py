@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
-from fairlead_experiments.domain.records import Aggregates, Counts, Exposure, Outcome, Rollout
+from fairlead_experiments.domain.records import (
+    Aggregates,
+    Counts,
+    Decision,
+    Exposure,
+    Outcome,
+    Rollout,
+)
 
 
 class Store(Protocol):
@@ -31,6 +38,15 @@ class Store(Protocol):
 
     def list_rollouts(self, model: str | None) -> list[Rollout]:
         """Answer all records, or a model's, the latest start first."""
+
+    def put_decision(self, decision: Decision) -> None:
+        """Keep a decision; the same one again changes nothing."""
+
+    def list_decisions(self, rollout: str) -> list[Decision]:
+        """Answer a rollout's decisions, the earliest first."""
+
+    def last_decision_at(self, rollout: str) -> int | None:
+        """Answer when the newest decision was taken, in microseconds since 1970, or None."""
 
     def read_aggregates(self, rollout: Rollout, at: datetime) -> Aggregates:
         """Answer what was counted for a rollout, as of one moment.

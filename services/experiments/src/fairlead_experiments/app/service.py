@@ -7,12 +7,14 @@ from fairlead_experiments.app.ports import Clock, Store
 from fairlead_experiments.app.validation import (
     Item,
     Rejection,
+    moment,
+    read_decision,
     read_exposures,
     read_outcomes,
     read_rollout,
 )
-from fairlead_experiments.domain.analysis import Document, analyse
-from fairlead_experiments.domain.records import Rollout
+from fairlead_experiments.domain.analysis import Document, analyse, timestamp
+from fairlead_experiments.domain.records import Decision, Rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,20 @@ class Experiments:
         """Answer the records of all rollouts, or of one model's."""
         return self._store.list_rollouts(model)
 
+    def put_decision(self, rollout_id: str, decision_id: str, document: Item) -> Decision:
+        """Keep a decision; it may come before the rollout's record."""
+        decision = read_decision(rollout_id, decision_id, document)
+        self._store.put_decision(decision)
+        return decision
+
+    def list_decisions(self, rollout_id: str) -> list[Decision]:
+        """Answer the decisions of a rollout, the earliest first."""
+        self.get_rollout(rollout_id)
+        return self._store.list_decisions(rollout_id)
+
     def analyse(self, rollout_id: str) -> Document:
         """Answer the analysis of a rollout as of now."""
         rollout, now = self.get_rollout(rollout_id), self._clock()
-        return analyse(rollout, self._store.read_aggregates(rollout, now), at=now)
+        document = analyse(rollout, self._store.read_aggregates(rollout, now), at=now)
+        last = self._store.last_decision_at(rollout_id)
+        return {**document, "lastDecisionAt": None if last is None else timestamp(moment(last))}

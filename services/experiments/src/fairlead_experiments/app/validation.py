@@ -4,6 +4,7 @@ Written out by hand because a batch of 10,000 items is read on every request and
 must never repeat what was sent, which the messages of validation libraries do.
 """
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from fairlead_experiments.app.errors import BadRequestError
 from fairlead_experiments.domain.effect import Arm
 from fairlead_experiments.domain.records import (
     FULL_WEIGHT,
+    Decision,
     ErrorGuardrail,
     Exposure,
     LatencyGuardrail,
@@ -50,6 +52,7 @@ _MISSING = object()
 _STEPS, _CODES, _ATTEMPTS, _SLOWEST = 999, range(100, 600), 1000, 1e9
 _UNIT, _VERSION, _REASON, _REGISTERED_MODEL = 256, 64, 5000, 256
 _LONGEST_WINDOW = 10 * 366 * 86400.0
+_WORD = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +97,26 @@ def read_rollout(rollout_id: str, document: Item) -> Rollout:
         raise BadRequestError(invalid.reason, field=invalid.field) from invalid
 
 
+def read_decision(rollout_id: str, decision_id: str, document: Item) -> Decision:
+    """Read a decision of a rollout.
+
+    Raises:
+        BadRequestError: A field is missing or wrong; it is named.
+    """
+    try:
+        return _decision(rollout_id, decision_id, document)
+    except _Invalid as invalid:
+        raise BadRequestError(invalid.reason, field=invalid.field) from invalid
+
+
 def microseconds(moment: datetime) -> int:
     """Answer the microseconds since 1970 of a time with a zone."""
     return (moment - _EPOCH) // _MICROSECOND
+
+
+def moment(microseconds_: int) -> datetime:
+    """Answer the time, in UTC, of microseconds since 1970."""
+    return _EPOCH + microseconds_ * _MICROSECOND
 
 
 def _read(items: Sequence[Item], read: Callable[[Item], T]) -> tuple[list[T], list[Rejection]]:
@@ -165,6 +185,34 @@ def _rollout(rollout_id: str, document: Item) -> Rollout:
         latency=_latency(_part(guarded, "latency", "guardrails.")),
         registered_model=_optional_text(fields, "registeredModel", _REGISTERED_MODEL),
     )
+
+
+def _decision(rollout_id: str, decision_id: str, document: Item) -> Decision:
+    """Read what is the same for all decisions; what each looked at is kept as it was sent."""
+    for name, value in (("rollout", rollout_id), ("id", decision_id)):
+        if not _ID.fullmatch(value):
+            raise _Invalid(name, "must be 1 to 64 of A-Z a-z 0-9 . _ : -")
+    fields = _object(document)
+    for name in ("verdict", "check", "reason"):
+        _text(fields, name, _WORD)
+    for name in ("message", "summary"):
+        _text(fields, name, _REASON)
+    for name in ("to", "thresholds", "inputs"):
+        if _part(fields, name) is None:
+            raise _Invalid(name, _wanted(fields.get(name, _MISSING), "must be an object"))
+    _part(fields, "from")
+    at = microseconds(_datetime(fields, "at"))
+    _check_json(fields)
+    return Decision(decision_id, rollout_id, at, {**fields, "id": decision_id})
+
+
+def _check_json(fields: dict[str, object]) -> None:
+    """Refuse what can be read as JSON and not be written again."""
+    try:
+        json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        reason = "must have finite numbers, whole characters and few levels"
+        raise _Invalid("inputs", reason) from error
 
 
 def _steps(fields: dict[str, object]) -> tuple[RolloutStep, ...]:

@@ -157,6 +157,22 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """One decision of a rollout, as the controller took it.
+
+    Attributes:
+        id: Made of its content: the same decision sent again is the same one.
+        at: When it was taken, in microseconds since 1970 (UTC).
+        document: What was sent, with its id (contracts, "Decisions of a rollout").
+    """
+
+    id: str
+    rollout: str
+    at: int
+    document: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
 class Requests:
     """Counters of requests: of one arm, in a step or summed."""
 

@@ -6,6 +6,7 @@ import orjson
 from starlette.requests import Request
 
 BODY_LIMIT = 16 * 1024 * 1024
+DECISION_LIMIT = 64 * 1024
 
 
 class Refused(Exception):  # noqa: N818 - a refusal, not a failure

@@ -20,7 +20,7 @@ from fairlead_experiments.app.errors import BadRequestError, NotFoundError, Stor
 from fairlead_experiments.app.service import Experiments, Receipt
 from fairlead_experiments.app.validation import BATCH_LIMIT
 from fairlead_experiments.entrypoints import schemas
-from fairlead_experiments.entrypoints.body import Refused, read_items, read_json
+from fairlead_experiments.entrypoints.body import DECISION_LIMIT, Refused, read_items, read_json
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": schemas.ErrorBody, "description": "The body is empty or not JSON."},
@@ -33,6 +33,12 @@ _READ_ERRORS: dict[int | str, dict[str, Any]] = {code: _ERRORS[code] for code in
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": schemas.ErrorBody, "description": "No rollout has this id."}
 }
+_BODIES: tuple[type[BaseModel], ...] = (
+    schemas.ExposureBatch,
+    schemas.OutcomeBatch,
+    schemas.RolloutRecord,
+    schemas.DecisionBody,
+)
 _REFERENCE = "#/components/schemas/{model}"
 _BATCHES_AT_ONCE = 4
 _QUIET = 10.0  # seconds
@@ -131,7 +137,7 @@ def _publish(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = build()
         known = document["components"]["schemas"]
-        for model in (schemas.ExposureBatch, schemas.OutcomeBatch, schemas.RolloutRecord):
+        for model in _BODIES:
             schema = model.model_json_schema(ref_template=_REFERENCE)
             for name, part in {**schema.pop("$defs", {}), model.__name__: schema}.items():
                 known.setdefault(name, part)
@@ -203,6 +209,26 @@ def _rollout_routes(experiments: Experiments, metrics: Metrics) -> APIRouter:
     def get_rollout(rollout: str) -> Response:
         """Answer the record of a rollout."""
         return JSONResponse(build_rollout(experiments.get_rollout(rollout)))
+
+    @router.put(
+        "/{rollout}/decisions/{decision}",
+        responses={200: {"model": schemas.DecisionDocument}, **_ERRORS},
+        openapi_extra=_body(schemas.DecisionBody),
+    )
+    async def put_decision(rollout: str, decision: str, request: Request) -> Response:
+        """Keep a decision of a rollout; the same one again changes nothing."""
+        document = await read_json(request, DECISION_LIMIT)
+        kept = await run_in_threadpool(experiments.put_decision, rollout, decision, document)
+        return JSONResponse(kept.document)
+
+    @router.get(
+        "/{rollout}/decisions",
+        responses={200: {"model": schemas.DecisionList}, **_NOT_FOUND, **_READ_ERRORS},
+    )
+    def list_decisions(rollout: str) -> Response:
+        """Answer the decisions of a rollout, the earliest first."""
+        found = experiments.list_decisions(rollout)
+        return JSONResponse({"rollout": rollout, "decisions": [d.document for d in found]})
 
     @router.get(
         "/{rollout}/analysis",

@@ -231,6 +231,69 @@ class RolloutList(BaseModel):
     rollouts: list[RolloutDocument]
 
 
+_DECISION: dict[str, Any] = {
+    "at": "2026-01-01T06:00:00.000Z",
+    "check": "objective_open",
+    "verdict": "promoting",
+    "reason": "ObjectiveBetter",
+    "message": "version 4 is better: squared_error -0.013",
+    "summary": "Version 4 is to be promoted: version 4 is better: squared_error -0.013.",
+    "from": {"state": "running", "step": 2, "weight": 5000},
+    "to": {"state": "running", "step": 2, "weight": 5000},
+    "rules": "0123456789ab",
+    "thresholds": {"minimumRequests": 50, "objective": {"outcome": "squared_error"}},
+    "inputs": {"production": "4", "analysis": {"verdict": "better"}},
+}
+
+
+class PlaceBody(BaseModel):
+    """Where a rollout is; the weight is of 10,000."""
+
+    state: str
+    step: int | None
+    weight: int
+
+
+class DecisionBody(BaseModel):
+    """One decision: what was decided, by which check, on which inputs and thresholds.
+
+    `hold` is a look that moved nothing; looks are kept ever more seldom. All others moved the rollout.
+    """
+
+    model_config = _example(**_DECISION)
+    at: str = Field(json_schema_extra={"format": "date-time"})
+    check: str = Field(max_length=64, description="The check that spoke.")
+    verdict: str = Field(
+        max_length=64,
+        description="What was decided: started, step, hold, paused, resumed, promoting, "
+        "or how the rollout ended.",
+    )
+    reason: str = Field(max_length=64, description="One word for why.")
+    message: str = Field(max_length=5000, description="One sentence for why.")
+    summary: str = Field(max_length=5000, description="The decision in plain words.")
+    from_: PlaceBody | None = Field(
+        default=None, alias="from", description="Null where the rollout starts."
+    )
+    to: PlaceBody
+    rules: str = Field(default="", description="Fingerprint of the rules.")
+    thresholds: dict[str, Any] = Field(description="What the numbers were held against.")
+    inputs: dict[str, Any] = Field(description="What was seen.")
+
+
+class DecisionDocument(DecisionBody):
+    """A decision with its id."""
+
+    model_config = _example(id="0123456789abcdef", **_DECISION)
+    id: str = Field(pattern=_ID)
+
+
+class DecisionList(BaseModel):
+    """A rollout's decisions, the earliest first."""
+
+    rollout: str
+    decisions: list[DecisionDocument]
+
+
 class ArmDocument(BaseModel):
     """What one arm has seen. `outcomes` counts the objective's (without one: all)."""
 
@@ -368,3 +431,6 @@ class AnalysisDocument(BaseModel):
     srm: RatioDocument
     guardrails: list[GuardrailDocument]
     unassigned: int = Field(description="Requests without a unit: no part of any comparison.")
+    lastDecisionAt: str | None = Field(
+        json_schema_extra={"format": "date-time"}, description="When the newest decision was taken."
+    )
