@@ -227,6 +227,7 @@ def test_the_controller_may_decide_rollouts_and_delete_nothing(cluster: Cluster)
         ("GET", "/mlflow/registered-models/search?max_results=1000", None),
         ("POST", "/mlflow/registered-models/set-tag", {**name, **tag}),
         ("POST", "/mlflow/model-versions/set-tag", {**version, **tag}),
+        ("PATCH", "/mlflow/model-versions/update", {**version, "description": "promoted"}),
         ("POST", "/mlflow/model-versions/transition-stage", {**version, **stage}),
         ("POST", "/mlflow/registered-models/alias", {**version, "alias": "champion"}),
         ("GET", f"/mlflow/runs/get?run_id={model['run']}", None),

@@ -88,6 +88,7 @@ class World:
     records_: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     tags: dict[str, dict[str, str]] = field(default_factory=dict)
     reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    pages: dict[str, str | None] = field(default_factory=dict)
     descriptions: dict[str, str] = field(default_factory=dict)
     decisions_: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
     routed: Mapping[str, Any] | None = None
@@ -245,6 +246,8 @@ class World:
             self.approvals[item.version] = item.content["rollout.approve"]
         elif item.kind == "report":
             self.reports[item.rollout] = json.loads(item.content["rollout.json"])
+        elif item.kind == "page":
+            self.pages |= {item.rollout: item.content.get("rollout.html")}
         elif item.kind == "description":
             before = self.descriptions.get(item.version, "")
             after = with_block(before, item.content["summary"], item.content["why"])
@@ -331,6 +334,14 @@ class World:
         if rollout not in self.records_:
             raise NotFoundError(rollout)
         return tuple(sorted(self._kept(rollout), key=lambda d: str(d["at"])))
+
+    def report(self, rollout: str) -> str:
+        """See Experiments."""
+        if not self.experiments_up:
+            raise UnavailableError("experiments is away")
+        if rollout not in self.records_:
+            raise NotFoundError(rollout)
+        return f"<title>{self.records_[rollout]['state']}</title>"
 
     def _kept(self, rollout: str) -> tuple[Mapping[str, Any], ...]:
         return tuple(self.decisions_.get(rollout, {}).values())

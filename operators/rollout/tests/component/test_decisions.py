@@ -123,6 +123,7 @@ def test_explain_the_api_and_the_runs_file_say_the_same(
         assert text.count(reason) >= 1
 
     assert written["decisions"] == list(kept)
+    assert on_trial.pages[rollout.id] == f"<title>{verdict}</title>"
     assert (kept[0]["verdict"], kept[0]["from"]) == ("started", None)
     assert (kept[-1]["verdict"], kept[-1]["reason"]) == (verdict, reason)
     assert kept[-1]["message"].startswith(rollout.message[:6])
@@ -208,7 +209,7 @@ def test_a_look_that_cannot_be_kept_holds_up_nothing(on_trial: World) -> None:
     go_on(on_trial, lambda: on_trial.weight == 0)
     on_trial.run(3, every=1.0)
     assert on_trial.tags["2"]["rollout.status"] == "aborted"
-    assert {i.kind for i in on_trial.status.writeback} == {"record", "decision", "report"}
+    assert {i.kind for i in on_trial.status.writeback} == {"record", "decision", "report", "page"}
     assert on_trial.reports == {}
     on_trial.experiments_up = True
     go_on(on_trial, lambda: is_decided(on_trial))
@@ -228,6 +229,7 @@ def test_a_lost_record_still_gets_the_runs_file(on_trial: World) -> None:
     go_on(on_trial, lambda: is_decided(on_trial))
     written = on_trial.reports[on_trial.rollout.id]
     assert (written["rollout"]["state"], written["decisions"]) == ("aborted", [])
+    assert on_trial.pages == {on_trial.rollout.id: None}
 
 
 def test_the_version_is_described_in_mlflow_by_its_verdict(on_trial: World) -> None:

@@ -17,6 +17,7 @@ from fairlead_rollout.domain.status import Writeback, parse_time
 log = logging.getLogger(__name__)
 
 ASK_AGAIN_AFTER = timedelta(seconds=2)  # of hanging: without numbers no trial is guarded
+PATIENCE = 1.0  # seconds for a page: one thread serves all rollouts, and an abort is worth more
 _NEVER_TAKEN = frozenset({httpx.codes.UNPROCESSABLE_ENTITY, httpx.codes.REQUEST_ENTITY_TOO_LARGE})
 
 
@@ -95,9 +96,25 @@ class ExperimentsClient:
             response = self._known(rollout, "decisions")
         return tuple(response.json()["decisions"])
 
-    def _known(self, rollout: str, what: str) -> httpx.Response:
+    def report(self, rollout: str, patience: float = PATIENCE) -> str:
+        """Return the report of a rollout as a page of HTML.
+
+        Drawing takes the service a second or more; that is no outage. It keeps what it has drawn, so
+        asking again gets it.
+
+        Args:
+            rollout: Its id.
+            patience: Seconds to wait.
+
+        Raises:
+            NotFoundError: The service knows nothing of the rollout.
+            UnavailableError: The service does not answer, or is still drawing.
+        """
+        return self._known(rollout, "report", timeout=patience).text
+
+    def _known(self, rollout: str, what: str, **options: Any) -> httpx.Response:
         path = f"/v1/rollouts/{rollout}/{what}"
-        response = call(self._http, "GET", path)
+        response = call(self._http, "GET", path, **options)
         if response.status_code == httpx.codes.NOT_FOUND:
             raise NotFoundError(f"the experiments service has no record of rollout {rollout}")
         if not response.is_success:

@@ -236,7 +236,7 @@ class MlflowRegistry:
             case "production":
                 if self._names(spec, item.content["candidate"]):
                     self._move(spec.model, spec.production, item.version)
-            case "report":
+            case "report" | "page":
                 self._log_files(spec.model, item.version, item.content)
 
     def _manage_missing(self, missing: frozenset[str]) -> bool:

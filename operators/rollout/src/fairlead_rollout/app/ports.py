@@ -117,9 +117,9 @@ class Registry(Protocol):
         """
 
     def write(self, spec: ServedModelSpec, item: Writeback) -> None:
-        """Tell MLflow (tags, approval, description, production, report); idempotent.
+        """Tell MLflow (tags, approval, description, production, report, page); idempotent.
 
-        The content of a report is its files: text by name.
+        The content of a report or a page is a file: its text by its name.
 
         Raises:
             UnavailableError: MLflow does not answer; try again later.
@@ -183,6 +183,14 @@ class Experiments(Protocol):
         Raises:
             NotFoundError: The service knows nothing of the rollout.
             UnavailableError: The service does not answer; try again later.
+        """
+
+    def report(self, rollout: str) -> str:
+        """Return the report of a rollout as a page of HTML.
+
+        Raises:
+            NotFoundError: The service knows nothing of the rollout.
+            UnavailableError: The service does not answer, or is still drawing; try again later.
         """
 
 

@@ -26,7 +26,7 @@ from fairlead_rollout.domain.ruling import IDLE, SELDOM, SOON
 from fairlead_rollout.domain.snapshot import Analysis, Snapshot
 from fairlead_rollout.domain.spec import ServedModelSpec
 from fairlead_rollout.domain.status import ConditionType, Status, Writeback
-from fairlead_rollout.domain.writebacks import with_files
+from fairlead_rollout.domain.writebacks import FILES, with_decisions, with_page
 
 log = logging.getLogger(__name__)
 
@@ -234,9 +234,9 @@ def _tell(snapshot: Snapshot, ports: Ports) -> tuple[Writeback, ...]:
 
 
 def _must_wait(item: Writeback, waiting: set[tuple[str, str]]) -> bool:
-    """Say whether others come first: a report shows what the experiments service has been told."""
+    """Say whether others come first: a file shows what the experiments service has been told."""
     others = {("record", item.rollout), ("decision", item.rollout)}
-    return item.kind == "report" and not waiting.isdisjoint(others)
+    return item.kind in FILES and not waiting.isdisjoint(others)
 
 
 def _is_told(item: Writeback, snapshot: Snapshot, ports: Ports) -> bool:
@@ -256,14 +256,16 @@ def _is_told(item: Writeback, snapshot: Snapshot, ports: Ports) -> bool:
 
 
 def _as_written(item: Writeback, ports: Ports) -> Writeback:
-    """Return what MLflow is told: a report gets its decisions only now."""
-    if item.kind != "report":
-        return item
+    """Return what MLflow is told: a file gets what the experiments service knows only now."""
     try:
-        return with_files(item, ports.experiments.decisions(item.rollout))
+        if item.kind == "report":
+            return with_decisions(item, ports.experiments.decisions(item.rollout))
+        if item.kind == "page":
+            return with_page(item, ports.experiments.report(item.rollout))
     except NotFoundError:
         # Its database was lost meanwhile: what the status knows is told all the same.
-        return with_files(item, ())
+        return with_decisions(item, ()) if item.kind == "report" else item
+    return item
 
 
 def _wait(served: ServedModel, obstacle: Obstacle, ports: Ports) -> timedelta:

@@ -13,6 +13,7 @@ from fairlead_rollout.domain.words import share_of
 from fairlead_rollout.domain.writebacks import (
     description_of,
     numbers_of,
+    page_of,
     production_moved,
     record_of,
     report_of,
@@ -120,6 +121,7 @@ def _announcements(
         tags_of(spec, rollout),
         description_of(name, rollout),
         report_of(name, rollout, analysis),
+        page_of(rollout),
     )
     ended_against = rollout.state in {RolloutState.ABORTED, RolloutState.INVALID}
     still_asked_for = (

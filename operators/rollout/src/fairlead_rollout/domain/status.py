@@ -119,7 +119,7 @@ class Writeback:
 
     Attributes:
         kind: `record` or `decision` (experiments); `tags`, `approval`, `description`,
-            `production` or `report` (MLflow).
+            `production`, `report` or `page` (MLflow).
         content: What to write; its shape depends on the kind.
     """
 

@@ -9,6 +9,7 @@ from fairlead_rollout.domain.snapshot import Analysis
 from fairlead_rollout.domain.spec import Objective, RolloutSpec, ServedModelSpec
 from fairlead_rollout.domain.status import Numbers, Rollout, Writeback, format_time, to_document
 
+FILES = frozenset({"report", "page"})  # kinds that become files of the training run
 MAX_REASON = 1_000  # characters of a reason in the experiments' record
 APPROVE_TAG = "rollout.approve"  # set by people, overwritten when it has counted
 MAX_TAG = 5_000  # characters MLflow keeps of a tag on every database
@@ -111,17 +112,26 @@ def report_of(name: str, rollout: Rollout, analysis: Analysis | None) -> Writeba
     return Writeback(kind="report", rollout=rollout.id, version=rollout.candidate, content=content)
 
 
-def with_files(item: Writeback, decisions: Sequence[Mapping[str, Any]]) -> Writeback:
-    """Return a report as the files that it becomes, by name.
+def page_of(rollout: Rollout) -> Writeback:
+    """Build the request to log `rollout.html`; the experiments service draws it when it is told."""
+    return Writeback(kind="page", rollout=rollout.id, version=rollout.candidate, content={})
+
+
+def with_decisions(item: Writeback, decisions: Sequence[Mapping[str, Any]]) -> Writeback:
+    """Return a report as the file that it becomes.
 
     Args:
         item: What `report_of` built.
         decisions: The rollout's decisions, the earliest first, as the experiments service has them.
     """
     document = {**item.content, "decisions": list(decisions)}
-    return replace(
-        item, content={"rollout.json": json.dumps(document, indent=1, ensure_ascii=False)}
-    )
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    return replace(item, content={"rollout.json": text})
+
+
+def with_page(item: Writeback, page: str) -> Writeback:
+    """Return the request of `page_of` as the file that it becomes."""
+    return replace(item, content={"rollout.html": page})
 
 
 def turn_of(version: str, rollout: Rollout, state: str, reason: str) -> Writeback:

@@ -42,6 +42,7 @@ from fairlead_rollout.entrypoints.generate import run_generate
 from fairlead_rollout.entrypoints.up import run_down, run_up
 
 HANDLED_WITHIN = 10.0  # seconds a person's request may take until the controller has seen it
+DRAWN_WITHIN = 60.0  # seconds
 Arguments = argparse.Namespace
 
 
@@ -82,7 +83,7 @@ def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--experiments-url",
         default=os.environ.get("FAIRLEAD_EXPERIMENTS_URL", ""),
-        help="with a cluster: where 'explain' gets the newest numbers (FAIRLEAD_EXPERIMENTS_URL)",
+        help="with a cluster: where 'explain' gets decisions and numbers, and 'report' the page (FAIRLEAD_EXPERIMENTS_URL)",
     )
     parser.set_defaults(is_plugin=is_plugin)
 
@@ -121,6 +122,14 @@ def _add_model_commands(commands: Any) -> None:
     key = commands.add_parser("key", help="make a key for a client of a served model")
     key.add_argument("client", help="the client's name")
     key.set_defaults(run=_key_for)
+    report = commands.add_parser(
+        "report", help="write the current or last rollout as a page of HTML"
+    )
+    report.add_argument("name", help="the served model")
+    report.add_argument(
+        "--output", metavar="FILE", help="where to, - for standard output (NAME-rollout.html)"
+    )
+    report.set_defaults(run=_report)
     _add_named(commands, "history", "list the rollouts that were decided", _history)
     helps = {
         Verb.PROMOTE: "let the candidate take all traffic now",
@@ -307,6 +316,32 @@ def _from_experiments(
             return experiments.analysis(rollout.id), experiments.decisions(rollout.id)
         except (NotFoundError, UnavailableError):
             return None, ()
+
+
+def _report(arguments: Arguments) -> int:
+    rollout = (_read(arguments).status or Status()).rollout
+    if rollout is None:
+        raise NotFoundError(f"{arguments.name}: there was no rollout yet")
+    url = _experiments_url(arguments)
+    if not url:
+        raise FairleadError(
+            "the experiments service draws the report: say where it is with --experiments-url"
+        )
+    with client(url) as http:
+        page = ExperimentsClient(http).report(rollout.id, patience=DRAWN_WITHIN)
+    if arguments.output == "-":
+        sys.stdout.write(page)
+        return 0
+    return _write(Path(arguments.output or f"{Path(arguments.name).name}-rollout.html"), page)
+
+
+def _write(file: Path, text: str) -> int:
+    try:
+        file.write_text(text, "utf-8")
+    except OSError as error:
+        raise FairleadError(f"{file}: {error.strerror}") from error
+    print(file)
+    return 0
 
 
 def _experiments_url(arguments: Arguments) -> str:

@@ -15,6 +15,7 @@ from fairlead_experiments.app.validation import (
 )
 from fairlead_experiments.domain.analysis import Document, analyse, timestamp
 from fairlead_experiments.domain.records import Decision, Rollout
+from fairlead_experiments.domain.report import Report, build_report
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,10 @@ class Experiments:
         """Answer the decisions of a rollout, the earliest first."""
         self.get_rollout(rollout_id)
         return self._store.list_decisions(rollout_id)
+
+    def report(self, rollout_id: str) -> Report:
+        """Answer the report of a rollout, to be drawn."""
+        return build_report(self.get_rollout(rollout_id), self._store.list_decisions(rollout_id))
 
     def analyse(self, rollout_id: str) -> Document:
         """Answer the analysis of a rollout as of now."""

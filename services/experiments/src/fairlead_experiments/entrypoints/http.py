@@ -9,12 +9,13 @@ from typing import Any
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from fairlead_experiments.adapters.pages import Pages
 from fairlead_experiments.app.documents import build_rollout
 from fairlead_experiments.app.errors import BadRequestError, NotFoundError, StoreUnavailableError
 from fairlead_experiments.app.service import Experiments, Receipt
@@ -40,6 +41,10 @@ _BODIES: tuple[type[BaseModel], ...] = (
     schemas.DecisionBody,
 )
 _REFERENCE = "#/components/schemas/{model}"
+_PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
+    "x-content-type-options": "nosniff",
+}
 _BATCHES_AT_ONCE = 4
 _QUIET = 10.0  # seconds
 _log = logging.getLogger(__name__)
@@ -184,6 +189,7 @@ def _ingest_routes(experiments: Experiments, metrics: Metrics) -> APIRouter:
 
 def _rollout_routes(experiments: Experiments, metrics: Metrics) -> APIRouter:
     router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
+    pages = Pages()
 
     @router.put(
         "/{rollout}",
@@ -229,6 +235,15 @@ def _rollout_routes(experiments: Experiments, metrics: Metrics) -> APIRouter:
         """Answer the decisions of a rollout, the earliest first."""
         found = experiments.list_decisions(rollout)
         return JSONResponse({"rollout": rollout, "decisions": [d.document for d in found]})
+
+    @router.get(
+        "/{rollout}/report",
+        response_class=HTMLResponse,
+        responses={200: {"description": "One page of HTML."}, **_NOT_FOUND, **_READ_ERRORS},
+    )
+    def get_report(rollout: str) -> Response:
+        """Answer the report of a rollout: a page that needs nothing from elsewhere."""
+        return HTMLResponse(pages.render(experiments.report(rollout)), headers=_PAGE_HEADERS)
 
     @router.get(
         "/{rollout}/analysis",
