@@ -278,12 +278,25 @@ class Stack:
         answer.raise_for_status()
         return time.time()
 
-    def tags(self, version: str) -> dict[str, str]:
-        """Return a version's tags in MLflow."""
+    def version(self, version: str) -> dict[str, Any]:
+        """Return a version as MLflow holds it."""
         url = f"{self.url('mlflow')}{API}/model-versions/get"
         answer = httpx.get(url, params={"name": MODEL, "version": version}, timeout=30)
-        tags = answer.raise_for_status().json()["model_version"].get("tags", [])
-        return {tag["key"]: tag["value"] for tag in tags}
+        found: dict[str, Any] = answer.raise_for_status().json()["model_version"]
+        return found
+
+    def tags(self, version: str) -> dict[str, str]:
+        """Return a version's tags in MLflow."""
+        return {tag["key"]: tag["value"] for tag in self.version(version).get("tags", [])}
+
+    def artifact(self, version: str, name: str) -> str:
+        """Return a file of the run that made a version."""
+        with httpx.Client(base_url=self.url("mlflow"), timeout=30) as http:
+            run = http.get(f"{API}/runs/get", params={"run_id": self.version(version)["run_id"]})
+            uri: str = run.raise_for_status().json()["run"]["info"]["artifact_uri"]
+            folder = uri.removeprefix("mlflow-artifacts:").lstrip("/")
+            answer = http.get(f"/api/2.0/mlflow-artifacts/artifacts/{folder}/{name}")
+            return answer.raise_for_status().text
 
     def analysis(self, rollout: str) -> dict[str, Any]:
         """Return the analysis of a rollout."""

@@ -1,5 +1,6 @@
 """Rollouts on one machine under steady load: nobody notices, whatever happens."""
 
+import json
 import os
 import signal
 import time
@@ -191,4 +192,29 @@ def test_a_lost_status_takes_no_traffic_and_is_rebuilt(
     assert load.moved == []
     assert (stack.rollout()["id"], stack.status()["stable"]) == (before["id"], "1")
     stack.run("abort", NAME)
+    stack.promote("1")
+
+
+def test_explain_the_api_the_page_and_mlflow_tell_one_story(
+    stack: Stack, until: Callable[..., Any]
+) -> None:
+    """A rollout that a person aborts: the same decisions wherever one reads them."""
+    stack.settle_on("1")
+    with stack.load() as load:
+        stack.promote("2")
+        stack.await_weight(2_000)
+        until(load.has_sent(200))
+        assert stack.run("abort", NAME).returncode == 0
+    until(lambda: not stack.status()["writeback"])
+    rollout = stack.rollout()["id"]
+    url = f"{stack.url('experiments')}/v1/rollouts/{rollout}/decisions"
+    kept = httpx.get(url, timeout=30).json()["decisions"]
+    changes = [decision for decision in kept if decision["verdict"] != "hold"]
+    assert [decision["verdict"] for decision in changes] == ["started", "step", "aborted"]
+    assert len(kept) > len(changes)
+    explained = stack.run("explain", NAME).stdout
+    assert [d["summary"] for d in changes if d["summary"] not in explained] == []
+    assert json.loads(stack.artifact("2", "rollout.json"))["decisions"] == kept
+    assert stack.artifact("2", "rollout.html") == stack.run("report", NAME, "--output", "-").stdout
+    assert "Rollout aborted" in stack.version("2")["description"]
     stack.promote("1")
