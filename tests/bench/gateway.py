@@ -138,7 +138,7 @@ def _changed(gateway: Gateway, document: dict[str, Any]) -> Cost:
     answered_within(gateway.port, f"/models/{MODEL}/invocations", arm, PATIENCE)
     seconds = time.perf_counter() - started
     digest = plan_digest(parse_plan(document))
-    wait_for(lambda: gateway.applied()[MODEL]["digest"] == digest, PATIENCE)
+    wait_for(lambda: gateway.applied().get(MODEL, {}).get("digest") == digest, PATIENCE)
     return Cost(seconds, _cpu(gateway, "envoy") - before[0], _cpu(gateway, "agent") - before[1])
 
 
