@@ -57,7 +57,14 @@ class Server:
         self._errors.seek(0)
         return self._errors.read()
 
-    def call(self, path: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
+    def call(
+        self,
+        path: str,
+        body: dict[str, Any] | None = None,
+        method: str | None = None,
+        *,
+        timeout: float = 30,
+    ) -> Any:
         """Send a request; answer its JSON."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}",
@@ -65,7 +72,7 @@ class Server:
             headers={"content-type": "application/json"},
             method=method,
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
             return json.load(answer)
 
     def end(self, number: signal.Signals) -> int:

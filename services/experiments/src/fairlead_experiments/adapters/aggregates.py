@@ -1,19 +1,33 @@
-"""Reads what was counted for a rollout, grouped by the database."""
+"""Reads what was counted for a rollout: some hundred rows at most, however much was sent."""
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, func, or_, select
+from sqlalchemy import Connection, func, select
 
 from fairlead_experiments.adapters import measures
-from fairlead_experiments.adapters.schema import BAD_UNITS, REQUESTS, UNIT_OUTCOMES, UNITS
+from fairlead_experiments.adapters.ledger import read_moments
+from fairlead_experiments.adapters.schema import COUNTERS, REQUESTS
+from fairlead_experiments.domain.counting import (
+    Count,
+    is_followed,
+    measured_distinct,
+    summarise,
+)
+from fairlead_experiments.domain.linear import entered_steps
 from fairlead_experiments.domain.records import (
     Aggregates,
     Kind,
     Requests,
     Rollout,
+    Standing,
     UnitCounts,
 )
+
+_Counts = dict[tuple[str, int, str], int]
+"""By name, step and arm; the step is -1 for what is counted over all steps."""
+
+_EVERY_STEP = -1
 
 
 def read(connection: Connection, rollout: Rollout, at: datetime) -> Aggregates:
@@ -24,21 +38,93 @@ def read(connection: Connection, rollout: Rollout, at: datetime) -> Aggregates:
         rollout: Whose aggregates.
         at: The time now: whether a window is over is asked of it.
     """
-    mixed, mixed_distinct = _mixed(connection, rollout.id)
-    measured: dict[str, Any] = {}
-    if rollout.objective:
-        measured = measures.read(connection, rollout, at, has_mixed=mixed_distinct > 0)
+    found = _counts(connection, rollout.id)
+    mixed = {step: n for (_, step, _), n in found.get(Count.MIXED, {}).items()}
+    mixed_distinct = mixed.pop(_EVERY_STEP, 0)
     return Aggregates(
         requests=_requests(connection, rollout.id),
-        bad_units=_bad_units(connection, rollout.id),
-        units=_units(connection, rollout.id),
+        bad_units={
+            kind: {(step, arm): n for (_, step, arm), n in found.get(kind, {}).items()}
+            for kind in Kind
+        },
+        units=_units(found),
         mixed=mixed,
         mixed_distinct=mixed_distinct,
-        distinct=_distinct(connection, rollout.id),
-        outcomes=_outcomes(connection, rollout),
+        distinct={arm: n for (_, _, arm), n in found.get(Count.DISTINCT, {}).items()},
+        outcomes=_outcomes(found, rollout),
         unassigned=_unassigned(connection, rollout.id),
-        **measured,
+        **_objective(connection, rollout, at, found, has_mixed=mixed_distinct > 0),
     )
+
+
+def _objective(
+    connection: Connection,
+    rollout: Rollout,
+    at: datetime,
+    found: dict[str, _Counts],
+    *,
+    has_mixed: bool,
+) -> dict[str, Any]:
+    """Answer the parts that are about the objective, by name: counted, or else swept."""
+    if rollout.objective is None:
+        return {}
+    if not is_followed(rollout):
+        return measures.read(connection, rollout, at, has_mixed=has_mixed)
+    moments, shared = summarise(read_moments(connection, rollout.id))
+    measured = {
+        (step.index, str(arm)): of.n
+        for step in moments
+        for arm, of in (("stable", step.stable), ("candidate", step.candidate))
+        if of.n
+    }
+    return {
+        "moments": moments,
+        "shared": shared,
+        "standing": _standing(found, measured),
+        "standing_distinct": _standing_distinct(
+            found, entered_steps(moments, is_ratio=rollout.objective.is_ratio)
+        ),
+    }
+
+
+def _standing(
+    found: dict[str, _Counts], measured: dict[tuple[int, str], int]
+) -> dict[tuple[int, str], Standing]:
+    waiting, capped = found.get(Count.WAITING, {}), found.get(Count.CAPPED, {})
+    cells = measured.keys() | {(step, arm) for _, step, arm in waiting if step != _EVERY_STEP}
+    return {
+        cell: Standing(
+            measured=measured.get(cell, 0),
+            waiting=waiting.get(("", *cell), 0),
+            capped=capped.get(("", *cell), 0),
+        )
+        for cell in cells
+    }
+
+
+def _standing_distinct(found: dict[str, _Counts], entered: frozenset[int]) -> dict[str, Standing]:
+    masks = {(arm, mask): n for (mask, _, arm), n in found.get(Count.MEASURED, {}).items()}
+    measured = measured_distinct(masks, entered)
+    waiting = {
+        arm: n for (_, step, arm), n in found.get(Count.WAITING, {}).items() if step == _EVERY_STEP
+    }
+    capped = found.get(Count.CAPPED, {})
+    return {
+        arm: Standing(
+            measured=measured.get(arm, 0),
+            waiting=waiting.get(arm, 0),
+            capped=sum(n for (_, _, of), n in capped.items() if of == arm),
+        )
+        for arm in {*waiting, *(of for of, _ in masks)}
+    }
+
+
+def _counts(connection: Connection, rollout: str) -> dict[str, _Counts]:
+    found: dict[str, _Counts] = {}
+    counted = select(COUNTERS).where(COUNTERS.c.rollout == rollout, COUNTERS.c.n != 0)
+    for _, kind, name, step, arm, n in connection.execute(counted):
+        found.setdefault(kind, {})[name, step, arm] = n
+    return found
 
 
 def _requests(connection: Connection, rollout: str) -> dict[tuple[int, str], Requests]:
@@ -56,65 +142,24 @@ def _requests(connection: Connection, rollout: str) -> dict[tuple[int, str], Req
     }
 
 
-def _bad_units(connection: Connection, rollout: str) -> dict[Kind, dict[tuple[int, str], int]]:
-    key = BAD_UNITS.c.kind, BAD_UNITS.c.step, BAD_UNITS.c.arm
-    counted = select(*key, func.count()).where(BAD_UNITS.c.rollout == rollout).group_by(*key)
-    found: dict[Kind, dict[tuple[int, str], int]] = {kind: {} for kind in Kind}
-    for kind, step, arm, n in connection.execute(counted):
-        found[Kind(kind)][step, arm] = n
-    return found
+def _units(found: dict[str, _Counts]) -> dict[tuple[int, str], UnitCounts]:
+    new = found.get(Count.NEW, {})
+    return {
+        (step, arm): UnitCounts(units=n, new=new.get(("", step, arm), 0))
+        for (_, step, arm), n in found.get(Count.UNITS, {}).items()
+    }
+
+
+def _outcomes(found: dict[str, _Counts], rollout: Rollout) -> dict[str, int]:
+    """Outcomes per arm: of the objective, or of any name where there is none."""
+    total: dict[str, int] = {}
+    for (name, _, arm), n in found.get(Count.OUTCOMES, {}).items():
+        if rollout.objective is None or name == rollout.objective.outcome:
+            total[arm] = total.get(arm, 0) + n
+    return total
 
 
 def _unassigned(connection: Connection, rollout: str) -> int:
     total = select(func.coalesce(func.sum(REQUESTS.c.requests), 0))
     of_none = total.where(REQUESTS.c.rollout == rollout, REQUESTS.c.assigned == 0)
     return int(connection.scalar(of_none) or 0)
-
-
-def _units(connection: Connection, rollout: str) -> dict[tuple[int, str], UnitCounts]:
-    exposed = select(UNITS.c.step, UNITS.c.arm, func.count()).where(UNITS.c.rollout == rollout)
-    grouped = exposed.group_by(UNITS.c.step, UNITS.c.arm)
-    other = UNITS.alias("other")
-    seen_elsewhere = exists().where(
-        other.c.rollout == UNITS.c.rollout,
-        other.c.unit == UNITS.c.unit,
-        or_(
-            other.c.step < UNITS.c.step,
-            and_(other.c.step == UNITS.c.step, other.c.arm != UNITS.c.arm),
-        ),
-    )
-    new = {(step, arm): n for step, arm, n in connection.execute(grouped.where(~seen_elsewhere))}
-    return {
-        (step, arm): UnitCounts(units=n, new=new.get((step, arm), 0))
-        for step, arm, n in connection.execute(grouped)
-    }
-
-
-def _mixed(connection: Connection, rollout: str) -> tuple[dict[int, int], int]:
-    """Per step the units that are mixed by then, and how many there are in all."""
-    crossed = measures.crossed(rollout).cte("crossed")
-    total = connection.scalar(select(func.count()).select_from(crossed)) or 0
-    if not total:
-        return {}, 0
-    counted = (
-        select(UNITS.c.step, func.count(UNITS.c.unit.distinct()))
-        .join(crossed, crossed.c.unit == UNITS.c.unit)
-        .where(UNITS.c.rollout == rollout, UNITS.c.step >= crossed.c.since)
-        .group_by(UNITS.c.step)
-    )
-    return {row[0]: row[1] for row in connection.execute(counted)}, total
-
-
-def _distinct(connection: Connection, rollout: str) -> dict[str, int]:
-    counted = select(UNITS.c.arm, func.count(UNITS.c.unit.distinct()))
-    rows = connection.execute(counted.where(UNITS.c.rollout == rollout).group_by(UNITS.c.arm))
-    return {row[0]: row[1] for row in rows}
-
-
-def _outcomes(connection: Connection, rollout: Rollout) -> dict[str, int]:
-    """Outcomes per arm: of the objective, or of any name where there is none."""
-    counted = select(UNIT_OUTCOMES.c.arm, func.sum(UNIT_OUTCOMES.c.n))
-    counted = counted.where(UNIT_OUTCOMES.c.rollout == rollout.id)
-    if rollout.objective:
-        counted = counted.where(UNIT_OUTCOMES.c.outcome == rollout.objective.outcome)
-    return {arm: int(n) for arm, n in connection.execute(counted.group_by(UNIT_OUTCOMES.c.arm))}

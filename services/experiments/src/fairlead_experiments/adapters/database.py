@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import orjson
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
@@ -16,19 +17,17 @@ from sqlalchemy import (
     Connection,
     Engine,
     Text,
-    and_,
     any_,
     create_engine,
     event,
+    func,
     literal,
     make_url,
-    or_,
+    select,
     text,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.sql.dml import Insert
-from sqlalchemy.sql.schema import Table
 
 from fairlead_experiments.app.errors import StoreUnavailableError
 
@@ -76,7 +75,7 @@ _SESSION = {
     "jit": "off",
 }
 
-# An analysis sweeps a whole rollout. A planner without statistics (the table is new, the rollout
+# Some objectives are swept: a whole rollout. A planner without statistics (the table is new, the rollout
 # began a minute ago) takes it for one row and compares every unit with every other: at 20,000 units
 # that takes longer than anybody waits.
 _SWEEP = ("SET LOCAL enable_nestloop = off", "SET LOCAL work_mem = '64MB'")
@@ -118,9 +117,9 @@ def _parse(url: str) -> URL:
     return parsed
 
 
-def is_server(engine: Engine) -> bool:
-    """Tell whether the database is another process, that may come and go."""
-    return engine.dialect.name == _POSTGRESQL
+def is_server(database: Engine | Connection) -> bool:
+    """Tell whether the database is another process, that may come and go: PostgreSQL."""
+    return database.dialect.name == _POSTGRESQL
 
 
 def _open_postgresql(url: URL) -> Engine:
@@ -222,21 +221,28 @@ def writing(engine: Engine, *, is_long: bool = False) -> Iterator[Connection]:
 def _translated(engine: Engine) -> Iterator[None]:
     try:
         yield
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, _driver_errors(engine)) as error:
         raise StoreUnavailableError(_reason(engine, error)) from error
 
 
-def _reason(engine: Engine, error: SQLAlchemyError) -> str:
+def _driver_errors(engine: Engine) -> type[Exception]:
+    """What the driver raises where SQLAlchemy is not between: COPY."""
+    kind: type[Exception] = engine.dialect.loaded_dbapi.Error
+    return kind
+
+
+def _reason(engine: Engine, error: Exception) -> str:
     """Say why, without what a statement carried and without the password.
 
     Only where there was no connection the driver's own words are repeated: they name the host, the
     database and the user. Those of a statement may quote values.
     """
-    if not isinstance(error, DBAPIError) or error.orig is None or not is_server(engine):
-        return type(getattr(error, "orig", None) or error).__name__
-    cause, state = error.orig, getattr(error.orig, "sqlstate", None)
-    if state is not None and error.statement:
+    cause = getattr(error, "orig", None) or error
+    state = getattr(cause, "sqlstate", None)
+    if state is not None and getattr(error, "statement", True):
         return f"{type(cause).__name__} ({state})"
+    if not isinstance(error, DBAPIError) or not is_server(engine):
+        return type(cause).__name__
     words = " ".join(str(cause).split()) or type(cause).__name__
     for secret in (engine.url.password, engine.url.query.get("password")):
         words = words.replace(str(secret), "***") if secret else words
@@ -248,47 +254,15 @@ def among(
 ) -> ColumnElement[bool]:
     """Answer the condition that a column has one of many values.
 
-    PostgreSQL takes them as one array: thousands of parameters cost the driver more time than the
-    server needs to find the rows.
+    They are one parameter, an array or a JSON list: thousands of parameters cost the driver more
+    time than the database needs to find the rows.
     """
     given = list(values)
-    if connection.dialect.name != _POSTGRESQL:
-        return column.in_(given)
-    kind = BigInteger() if isinstance(column.type, BigInteger) else Text()
-    return column == any_(literal(given, postgresql.ARRAY(kind)))
-
-
-def upsert(connection: Connection, table: Table, added: tuple[str, ...]) -> Insert:
-    """Answer an insert that adds the columns `added` to a row that is there already."""
-    statement = _insert(connection, table)
-    return statement.on_conflict_do_update(
-        index_elements=list(table.primary_key.columns),
-        set_={name: table.c[name] + statement.excluded[name] for name in added},
-    )
-
-
-def upsert_earliest(connection: Connection, table: Table) -> Insert:
-    """Answer an insert that keeps, of two rows with one key, the one with the smaller `at`.
-
-    Where both are of one moment the smaller `inference_id` decides, so that order never does.
-    """
-    statement = _insert(connection, table)
-    new = statement.excluded
-    is_earlier = or_(
-        new.at < table.c.at,
-        and_(new.at == table.c.at, new.inference_id < table.c.inference_id),
-    )
-    key = set(table.primary_key.columns)
-    return statement.on_conflict_do_update(
-        index_elements=list(table.primary_key.columns),
-        set_={column.name: new[column.name] for column in table.c if column not in key},
-        where=is_earlier,
-    )
-
-
-def _insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    is_postgresql = connection.dialect.name == _POSTGRESQL
-    return postgresql.insert(table) if is_postgresql else sqlite.insert(table)
+    if is_server(connection):
+        kind = BigInteger() if isinstance(column.type, BigInteger) else Text()
+        return column == any_(literal(given, postgresql.ARRAY(kind)))
+    listed = func.json_each(orjson.dumps(given).decode()).table_valued("value")
+    return column.in_(select(listed.c.value))
 
 
 def migrate(engine: Engine) -> None:

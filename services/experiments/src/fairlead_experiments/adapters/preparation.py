@@ -6,6 +6,7 @@ import threading
 from sqlalchemy import Engine
 
 from fairlead_experiments.adapters.database import migrate
+from fairlead_experiments.adapters.sql import SqlStore
 from fairlead_experiments.app.errors import StoreUnavailableError
 
 _log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Preparation:
     def run_once(self) -> None:
         """Bring the tables up to date, or raise."""
         migrate(self._engine)
+        SqlStore(self._engine).count_stale()
         self._is_done.set()
 
     def start(self) -> None:

@@ -2,8 +2,9 @@
 
 `exposures` and `outcomes` are what was sent, each row once; everything else is counted from them
 and kept in the same transaction. Times are microseconds since 1970 (UTC): the same integer on
-every database. The counted tables are kept in the order of their keys (on SQLite: without a rowid),
-so that a rollout is read in one sweep.
+every database. The counted tables are kept in the order of their keys (on SQLite: without a rowid).
+On PostgreSQL what was sent lies in partitions by time (`adapters.partitions`): the time is part of
+the key, and the one writer sees to it that an id is there once.
 
 On PostgreSQL text is compared byte by byte, as on SQLite: faster than by a language's rules, and an
 index stays right when the machine's rules change with its C library.
@@ -42,6 +43,7 @@ ROLLOUTS = Table(
     Column("candidate", text(64), nullable=False),
     Column("slower_than", Double, nullable=True),
     Column("document", Text, nullable=False),
+    Column("counted_by", Integer, nullable=False, server_default="0"),
     Index("ix_rollouts_model", "model"),
 )
 """The controller's records; what tells a bad request is copied out of the document."""
@@ -66,12 +68,13 @@ EXPOSURES = Table(
     Column("arm", text(9), nullable=False),
     Column("version", text(64), nullable=True),
     Column("unit", text(256), nullable=True),
-    Column("at", BigInteger, nullable=False),
+    Column("at", BigInteger, primary_key=True, autoincrement=False),
     Column("code", Integer, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("duration_ms", Double, nullable=False),
     Index("ix_exposures_unit", "unit", "rollout", "at"),
     Index("ix_exposures_rollout", "rollout"),
+    postgresql_partition_by="RANGE (at)",
 )
 
 OUTCOMES = Table(
@@ -81,12 +84,13 @@ OUTCOMES = Table(
     Column("outcome", text(64), primary_key=True),
     Column("moment", BigInteger, primary_key=True, autoincrement=False),
     Column("value", Double, nullable=False),
-    Column("observed_at", BigInteger, nullable=False),
+    Column("observed_at", BigInteger, primary_key=True, autoincrement=False),
     Column("inference_id", text(64), nullable=True),
     Column("model", text(63), nullable=True),
     Column("unit", text(256), nullable=True),
     Index("ix_outcomes_inference", "inference_id"),
     Index("ix_outcomes_unit", "unit", "model"),
+    postgresql_partition_by="RANGE (observed_at)",
 )
 """`inference_id` is the exposure an outcome belongs to: given, or found for a unit's outcome."""
 
@@ -97,7 +101,6 @@ UNITS = Table(
     Column("unit", text(256), primary_key=True),
     Column("step", Integer, primary_key=True, autoincrement=False),
     Column("arm", text(9), primary_key=True),
-    Column("requests", Integer, nullable=False),
     sqlite_with_rowid=False,
 )
 """Who met what: one row per rollout, unit, step and arm."""
@@ -106,8 +109,8 @@ UNIT_OUTCOMES = Table(
     "unit_outcomes",
     METADATA,
     Column("rollout", text(64), primary_key=True),
-    Column("outcome", text(64), primary_key=True),
     Column("unit", text(256), primary_key=True),
+    Column("outcome", text(64), primary_key=True),
     Column("step", Integer, primary_key=True, autoincrement=False),
     Column("arm", text(9), primary_key=True),
     Column("n", Integer, nullable=False),
@@ -116,6 +119,33 @@ UNIT_OUTCOMES = Table(
 )
 """A unit's outcomes in a step and arm: their number and their sum."""
 
+COUNTERS = Table(
+    "counters",
+    METADATA,
+    Column("rollout", text(64), primary_key=True),
+    Column("kind", text(16), primary_key=True),
+    Column("name", text(256), primary_key=True),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("arm", text(9), primary_key=True),
+    Column("n", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""What `domain.counting.counts` says of all units of a rollout, and its bad units by kind."""
+
+MOMENTS = Table(
+    "moments",
+    METADATA,
+    Column("rollout", text(64), primary_key=True),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("arm", text(9), primary_key=True),
+    Column("other_step", Integer, primary_key=True, autoincrement=False),
+    Column("other_arm", text(9), primary_key=True),
+    Column("n", BigInteger, nullable=False),
+    Column("sums", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Exact sums over the units measured in one cell or in two (`domain.counting.Sums`)."""
+
 REQUESTS = Table(
     "requests",
     METADATA,
@@ -123,12 +153,12 @@ REQUESTS = Table(
     Column("step", Integer, primary_key=True, autoincrement=False),
     Column("arm", text(9), primary_key=True),
     Column("assigned", Integer, primary_key=True, autoincrement=False),
-    Column("requests", Integer, nullable=False),
-    Column("answered", Integer, nullable=False),
-    Column("errors", Integer, nullable=False),
-    Column("slow", Integer, nullable=False),
-    Column("fallbacks", Integer, nullable=False),
-    Column("retried", Integer, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("answered", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    Column("slow", BigInteger, nullable=False),
+    Column("fallbacks", BigInteger, nullable=False),
+    Column("retried", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 """Requests per step and arm. `assigned` is 0 for requests without a unit."""

@@ -1,17 +1,17 @@
 """The store over SQL: SQLite for one machine, PostgreSQL for a cluster.
 
 Every write is one transaction with no other writer beside it (`database.writing`), in bulk
-statements. New rows are counted by adding to the aggregates. What changes a count after the fact
-(a replaced value, a unit's outcome that belongs to another exposure than thought) counts the
-touched units afresh from the rows, so that sums stay exact.
+statements, and changes the counts by what it changes (`ledger`, `traffic`). What changes a unit's
+sum after the fact (a replaced value, an outcome that belongs to another exposure than thought)
+counts that unit afresh from the rows, so that its sum stays exact.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from datetime import datetime
-from typing import Any, TypeVar
+from operator import attrgetter
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
@@ -19,36 +19,20 @@ from sqlalchemy import (
     Engine,
     and_,
     bindparam,
-    case,
-    delete,
     func,
     insert,
-    literal,
-    literal_column,
-    or_,
     select,
     text,
     update,
 )
 
 from fairlead_experiments.adapters import aggregates
-from fairlead_experiments.adapters.database import (
-    among,
-    reading,
-    upsert,
-    upsert_earliest,
-    writing,
-)
-from fairlead_experiments.adapters.schema import (
-    BAD_UNITS,
-    DECISIONS,
-    EXPOSURES,
-    OUTCOMES,
-    REQUESTS,
-    ROLLOUTS,
-    UNIT_OUTCOMES,
-    UNITS,
-)
+from fairlead_experiments.adapters.bulk import delete_rows, insert_rows
+from fairlead_experiments.adapters.database import among, reading, writing
+from fairlead_experiments.adapters.ledger import Ledger, Measured, UnitKey, count_units_afresh
+from fairlead_experiments.adapters.partitions import make_room
+from fairlead_experiments.adapters.schema import DECISIONS, EXPOSURES, OUTCOMES, ROLLOUTS, UNITS
+from fairlead_experiments.adapters.traffic import add_requests, count_requests_afresh
 from fairlead_experiments.app.documents import (
     dump_decision,
     dump_rollout,
@@ -56,28 +40,23 @@ from fairlead_experiments.app.documents import (
     load_rollout,
 )
 from fairlead_experiments.app.validation import microseconds
-from fairlead_experiments.domain.effect import Arm
+from fairlead_experiments.domain.counting import is_followed
 from fairlead_experiments.domain.records import (
     Aggregates,
     Counts,
     Decision,
     Exposure,
-    Kind,
     Outcome,
     Rollout,
 )
 
-T = TypeVar("T")
 Key = tuple[Any, ...]
-Touched = set[tuple[str, str, str]]
-"""(rollout, outcome, unit) whose counts have to be made afresh."""
 
-# PostgreSQL's protocol counts parameters in 16 bits, SQLite stops at 32,766; a statement here
-# binds at most four lists of this length.
-_CHUNK = 5_000
-_NO_ANSWER = 0
-_CLIENT_LEFT = 499
-_SERVER_ERROR = 500
+_exposure_row = attrgetter(*EXPOSURES.columns.keys())
+_outcome_row = attrgetter(*OUTCOMES.columns.keys())
+
+COUNTED_BY = 1
+"""How this release counts; what another one counted is counted afresh once, at the start."""
 
 
 class SqlStore:
@@ -115,7 +94,8 @@ class SqlStore:
             return Counts(0, 0)
         first = {e.inference_id: e for e in reversed(exposures)}
         with self._writing() as connection:
-            known = set(_matching(connection, EXPOSURES.c.inference_id, first))
+            mine = among(connection, EXPOSURES.c.inference_id, list(first))
+            known = set(connection.scalars(select(EXPOSURES.c.inference_id).where(mine)))
             new = [e for e in first.values() if e.inference_id not in known]
             if new:
                 _insert_exposures(connection, new)
@@ -131,7 +111,7 @@ class SqlStore:
             new = [o for key, o in latest.items() if key not in known]
             later = [o for key, o in latest.items() if key in known and _replaces(o, known[key])]
             _insert_outcomes(connection, new)
-            _replace_outcomes(connection, later)
+            _replace_outcomes(connection, later, known)
         changed = len(new) + len(later)
         return Counts(changed, len(outcomes) - changed)
 
@@ -147,6 +127,7 @@ class SqlStore:
             "model": rollout.model,
             "started_at": microseconds(rollout.started_at),
             "document": dump_rollout(rollout),
+            "counted_by": COUNTED_BY,
         }
         with self._writing(is_long=True) as connection:
             kept = select(ROLLOUTS).where(ROLLOUTS.c.id == rollout.id)
@@ -157,11 +138,23 @@ class SqlStore:
                 )
             else:
                 connection.execute(insert(ROLLOUTS).values(id=rollout.id, **row))
-            if before is None or any(before[name] != value for name, value in bad.items()):
-                _count_requests_afresh(connection, rollout.id)
             if before is None or before["model"] != rollout.model:
                 met = select(UNITS.c.unit).where(UNITS.c.rollout == rollout.id)
                 _attach(connection, OUTCOMES.c.unit.in_(met))
+            if before is None or any(before[name] != value for name, value in bad.items()):
+                count_requests_afresh(connection, rollout.id)
+            if before is None or load_rollout(before["document"]).objective != rollout.objective:
+                count_units_afresh(connection, rollout)
+
+    def count_stale(self) -> None:
+        """Count afresh what an earlier release counted in another way."""
+        with writing(self._engine, is_long=True) as connection:
+            stale = select(ROLLOUTS.c.id).where(ROLLOUTS.c.counted_by != COUNTED_BY)
+            for rollout in connection.scalars(stale).all():
+                count_requests_afresh(connection, rollout)
+                count_units_afresh(connection, _records(connection, {rollout})[rollout])
+                done = update(ROLLOUTS).where(ROLLOUTS.c.id == rollout)
+                connection.execute(done.values(counted_by=COUNTED_BY))
 
     def get_rollout(self, rollout: str) -> Rollout | None:
         """Answer the record, or None."""
@@ -211,7 +204,7 @@ class SqlStore:
 
     def read_aggregates(self, rollout: Rollout, at: datetime) -> Aggregates:
         """Answer what was counted for a rollout, as of one moment."""
-        with self._reading(is_sweep=True) as connection:
+        with self._reading(is_sweep=not is_followed(rollout)) as connection:
             return aggregates.read(connection, rollout, at)
 
 
@@ -219,129 +212,43 @@ class SqlStore:
 
 
 def _insert_exposures(connection: Connection, new: list[Exposure]) -> None:
-    connection.execute(insert(EXPOSURES), [_exposure_row(e) for e in new])
-    _count_units(connection, new)
-    for chunk in _chunks([e.inference_id for e in new]):
-        _count_requests(connection, among(connection, EXPOSURES.c.inference_id, chunk))
-    _count_waiting_outcomes(connection, {e.inference_id: e for e in new})
-    units = sorted({e.unit for e in new if e.unit is not None})
-    for chunk in _chunks(units):
-        _attach(connection, among(connection, OUTCOMES.c.unit, chunk))
+    make_room(connection, EXPOSURES, (e.at for e in new))
+    insert_rows(connection, EXPOSURES, [_exposure_row(e) for e in new])
+    records = _records(connection, {e.rollout for e in new})
+    add_requests(connection, new, records)
+    ledger = Ledger(connection, records)
+    ledger.meet({(e.rollout, e.unit, e.step, e.arm) for e in new if e.unit is not None})
+    ledger.add(_waiting_outcomes(connection, new))
+    ledger.save()
+    _attach_to(connection, new)
 
 
-def _exposure_row(exposure: Exposure) -> dict[str, object]:
-    return {
-        "inference_id": exposure.inference_id,
-        "rollout": exposure.rollout,
-        "step": exposure.step,
-        "arm": exposure.arm,
-        "version": exposure.version,
-        "unit": exposure.unit,
-        "at": exposure.at,
-        "code": exposure.code,
-        "attempts": exposure.attempts,
-        "duration_ms": exposure.duration_ms,
-    }
+def _records(connection: Connection, rollouts: Iterable[str]) -> dict[str, Rollout]:
+    found = select(ROLLOUTS.c.id, ROLLOUTS.c.document)
+    mine = among(connection, ROLLOUTS.c.id, sorted(rollouts))
+    return {key: load_rollout(document) for key, document in connection.execute(found.where(mine))}
 
 
-def _count_units(connection: Connection, new: list[Exposure]) -> None:
-    met = Counter((e.rollout, e.unit, e.step, e.arm) for e in new if e.unit is not None)
-    rows = [
-        {"rollout": rollout, "unit": unit, "step": step, "arm": arm, "requests": n}
-        for (rollout, unit, step, arm), n in met.items()
-    ]
-    if rows:
-        connection.execute(upsert(connection, UNITS, ("requests",)), rows)
-
-
-# --- requests -------------------------------------------------------------------------------
-
-# What makes a request bad is told by the database alone, from an exposure and its rollout's record,
-# so that what is added batch by batch is what counting afresh finds. Without a record no version is
-# known to stand in and none is slow; the record's coming counts afresh. When the client left, nobody
-# knows how the request would have ended: it counts against nobody, and is no answer either.
-
-_STAYED = EXPOSURES.c.code != _CLIENT_LEFT
-_ANSWERED = EXPOSURES.c.code.not_in([_NO_ANSWER, _CLIENT_LEFT])
-_FAILED = or_(EXPOSURES.c.code == _NO_ANSWER, EXPOSURES.c.code >= _SERVER_ERROR)
-_RETRIED = and_(_STAYED, EXPOSURES.c.attempts > 1)
-_OWN = case((EXPOSURES.c.arm == str(Arm.CANDIDATE), ROLLOUTS.c.candidate), else_=ROLLOUTS.c.stable)
-_STOOD_IN = and_(_STAYED, EXPOSURES.c.version != "", EXPOSURES.c.version != _OWN)
-_BAD: dict[Kind, ColumnElement[bool]] = {
-    Kind.ERRORS: or_(_FAILED, _RETRIED, _STOOD_IN),
-    Kind.SLOW: and_(_ANSWERED, EXPOSURES.c.duration_ms > ROLLOUTS.c.slower_than * 1000.0),
-}
-_RECORDED = EXPOSURES.outerjoin(ROLLOUTS, ROLLOUTS.c.id == EXPOSURES.c.rollout)
-
-
-def _count_requests(connection: Connection, chosen: ColumnElement[bool]) -> None:
-    """Add the chosen exposures to the requests of their step and arm, and to the bad units."""
-    key = {
-        "rollout": EXPOSURES.c.rollout,
-        "step": EXPOSURES.c.step,
-        "arm": EXPOSURES.c.arm,
-        "assigned": case(
-            (EXPOSURES.c.unit.is_(None), literal_column("0")), else_=literal_column("1")
-        ),
-    }
-    counters: dict[str, ColumnElement[Any]] = {
-        "requests": func.count(),
-        "answered": _number_of(_ANSWERED),
-        "errors": _number_of(_BAD[Kind.ERRORS]),
-        "slow": _number_of(_BAD[Kind.SLOW]),
-        "fallbacks": _number_of(_STOOD_IN),
-        "retried": _number_of(_RETRIED),
-    }
-    named = [column.label(name) for name, column in {**key, **counters}.items()]
-    counted = select(*named).select_from(_RECORDED).where(chosen).group_by(*key.values())
-    adding = upsert(connection, REQUESTS, tuple(counters))
-    connection.execute(adding.from_select([*key, *counters], counted))
-    for kind in Kind:
-        _note_bad_units(connection, kind, chosen)
-
-
-def _number_of(what: ColumnElement[bool]) -> ColumnElement[int]:
-    return func.sum(case((what, 1), else_=0))
-
-
-def _note_bad_units(connection: Connection, kind: Kind, chosen: ColumnElement[bool]) -> None:
-    """Keep each unit's first bad request, by the time it was made, whenever it arrives."""
-    order = EXPOSURES.c.at, EXPOSURES.c.inference_id
-    place = func.row_number().over(
-        partition_by=(EXPOSURES.c.rollout, EXPOSURES.c.unit), order_by=order
-    )
-    names = ("rollout", "unit", "step", "arm", "at", "inference_id")
-    bad = (
-        select(*(EXPOSURES.c[name] for name in names), place.label("place"))
-        .select_from(_RECORDED)
-        .where(chosen, EXPOSURES.c.unit.is_not(None), _BAD[kind])
-        .subquery()
-    )
-    first = select(literal(str(kind)), *(bad.c[name] for name in names)).where(bad.c.place == 1)
-    connection.execute(upsert_earliest(connection, BAD_UNITS).from_select(["kind", *names], first))
-
-
-def _count_requests_afresh(connection: Connection, rollout: str) -> None:
-    """Count a rollout's requests from the rows: what makes them bad came or changed."""
-    for table in (REQUESTS, BAD_UNITS):
-        connection.execute(delete(table).where(table.c.rollout == rollout))
-    _count_requests(connection, EXPOSURES.c.rollout == rollout)
-
-
-# --- outcomes before their exposure ---------------------------------------------------------
-
-
-def _count_waiting_outcomes(connection: Connection, new: dict[str, Exposure]) -> None:
-    """Count the outcomes that came before their exposure."""
+def _waiting_outcomes(
+    connection: Connection, new: list[Exposure]
+) -> Iterator[tuple[UnitKey, Measured, float]]:
+    """The outcomes that came before their exposure; requests without a unit have none."""
+    exposed = {e.inference_id: e for e in new if e.unit is not None}
     found = select(OUTCOMES.c.inference_id, OUTCOMES.c.outcome, OUTCOMES.c.value)
-    measured = [
-        (new[row.inference_id], row.outcome, row.value)
-        for chunk in _chunks(list(new))
-        for row in connection.execute(
-            found.where(among(connection, OUTCOMES.c.inference_id, chunk))
-        )
-    ]
-    _add_measured(connection, measured)
+    mine = among(connection, OUTCOMES.c.inference_id, list(exposed))
+    for inference_id, outcome, value in connection.execute(found.where(mine)):
+        exposure = exposed[inference_id]
+        assert exposure.unit is not None
+        yield (exposure.rollout, exposure.unit), (outcome, exposure.step, exposure.arm), value
+
+
+def _attach_to(connection: Connection, new: list[Exposure]) -> None:
+    """Attach units' outcomes, which may belong to an exposure that came now."""
+    exposed = [e for e in new if e.unit is not None]
+    if exposed:
+        earliest = min(e.at for e in exposed)
+        units = among(connection, OUTCOMES.c.unit, sorted({str(e.unit) for e in exposed}))
+        _attach(connection, and_(units, OUTCOMES.c.observed_at >= earliest))
 
 
 # --- outcomes -------------------------------------------------------------------------------
@@ -372,79 +279,62 @@ def _latest(outcomes: Sequence[Outcome]) -> dict[Key, Outcome]:
 
 
 def _known_outcomes(connection: Connection, outcomes: list[Outcome]) -> dict[Key, Any]:
-    found: dict[Key, Any] = {}
-    for chunk in _chunks(outcomes):
-        rows = connection.execute(
-            select(OUTCOMES).where(
-                among(connection, OUTCOMES.c.subject, {o.subject for o in chunk}),
-                among(connection, OUTCOMES.c.outcome, {o.outcome for o in chunk}),
-                among(connection, OUTCOMES.c.moment, {o.moment for o in chunk}),
-            )
-        )
-        found.update((_key(row), row) for row in rows)
-    return found
+    if not outcomes:
+        return {}
+    wanted = {_key(o) for o in outcomes}
+    subjects = among(connection, OUTCOMES.c.subject, sorted({o.subject for o in outcomes}))
+    moments = among(connection, OUTCOMES.c.moment, sorted({o.moment for o in outcomes}))
+    rows = connection.execute(select(OUTCOMES).where(subjects, moments))
+    return {_key(row): row for row in rows if _key(row) in wanted}
 
 
 def _insert_outcomes(connection: Connection, new: list[Outcome]) -> None:
     if not new:
         return
-    connection.execute(insert(OUTCOMES), [asdict(o) for o in new])
-    by_inference: defaultdict[str, list[Outcome]] = defaultdict(list)
-    for outcome in new:
-        if outcome.inference_id is not None:
-            by_inference[outcome.inference_id].append(outcome)
-    measured = [
-        (row, outcome.outcome, outcome.value)
-        for row in _exposed(connection, by_inference)
-        for outcome in by_inference[row.inference_id]
-    ]
-    _add_measured(connection, measured)
+    make_room(connection, OUTCOMES, (o.observed_at for o in new))
+    insert_rows(connection, OUTCOMES, [_outcome_row(o) for o in new])
+    exposed = _exposed(connection, {o.inference_id for o in new if o.inference_id is not None})
+    ledger = Ledger(connection, _records(connection, {row.rollout for row in exposed.values()}))
+    ledger.add(
+        ((row.rollout, row.unit), (outcome.outcome, row.step, row.arm), outcome.value)
+        for outcome in new
+        if (row := exposed.get(outcome.inference_id or ""))
+    )
+    ledger.save()
     units = sorted({o.unit for o in new if o.unit is not None})
-    for chunk in _chunks(units):
-        _attach(connection, among(connection, OUTCOMES.c.unit, chunk))
+    if units:
+        _attach(connection, among(connection, OUTCOMES.c.unit, units))
 
 
-def _replace_outcomes(connection: Connection, later: list[Outcome]) -> None:
+def _replace_outcomes(
+    connection: Connection, later: list[Outcome], known: Mapping[Key, Any]
+) -> None:
+    """Put later values in the place of earlier ones, attached as these were."""
     if not later:
         return
-    rows = [
-        {
-            "subject_": o.subject,
-            "outcome_": o.outcome,
-            "moment_": o.moment,
-            "value_": o.value,
-            "observed_": o.observed_at,
-        }
-        for o in later
-    ]
-    same = [OUTCOMES.c[name] == bindparam(f"{name}_") for name in ("subject", "outcome", "moment")]
-    replaced = update(OUTCOMES).where(*same)
-    connection.execute(
-        replaced.values(value=bindparam("value_"), observed_at=bindparam("observed_")), rows
-    )
-    attached = {
-        key: row.inference_id
-        for key, row in _known_outcomes(connection, later).items()
-        if row.inference_id is not None
-    }
-    exposed = {row.inference_id: row for row in _exposed(connection, set(attached.values()))}
+    ids = {_key(o): known[_key(o)].inference_id for o in later}
+    delete_rows(connection, OUTCOMES, [(*key, known[key].observed_at) for key in ids])
+    make_room(connection, OUTCOMES, (o.observed_at for o in later))
+    attached = [replace(o, inference_id=ids[_key(o)]) for o in later]
+    insert_rows(connection, OUTCOMES, [_outcome_row(o) for o in attached])
+    exposed = _exposed(connection, {found for found in ids.values() if found is not None})
     _count_afresh(
         connection,
         {
-            (exposed[found].rollout, key[1], exposed[found].unit)
-            for key, found in attached.items()
-            if key in {_key(o) for o in later} and found in exposed
+            ((row.rollout, row.unit), outcome.outcome)
+            for outcome in attached
+            if (row := exposed.get(outcome.inference_id or ""))
         },
     )
 
 
-def _exposed(connection: Connection, inference_ids: Iterable[str]) -> Iterator[Any]:
+def _exposed(connection: Connection, inference_ids: set[str]) -> dict[str, Any]:
     """The exposures of units with these ids."""
-    found = select(EXPOSURES).where(EXPOSURES.c.unit.is_not(None))
-    for chunk in _chunks(sorted(inference_ids)):
-        yield from connection.execute(
-            found.where(among(connection, EXPOSURES.c.inference_id, chunk))
-        )
+    if not inference_ids:
+        return {}
+    mine = among(connection, EXPOSURES.c.inference_id, sorted(inference_ids))
+    found = connection.execute(select(EXPOSURES).where(EXPOSURES.c.unit.is_not(None), mine))
+    return {row.inference_id: row for row in found}
 
 
 # --- outcomes of units ----------------------------------------------------------------------
@@ -487,11 +377,11 @@ def _move(connection: Connection, moved: list[Any]) -> None:
         ],
     )
     ends = {found for row in moved for found in (row.inference_id, row.met) if found is not None}
-    exposed = {row.inference_id: row for row in _exposed(connection, ends)}
+    exposed = _exposed(connection, ends)
     _count_afresh(
         connection,
         {
-            (exposed[found].rollout, row.outcome, row.unit)
+            ((exposed[found].rollout, row.unit), row.outcome)
             for row in moved
             for found in (row.inference_id, row.met)
             if found in exposed
@@ -499,68 +389,31 @@ def _move(connection: Connection, moved: list[Any]) -> None:
     )
 
 
-# --- what units measured --------------------------------------------------------------------
+def _count_afresh(connection: Connection, touched: set[tuple[UnitKey, str]]) -> None:
+    """Count units' outcomes from the rows: sums without what was taken out are then exact."""
+    rollouts = sorted({rollout for (rollout, _), _ in touched})
+    ledger = Ledger(connection, _records(connection, rollouts))
+    for rollout in rollouts:
+        mine = {(key, name) for key, name in touched if key[0] == rollout}
+        ledger.put(_counted(connection, rollout, mine))
+    ledger.save()
 
 
-def _add_measured(connection: Connection, measured: list[tuple[Any, str, float]]) -> None:
-    """Add outcomes to the units of their exposures; requests without a unit have none."""
-    counts: defaultdict[Key, list[float]] = defaultdict(lambda: [0, 0.0])
-    for exposure, outcome, value in measured:
-        if exposure.unit is not None:
-            row = counts[exposure.rollout, outcome, exposure.unit, exposure.step, exposure.arm]
-            row[0] += 1
-            row[1] += value
-    if counts:
-        rows = [_unit_outcome(key, int(n), total) for key, (n, total) in counts.items()]
-        connection.execute(upsert(connection, UNIT_OUTCOMES, ("n", "total")), rows)
-
-
-def _unit_outcome(key: Key, n: int, total: float) -> dict[str, object]:
-    names = ("rollout", "outcome", "unit", "step", "arm")
-    return {**dict(zip(names, key, strict=True)), "n": n, "total": total}
-
-
-def _count_afresh(connection: Connection, touched: Touched) -> None:
-    """Count units' outcomes from the rows."""
-    if not touched:
-        return
-    same = and_(*(UNIT_OUTCOMES.c[n] == bindparam(f"{n}_") for n in ("rollout", "outcome", "unit")))
-    connection.execute(
-        delete(UNIT_OUTCOMES).where(same),
-        [{"rollout_": r, "outcome_": o, "unit_": u} for r, o, u in touched],
-    )
-    key = (
-        EXPOSURES.c.rollout,
-        OUTCOMES.c.outcome,
-        EXPOSURES.c.unit,
-        EXPOSURES.c.step,
-        EXPOSURES.c.arm,
-    )
+def _counted(
+    connection: Connection, rollout: str, touched: set[tuple[UnitKey, str]]
+) -> dict[tuple[UnitKey, str], dict[Measured, tuple[int, float]]]:
+    place = EXPOSURES.c.unit, OUTCOMES.c.outcome, EXPOSURES.c.step, EXPOSURES.c.arm
     counted = (
-        select(*key, func.count(), func.sum(OUTCOMES.c.value))
+        select(*place, func.count(), func.sum(OUTCOMES.c.value))
         .join(OUTCOMES, OUTCOMES.c.inference_id == EXPOSURES.c.inference_id)
-        .group_by(*key)
+        .where(
+            EXPOSURES.c.rollout == rollout,
+            among(connection, EXPOSURES.c.unit, sorted({unit for (_, unit), _ in touched})),
+        )
+        .group_by(*place)
     )
-    rows = [
-        _unit_outcome(tuple(row[:5]), row[5], row[6])
-        for chunk in _chunks(sorted({unit for _, _, unit in touched}))
-        for row in connection.execute(counted.where(among(connection, EXPOSURES.c.unit, chunk)))
-        if tuple(row[:3]) in touched
-    ]
-    if rows:
-        connection.execute(insert(UNIT_OUTCOMES), rows)
-
-
-# --- lists ----------------------------------------------------------------------------------
-
-
-def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), _CHUNK):
-        yield items[start : start + _CHUNK]
-
-
-def _matching(
-    connection: Connection, column: ColumnElement[str], values: Iterable[str]
-) -> Iterator[str]:
-    for chunk in _chunks(list(values)):
-        yield from connection.scalars(select(column).where(among(connection, column, chunk)))
+    found: dict[tuple[UnitKey, str], dict[Measured, tuple[int, float]]] = {t: {} for t in touched}
+    for unit, name, step, arm, n, total in connection.execute(counted):
+        if ((rollout, unit), name) in found:
+            found[(rollout, unit), name][name, step, arm] = n, total
+    return found

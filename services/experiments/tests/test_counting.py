@@ -1,0 +1,310 @@
+"""Counts that follow every change equal counts made afresh, on both databases, to the last bit."""
+
+import itertools
+import math
+from datetime import UTC, datetime
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, select
+
+from fairlead_experiments.adapters import measures
+from fairlead_experiments.adapters.database import reading, writing
+from fairlead_experiments.adapters.ledger import count_units_afresh
+from fairlead_experiments.adapters.schema import (
+    BAD_UNITS,
+    COUNTERS,
+    MOMENTS,
+    REQUESTS,
+    UNIT_OUTCOMES,
+    UNITS,
+)
+from fairlead_experiments.adapters.sql import SqlStore
+from fairlead_experiments.adapters.traffic import count_requests_afresh
+from fairlead_experiments.app.validation import read_exposures, read_outcomes, read_rollout
+from fairlead_experiments.domain.counting import (
+    Count,
+    moments,
+    plus,
+    read_sums,
+    summarise,
+    write_sums,
+)
+from fairlead_experiments.domain.linear import NOTHING
+from fairlead_experiments.domain.records import Aggregates, Kind, Rollout
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+UNIT_NAMES = ("a", "b", "c", "d")
+ARMS = ("stable", "candidate")
+VALUES = st.sampled_from([0.0, 1.0, 0.1, -3.75, 1e9 + 0.1, 1e100, 5e-324])
+SECOND = st.integers(0, 5).map(lambda s: f"2026-01-01T00:00:0{s}Z")
+EXPOSURE = st.fixed_dictionaries(
+    {
+        "inferenceId": st.integers(0, 20),
+        "unit": st.sampled_from([None, *UNIT_NAMES]),
+        "arm": st.sampled_from(ARMS),
+        "step": st.integers(0, 2),
+        "at": SECOND,
+        "code": st.sampled_from([0, 200, 422, 499, 500]),
+        "attempts": st.sampled_from([1, 2]),
+        "durationMs": st.sampled_from([1.0, 200.0, 300.0]),
+        "version": st.sampled_from([None, "", "3", "4"]),
+    }
+)
+OUTCOME = st.fixed_dictionaries(
+    {
+        "inferenceId": st.integers(0, 20),
+        "outcome": st.sampled_from(["y", "z"]),
+        "value": VALUES,
+        "observedAt": SECOND,
+    }
+)
+UNIT_OUTCOME = st.fixed_dictionaries(
+    {
+        "unit": st.sampled_from(UNIT_NAMES),
+        "outcome": st.sampled_from(["y", "z"]),
+        "value": VALUES,
+        "observedAt": SECOND,
+    }
+)
+RECORD = st.fixed_dictionaries(
+    {
+        "candidate": st.sampled_from(["4", "5"]),
+        "objective": st.sampled_from(
+            [
+                None,
+                {"outcome": "y"},
+                {"outcome": "z", "cap": 1.5},
+                {"outcome": "y", "kind": "ratio", "denominator": "z"},
+            ]
+        ),
+        "slowerThan": st.sampled_from([None, 0.1, 0.25]),
+    }
+)
+BATCH = st.one_of(
+    st.lists(EXPOSURE, min_size=1, max_size=8),
+    st.lists(OUTCOME, min_size=1, max_size=8),
+    st.lists(UNIT_OUTCOME, min_size=1, max_size=4),
+    RECORD,
+)
+_numbers = itertools.count()
+
+
+class Case:
+    """One sequence of batches, sent for a rollout and a model of its own."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self.number = next(_numbers)
+        self.rollout = f"r{self.number}"
+        self._store = store
+
+    def send(self, batch: Any) -> None:
+        """Send a batch, or the record."""
+        if isinstance(batch, dict):
+            self._store.put_rollout(self.record(batch))
+        elif "arm" in batch[0]:
+            items = [
+                {**i, "inferenceId": self._id(i), "unit": i["unit"], "rollout": self.rollout}
+                for i in batch
+            ]
+            found, rejected = read_exposures(items, now=NOW)
+            assert not rejected
+            self._store.add_exposures(found)
+        else:
+            outcomes, rejected = read_outcomes([self._outcome(i) for i in batch], now=NOW)
+            assert not rejected
+            self._store.add_outcomes(outcomes)
+
+    def record(self, given: dict[str, Any]) -> Rollout:
+        """The record with what varies."""
+        objective, slower = given["objective"], given["slowerThan"]
+        return read_rollout(
+            self.rollout,
+            {
+                "model": f"m{self.number}",
+                "stable": "3",
+                "candidate": given["candidate"],
+                "startedAt": "2026-01-01T00:00:00Z",
+                "state": "running",
+                "steps": [],
+                "objective": objective and {**objective, "better": "lower", "minimumEffect": 0.1},
+                "guardrails": {"latency": slower and {"slowerThan": slower, "margin": 0.25}},
+            },
+        )
+
+    def _id(self, item: dict[str, Any]) -> str:
+        return f"{self.number}-{item['inferenceId']}"
+
+    def _outcome(self, item: dict[str, Any]) -> dict[str, Any]:
+        if "unit" in item:
+            return {**item, "model": f"m{self.number}"}
+        return {**item, "inferenceId": self._id(item)}
+
+    def tables(self, engine: Engine) -> list[list[tuple[Any, ...]]]:
+        """All that is counted for the rollout."""
+        counted = (UNITS, UNIT_OUTCOMES, REQUESTS, BAD_UNITS, COUNTERS, MOMENTS)
+        with engine.connect() as connection:
+            return [
+                sorted(map(tuple, connection.execute(select(t).where(t.c.rollout == self.rollout))))
+                for t in counted
+            ]
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=st.lists(BATCH, min_size=1, max_size=8), last=RECORD, data=st.data())
+def test_counts_that_follow_equal_counts_made_afresh(
+    engine: Engine, batches: list[Any], last: dict[str, Any], data: st.DataObject
+) -> None:
+    """Replays, duplicates, any order, corrections, a record that comes late or changes."""
+    store = SqlStore(engine)
+    case = Case(store)
+    replayed = [*batches, *data.draw(st.lists(st.sampled_from(batches), max_size=3)), last]
+    for batch in replayed:
+        case.send(batch)
+    followed = case.tables(engine)
+    rollout = case.record(last)
+    read = store.read_aggregates(rollout, NOW)
+
+    with writing(engine) as connection:
+        count_requests_afresh(connection, case.rollout)
+        count_units_afresh(connection, rollout)
+
+    assert followed == case.tables(engine)
+    assert read == store.read_aggregates(rollout, NOW)
+    assert_swept(engine, read, rollout)
+    assert_plain(read, rollout, *followed[:2])
+
+
+def assert_swept(engine: Engine, found: Aggregates, rollout: Rollout) -> None:
+    """Compare how the units stand with what a sweep of the rows says."""
+    if rollout.objective is None:
+        return
+    with reading(engine, is_sweep=True) as connection:
+        swept = measures.read(connection, rollout, NOW, has_mixed=True)
+    assert found.standing == swept["standing"]
+    assert found.standing_distinct == swept["standing_distinct"]
+    cells = [(step.index, step.stable.n, step.candidate.n) for step in found.moments]
+    assert cells == [(step.index, step.stable.n, step.candidate.n) for step in swept["moments"]]
+
+
+def assert_plain(
+    found: Aggregates, rollout: Rollout, cells: list[tuple[Any, ...]], sums: list[tuple[Any, ...]]
+) -> None:
+    """Compare with the rules as they are told, over the units' rows."""
+    met: dict[str, set[tuple[int, str]]] = {}
+    for _, unit, step, arm in cells:
+        met.setdefault(unit, set()).add((step, arm))
+    mixed = {(u, s) for u, c in met.items() for s, _ in c if is_mixed(c, s)}
+    for step, arm in {cell for cells_ in met.values() for cell in cells_}:
+        here = [unit for unit, cells_ in met.items() if (step, arm) in cells_]
+        first = [u for u in here if min(met[u])[0] == step and len({*met[u]} & both(step)) == 1]
+        assert (found.units[step, arm].units, found.units[step, arm].new) == (len(here), len(first))
+    assert sum(found.mixed.values()) == len(mixed)
+    assert found.mixed_distinct == len({unit for unit, _ in mixed})
+    for arm in ARMS:
+        distinct = sum(any(a == arm for _, a in cells_) for cells_ in met.values())
+        assert found.distinct.get(arm, 0) == distinct
+
+    objective = rollout.objective
+    wanted = [row for row in sums if objective is None or row[2] == objective.outcome]
+    for arm in ARMS:
+        assert found.outcomes.get(arm, 0) == sum(row[5] for row in wanted if row[4] == arm)
+    values: dict[tuple[int, str], dict[str, Fraction]] = {}
+    for _, unit, name, step, arm, n, total in (
+        wanted if objective and not objective.is_ratio else []
+    ):
+        assert name == objective.outcome
+        if (unit, step) not in mixed:
+            cap = objective.cap or math.inf
+            values.setdefault((step, arm), {})[unit] = Fraction(max(-cap, min(cap, total / n)))
+    if objective is None or not objective.is_ratio:
+        assert_moments(found, values)
+
+
+def both(step: int) -> set[tuple[int, str]]:
+    """Both arms in a step."""
+    return {(step, arm) for arm in ARMS}
+
+
+def is_mixed(cells: set[tuple[int, str]], step: int) -> bool:
+    """Whether a unit met stable by this step, although it had met the candidate by then."""
+    return any(
+        s <= step and any(t <= s and other == "candidate" for t, other in cells)
+        for s, arm in cells
+        if arm == "stable"
+    )
+
+
+def assert_moments(found: Aggregates, values: dict[tuple[int, str], dict[str, Fraction]]) -> None:
+    """Compare means and products of distances with fractions, which do not round."""
+    means = {cell: sum(of.values()) / len(of) for cell, of in values.items()}
+    for step in found.moments:
+        for arm, summary in (("stable", step.stable), ("candidate", step.candidate)):
+            of = values.get((step.index, arm), {})
+            mean = means.get((step.index, arm), Fraction(0))
+            m2 = float(sum((value - mean) ** 2 for value in of.values()))
+            assert (summary.n, summary.mean) == (len(of), (float(mean), 0.0, 0.0))
+            assert summary.comoments == ((m2, 0.0, 0.0), NOTHING, NOTHING)
+    assert {s.index for s in found.moments} == {step for step, _ in values}
+    products = {}
+    for a, b in itertools.combinations(sorted(values), 2):
+        if shared := values[a].keys() & values[b].keys():
+            distances = ((values[a][u] - means[a]) * (values[b][u] - means[b]) for u in shared)
+            products[a, b] = float(sum(distances))
+    assert products == {
+        ((o.first, str(o.first_arm)), (o.second, str(o.second_arm))): o.comoments[0][0]
+        for o in found.shared
+    }
+
+
+VECTORS = st.dictionaries(
+    st.tuples(st.integers(0, 3), st.sampled_from(ARMS)),
+    st.tuples(st.floats(-1e100, 1e100), st.floats(-1e100, 1e100)),
+    max_size=5,
+)
+
+
+@given(units=st.lists(st.tuples(VECTORS, VECTORS), min_size=1, max_size=6), data=st.data())
+def test_what_a_unit_adds_can_be_taken_out_again(
+    units: list[tuple[Any, Any]], data: st.DataObject
+) -> None:
+    """Any doubles, in any order: after all changes are undone nothing is left, not even a bit."""
+    changes = [(before, after) for before, after in units]
+    undone = [(after, before) for before, after in units]
+    total: dict[Any, Any] = {}
+    for before, after in data.draw(st.permutations(changes + undone)):
+        for pair, sums in moments(before, after).items():
+            total[pair] = plus(total[pair], sums) if pair in total else sums
+
+    assert not any(any(sums) for sums in total.values())
+
+
+@given(st.lists(st.floats(-1e100, 1e100), min_size=1, max_size=5))
+def test_sums_are_read_as_they_were_written(values: list[float]) -> None:
+    """Whatever the numbers, and zero, and whatever their signs."""
+    for value in values:
+        (sums,) = moments({}, {(0, "stable"): (value,)}).values()
+        assert read_sums(sums[0], write_sums(sums)) == sums
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, 1e12])
+def test_an_offset_does_not_cancel(offset: float) -> None:
+    """Values that differ by one part in 10^12 keep their variance, exactly."""
+    total: dict[Any, Any] = {}
+    for value in (1.0, 2.0, 3.0):
+        for pair, sums in moments({}, {(0, "stable"): (offset + value,)}).items():
+            total[pair] = plus(total[pair], sums) if pair in total else sums
+
+    (step,), _ = summarise(total)
+
+    assert (step.stable.n, step.stable.mean[0]) == (3, offset + 2.0)
+    assert step.stable.comoments[0][0] == 2.0
+
+
+def test_kinds_of_bad_requests_are_counted_like_the_rest() -> None:
+    """No two things that are counted share a name, or one would overwrite the other."""
+    names = [*Count, *Kind]
+    assert len({str(name) for name in names}) == len(names)
