@@ -3,18 +3,26 @@
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from experiments_process import Server, serving
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, text
 
-from fairlead_experiments.adapters.database import migrate, open_engine
+from fairlead_experiments.adapters.database import migrate, migrations, open_engine, writing
+from fairlead_experiments.adapters.preparation import Preparation
 from fairlead_experiments.adapters.schema import EXPOSURES, METADATA
+from fairlead_experiments.adapters.sql import SqlStore
+from fairlead_experiments.app.documents import dump_rollout
+from fairlead_experiments.app.validation import read_rollout
+from fairlead_experiments.domain.records import Kind
 from fairlead_experiments.entrypoints.cli import URL_VARIABLE, main
 
 Build = Callable[..., dict[str, Any]]
@@ -110,6 +118,53 @@ def test_migrations_make_the_tables_of_the_schema(engine: Engine) -> None:
         options = {"compare_type": True, "include_name": is_no_partition}
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, METADATA) == []
+
+
+def test_what_an_earlier_release_kept_is_counted(empty_url: str, record: Build) -> None:
+    """Rows of the first tables are moved, and counted in the new way before the service answers."""
+    engine = open_engine(empty_url)
+    rollout = read_rollout("r1", record())
+    row = {"id": "r1", "model": rollout.model, "stable": "3", "candidate": "4"}
+    with writing(engine) as connection:
+        command.upgrade(migrations(connection), "0001")
+        connection.execute(
+            text(
+                "INSERT INTO rollouts (id, model, started_at, stable, candidate, slower_than,"
+                " document) VALUES (:id, :model, 0, :stable, :candidate, 0.2, :document)"
+            ),
+            {**row, "document": dump_rollout(rollout)},
+        )
+        for number, at in enumerate((0, int(time.time() * 1e6))):
+            connection.execute(
+                text(
+                    "INSERT INTO exposures VALUES (:id, 'r1', 0, 'candidate', '4', :unit, :at, 500,"
+                    " 1, 300)"
+                ),
+                {"id": f"i{number}", "unit": f"u{number}", "at": at},
+            )
+            connection.execute(
+                text("INSERT INTO units VALUES ('r1', :unit, 0, 'candidate', 1)"),
+                {"unit": f"u{number}"},
+            )
+            connection.execute(
+                text(
+                    "INSERT INTO unit_outcomes VALUES"
+                    " ('r1', 'squared_error', :unit, 0, 'candidate', 1, :value)"
+                ),
+                {"unit": f"u{number}", "value": float(number)},
+            )
+
+    Preparation(engine).run_once()
+
+    found = SqlStore(engine).read_aggregates(rollout, datetime.now(UTC))
+    assert found.requests[0, "candidate"].slow == 2
+    assert found.bad_units[Kind.ERRORS] == {(0, "candidate"): 2}
+    assert found.units[0, "candidate"].new == 2
+    assert found.moments[0].candidate.n == 2
+    assert found.moments[0].candidate.mean[0] == 0.5
+    with engine.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(EXPOSURES)) == 2
+    engine.dispose()
 
 
 def test_sqlite_is_set_up_to_keep_what_it_acknowledges(tmp_path: Path) -> None:
