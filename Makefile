@@ -40,7 +40,7 @@ KUBECTL = kubectl --context kind-$(KIND)
 INSTALL = helm --kube-context kind-$(KIND) upgrade --install --wait --timeout 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pytorch e2e load bench bench-controller verify format generate requirements images $(IMAGES:%=image-%) sbom kind-up kind-down clean
+.PHONY: help demo test test-pytorch e2e load bench bench-experiments bench-controller verify format generate requirements images $(IMAGES:%=image-%) sbom kind-up kind-down clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,7 +63,11 @@ load: $(VENV)/.dev  ## Load the local stack with real flights, fail above thresh
 bench: $(VENV)/.dev  ## Measure serving beside its peers; needs wrk (BENCH='--models m1 --peers usual,others')
 	@python tests/bench/bad_input.py
 	@python tests/bench/gateway.py
+	@python tests/bench/experiments.py
 	@python tests/bench/serving $(BENCH)
+
+bench-experiments: $(VENV)/.dev  ## Measure the experiments service on SQLite and PostgreSQL (BENCH='--full')
+	@python tests/bench/experiments.py $(BENCH)
 
 bench-controller: $(VENV)/.dev  ## Measure the controller with 1,000 models on the current kubeconfig (BENCH='--count 100')
 	@python tests/bench/controller.py $(BENCH)
