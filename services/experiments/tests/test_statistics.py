@@ -198,14 +198,15 @@ def test_srm_leaves_out_steps_for_one_arm() -> None:
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
-def test_guardrail_evalue_is_one_on_average_at_the_margin(share: float) -> None:
-    """At exactly the margin, over all sides newly bad units can take, the e-value is exactly 1."""
-    theta = 1.25 * share / (1 - share + 1.25 * share)
+@pytest.mark.parametrize("null", [1.0, 1.25])
+def test_guardrail_evalue_is_one_on_average_at_its_null(share: float, null: float) -> None:
+    """At the margin, or as bad as stable, over all sides bad units can take, it is exactly 1."""
+    theta = null * share / (1 - share + null * share)
     total = sum(
         math.comb(12, bad)
         * theta**bad
         * (1 - theta) ** (12 - bad)
-        * math.exp(guardrails.log_evalue([guardrails.BadUnits(share, 12 - bad, bad)], 0.25))
+        * math.exp(guardrails.log_evalue([guardrails.BadUnits(share, 12 - bad, bad)], 0.25, null))
         for bad in range(13)
     )
 

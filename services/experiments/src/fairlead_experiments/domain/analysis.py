@@ -173,6 +173,7 @@ class _Watched:
 def _judge_guardrail(watched: _Watched, rollout: Rollout, data: Aggregates) -> Finding:
     units = _bad_units(watched.kind, rollout, data)
     evalue = sequential.finite(guardrails.log_evalue(units, watched.margin))
+    equal = sequential.finite(guardrails.log_evalue(units, watched.margin, null=1.0))
     total = _traffic(watched.kind, data)
     step = max((index for index, _ in data.requests), default=0)
     current = _traffic(watched.kind, data, step)
@@ -184,6 +185,8 @@ def _judge_guardrail(watched: _Watched, rollout: Rollout, data: Aggregates) -> F
         "name": watched.name,
         "evalue": evalue,
         "threshold": guardrails.THRESHOLD,
+        "equalEvalue": equal,
+        "equalThreshold": guardrails.EQUAL_THRESHOLD,
         "stableBad": total.stable_bad,
         "candidateBad": total.candidate_bad,
         "stableBadUnits": stable_units,
@@ -201,7 +204,8 @@ def _judge_guardrail(watched: _Watched, rollout: Rollout, data: Aggregates) -> F
             f"{total.candidate_bad:,} of {whose} {total.candidate_requests:,} requests "
             f"{watched.words}{_of_units(candidate_units)}, {total.stable_bad:,} of "
             f"{total.stable_requests:,} of version {rollout.stable}'s{_of_units(stable_units)}; "
-            f"e-value {_number(evalue)} of {guardrails.THRESHOLD:g}"
+            f"e-value {_number(evalue)} of {guardrails.THRESHOLD:g}, and {_number(equal)} of "
+            f"{guardrails.EQUAL_THRESHOLD:g} against being no worse"
         )
 
     if watched.kind is Kind.ERRORS and guardrails.is_above_ceiling(current, candidate_units):
@@ -210,7 +214,7 @@ def _judge_guardrail(watched: _Watched, rollout: Rollout, data: Aggregates) -> F
             f"{current.candidate_requests:,} requests in step {step} failed"
         )
         return Finding(State.WORSE, reason, numbers)
-    if evalue >= guardrails.THRESHOLD:
+    if evalue >= guardrails.THRESHOLD and equal >= guardrails.EQUAL_THRESHOLD:
         return Finding(State.WORSE, f"{subject} is worse: {compared('its')}", numbers)
     if current.candidate_requests < guardrails.ENOUGH_REQUESTS:
         reason = (

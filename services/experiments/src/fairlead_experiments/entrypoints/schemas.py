@@ -399,12 +399,16 @@ class GuardrailDocument(BaseModel):
     """What one guardrail says.
 
     Units decide, each from its first bad request on; `stableBad` and `candidateBad` are requests.
+    `evalue` is against the margin, `equalEvalue` against being no worse than stable: both must
+    reach their thresholds.
     """
 
     name: Literal["errors", "latency"]
     state: State
     evalue: float
     threshold: float
+    equalEvalue: float
+    equalThreshold: float
     stableBad: int
     candidateBad: int
     stableBadUnits: int
