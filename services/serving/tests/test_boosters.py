@@ -223,3 +223,23 @@ def test_lightgbm_models_predict_row_by_row(case: str, tmp_path: Path) -> None:
     (tmp_path / "model.pkl").write_bytes(cloudpickle.dumps(model))
     kind = f"lightgbm.sklearn.{type(model).__name__}"
     _assert_rowwise(_load(LightgbmLoader(2), tmp_path / "model.pkl", kind))
+
+
+def test_lightgbm_uses_the_threads_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many rows take as many threads as are allowed; for a few, one is quickest."""
+    booster = lightgbm.train(dict(SMALL), lightgbm.Dataset(ROWS, NUMBER), 2)
+    booster.save_model(tmp_path / "model.lgb")
+    given: list[int] = []
+    predict = lightgbm.Booster.predict
+
+    def spy(self: Any, data: Any, **options: Any) -> Any:
+        given.append(options["num_threads"])
+        return predict(self, data, **options)
+
+    monkeypatch.setattr(lightgbm.Booster, "predict", spy)
+    model = _load(LightgbmLoader(3), tmp_path / "model.lgb", "lightgbm.basic.Booster")
+    for count in (1, 16, 17, 100):
+        model.predict(Records(LAYOUT, [tuple(row) for row in ROWS[:count].tolist()]), {})
+    assert given == [1, 1, 3, 3]
