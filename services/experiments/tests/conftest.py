@@ -215,6 +215,7 @@ def record() -> Callable[..., dict[str, Any]]:
             "guardrails": {
                 "errors": {"margin": 0.25},
                 "latency": {"slowerThan": 0.2, "margin": 0.25},
+                "shadow": None,
             },
             **changed,
         }

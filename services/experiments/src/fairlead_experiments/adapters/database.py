@@ -26,8 +26,10 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.sql.dml import Insert
+from sqlalchemy.sql.schema import Table
 
 from fairlead_experiments.app.errors import StoreUnavailableError
 
@@ -263,6 +265,13 @@ def among(
         return column == any_(literal(given, postgresql.ARRAY(kind)))
     listed = func.json_each(orjson.dumps(given).decode()).table_valued("value")
     return column.in_(select(listed.c.value))
+
+
+def insert_new(connection: Connection, table: Table) -> Insert:
+    """Answer an insert that leaves a row alone that is there already."""
+    if is_server(connection):
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()
 
 
 def migrate(engine: Engine) -> None:

@@ -176,3 +176,58 @@ BAD_UNITS = Table(
     sqlite_with_rowid=False,
 )
 """Each unit's first bad request, of the kinds `errors` and `slow`: one row, however many follow."""
+
+PREDICTIONS = Table(
+    "predictions",
+    METADATA,
+    Column("model", text(63), primary_key=True),
+    Column("inference_id", text(64), primary_key=True),
+    Column("version", text(64), primary_key=True),
+    Column("is_shadow", Integer, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("is_paired", Integer, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("code", Integer, nullable=False),
+    Column("duration_ms", Double, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("value", Text, nullable=True),
+    Index("ix_predictions_received", "received_at"),
+    Index("ix_predictions_inference", "inference_id"),
+)
+"""Predictions of compared requests, for the minutes in which their other half may come."""
+
+COMPARISONS = Table(
+    "comparisons",
+    METADATA,
+    Column("model", text(63), primary_key=True),
+    Column("stable", text(64), primary_key=True),
+    Column("shadow", text(64), primary_key=True),
+    Column("total", BigInteger, nullable=False),
+    Column("kept", Integer, nullable=False),
+    Column("last_place", BigInteger, nullable=False),
+    Column("first_at", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""A shadow beside the version that answers; a pair whose place is behind `last_place` is not kept."""
+
+PAIRS = Table(
+    "pairs",
+    METADATA,
+    Column("model", text(63), primary_key=True),
+    Column("stable", text(64), primary_key=True),
+    Column("shadow", text(64), primary_key=True),
+    Column("place", BigInteger, primary_key=True, autoincrement=False),
+    Column("inference_id", text(64), primary_key=True),
+    Column("stable_code", Integer, nullable=False),
+    Column("stable_duration_ms", Double, nullable=False),
+    Column("stable_rows", Integer, nullable=False),
+    Column("stable_value", Text, nullable=True),
+    Column("shadow_code", Integer, nullable=False),
+    Column("shadow_duration_ms", Double, nullable=False),
+    Column("shadow_rows", Integer, nullable=False),
+    Column("shadow_value", Text, nullable=True),
+    sqlite_with_rowid=False,
+)
+"""A sample of the pairs: of each comparison those with the first places."""

@@ -26,7 +26,7 @@ from sqlalchemy import (
     update,
 )
 
-from fairlead_experiments.adapters import aggregates
+from fairlead_experiments.adapters import aggregates, pairs
 from fairlead_experiments.adapters.bulk import delete_rows, insert_rows
 from fairlead_experiments.adapters.database import among, reading, writing
 from fairlead_experiments.adapters.ledger import Ledger, Measured, UnitKey, count_units_afresh
@@ -41,6 +41,7 @@ from fairlead_experiments.app.documents import (
 )
 from fairlead_experiments.app.validation import microseconds
 from fairlead_experiments.domain.counting import is_followed
+from fairlead_experiments.domain.predictions import Prediction, Seen
 from fairlead_experiments.domain.records import (
     Aggregates,
     Counts,
@@ -114,6 +115,21 @@ class SqlStore:
             _replace_outcomes(connection, later, known)
         changed = len(new) + len(later)
         return Counts(changed, len(outcomes) - changed)
+
+    def add_predictions(self, predictions: Sequence[Prediction], *, now: datetime) -> Counts:
+        """Keep each prediction the first time it comes, and pair it with what it is a copy of."""
+        if not predictions:
+            return Counts(0, 0)
+        with self._writing() as connection:
+            new = pairs.add(connection, predictions, microseconds(now))
+        return Counts(new, len(predictions) - new)
+
+    def list_seen(
+        self, model: str, *, stable: str | None, shadow: str | None, now: datetime
+    ) -> list[Seen]:
+        """Answer what was seen of a model's shadows, the latest first, as far as it is asked for."""
+        with self._reading() as connection:
+            return pairs.read(connection, model, stable, shadow, microseconds(now))
 
     def put_rollout(self, rollout: Rollout) -> None:
         """Keep or replace the record; what depends on it is counted afresh if it changed."""

@@ -30,7 +30,7 @@ def load_decision(rollout: str, decision_id: str, at: int, document: str) -> Dec
 
 def build_rollout(rollout: Rollout) -> dict[str, object]:
     """Answer the record as the document of contracts.md, with its id."""
-    latency = rollout.latency
+    latency, shadow = rollout.latency, rollout.shadow
     return {
         "id": rollout.id,
         "model": rollout.model,
@@ -46,6 +46,12 @@ def build_rollout(rollout: Rollout) -> dict[str, object]:
         "guardrails": {
             "errors": rollout.errors and {"margin": rollout.errors.margin},
             "latency": latency and {"slowerThan": latency.slower_than, "margin": latency.margin},
+            "shadow": shadow
+            and {
+                "maxDisagreement": shadow.max_disagreement,
+                "tolerance": shadow.tolerance,
+                "minimumPairs": shadow.minimum_pairs,
+            },
         },
     }
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
+from fairlead_experiments.domain.predictions import Prediction, Seen
 from fairlead_experiments.domain.records import (
     Aggregates,
     Counts,
@@ -29,6 +30,14 @@ class Store(Protocol):
 
     def add_outcomes(self, outcomes: Sequence[Outcome]) -> Counts:
         """Keep each outcome, the one observed last where several have one key."""
+
+    def add_predictions(self, predictions: Sequence[Prediction], *, now: datetime) -> Counts:
+        """Keep each prediction the first time it comes, and pair it with what it is a copy of."""
+
+    def list_seen(
+        self, model: str, *, stable: str | None, shadow: str | None, now: datetime
+    ) -> list[Seen]:
+        """Answer what was seen of a model's shadows, the latest first, as far as it is asked for."""
 
     def put_rollout(self, rollout: Rollout) -> None:
         """Keep or replace the record of a rollout."""

@@ -1,6 +1,7 @@
 """The use cases: take exposures and outcomes, keep rollouts, analyse them."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from fairlead_experiments.app.errors import NotFoundError
 from fairlead_experiments.app.ports import Clock, Store
@@ -11,9 +12,11 @@ from fairlead_experiments.app.validation import (
     read_decision,
     read_exposures,
     read_outcomes,
+    read_predictions,
     read_rollout,
 )
-from fairlead_experiments.domain.analysis import Document, analyse, timestamp
+from fairlead_experiments.domain.analysis import Document, analyse, build_comparison, timestamp
+from fairlead_experiments.domain.predictions import Seen
 from fairlead_experiments.domain.records import Decision, Rollout
 from fairlead_experiments.domain.report import Report, build_report
 
@@ -50,6 +53,21 @@ class Experiments:
         counts = self._store.add_outcomes(outcomes)
         return Receipt(counts.accepted, counts.duplicates, tuple(rejected))
 
+    def take_predictions(self, items: list[Item]) -> Receipt:
+        """Keep the valid predictions of a batch, each once, and pair them."""
+        now = self._clock()
+        predictions, rejected = read_predictions(items, now=now)
+        counts = self._store.add_predictions(predictions, now=now)
+        return Receipt(counts.accepted, counts.duplicates, tuple(rejected))
+
+    def compare(
+        self, model: str, *, stable: str | None, shadow: str | None, tolerance: float
+    ) -> list[Document]:
+        """Answer how a model's shadows compare with what answered, the latest first."""
+        now = self._clock()
+        seen = self._store.list_seen(model, stable=stable, shadow=shadow, now=now)
+        return [build_comparison(one, tolerance) for one in seen]
+
     def put_rollout(self, rollout_id: str, document: Item) -> Rollout:
         """Keep or replace the record of a rollout."""
         rollout = read_rollout(rollout_id, document)
@@ -85,6 +103,15 @@ class Experiments:
     def analyse(self, rollout_id: str) -> Document:
         """Answer the analysis of a rollout as of now."""
         rollout, now = self.get_rollout(rollout_id), self._clock()
-        document = analyse(rollout, self._store.read_aggregates(rollout, now), at=now)
+        aggregates = self._store.read_aggregates(rollout, now)
+        document = analyse(rollout, aggregates, at=now, seen=self._seen(rollout, now))
         last = self._store.last_decision_at(rollout_id)
         return {**document, "lastDecisionAt": None if last is None else timestamp(moment(last))}
+
+    def _seen(self, rollout: Rollout, now: datetime) -> Seen:
+        """Answer what was seen of the candidate while it was a shadow of stable."""
+        nothing = Seen(rollout.model, rollout.stable, rollout.candidate)
+        if rollout.shadow is None:
+            return nothing
+        versions = {"stable": rollout.stable, "shadow": rollout.candidate}
+        return next(iter(self._store.list_seen(rollout.model, **versions, now=now)), nothing)

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from fairlead_experiments.app.errors import BadRequestError
 from fairlead_experiments.domain.effect import Arm
+from fairlead_experiments.domain.predictions import Prediction
 from fairlead_experiments.domain.records import (
     FULL_WEIGHT,
     Decision,
@@ -25,6 +26,7 @@ from fairlead_experiments.domain.records import (
     Outcome,
     Rollout,
     RolloutStep,
+    ShadowGuardrail,
 )
 
 T = TypeVar("T")
@@ -53,6 +55,8 @@ _STEPS, _CODES, _ATTEMPTS, _SLOWEST = 999, range(100, 600), 1000, 1e9
 _UNIT, _VERSION, _REASON, _REGISTERED_MODEL = 256, 64, 5000, 256
 _LONGEST_WINDOW = 10 * 366 * 86400.0
 _WORD = 64
+_ROWS, _TEXT, _PAIRS = 10_000_000, 100, 10_000
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,29 @@ def read_outcomes(items: Sequence[Item], *, now: datetime) -> tuple[list[Outcome
     """Read a batch of outcomes: the valid ones, and the others by index."""
     latest = microseconds(now + SKEW)
     return _read(items, lambda item: _outcome(item, latest))
+
+
+def read_predictions(
+    items: Sequence[Item], *, now: datetime
+) -> tuple[list[Prediction], list[Rejection]]:
+    """Read a batch of predictions: the valid ones, and the others by index."""
+    latest = microseconds(now + SKEW)
+    return _read(items, lambda item: _prediction(item, latest))
+
+
+def read_tolerance(text: str) -> float:
+    """Read a tolerance as it stands in a query.
+
+    Raises:
+        BadRequestError: It is no number from 0.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= LARGEST_VALUE:
+        raise BadRequestError("must be a number from 0 to 1e+100", field="tolerance")
+    return number
 
 
 def read_rollout(rollout_id: str, document: Item) -> Rollout:
@@ -165,6 +192,37 @@ def _outcome(item: Item, latest: int) -> Outcome:
     return Outcome(subject, name, observed, value, observed, model=model, unit=unit)
 
 
+def _prediction(item: Item, latest: int) -> Prediction:
+    fields = _object(item)
+    if not isinstance(fields.get("shadow"), bool):
+        raise _Invalid("shadow", _wanted(fields.get("shadow", _MISSING), "must be true or false"))
+    return Prediction(
+        inference_id=_identifier(fields, "inferenceId"),
+        model=_model(fields),
+        version=_text(fields, "version", _VERSION),
+        is_shadow=fields["shadow"] is True,
+        at=_moment(fields, "at", latest),
+        code=_code(fields),
+        duration_ms=_number(fields, "durationMs", 0.0, _SLOWEST),
+        rows=_integer(fields, "rows", 0, _ROWS),
+        value=_predicted(fields["prediction"]) if "prediction" in fields else None,
+    )
+
+
+def _predicted(value: object) -> str:
+    """Write what was predicted as JSON, the same for the same value."""
+    if isinstance(value, str):
+        is_short = len(value) <= _TEXT and not _SURROGATE.search(value)
+        reason = f"a text must have at most {_TEXT} characters, and no half surrogate pairs"
+    elif isinstance(value, int | float):
+        is_short, reason = abs(value) <= LARGEST_VALUE, "a number must be within 1e100"
+    else:
+        is_short, reason = value is None, "must be a text, a number, true, false or null"
+    if not is_short:
+        raise _Invalid("prediction", reason)
+    return json.dumps(value)
+
+
 def _rollout(rollout_id: str, document: Item) -> Rollout:
     if not _ID.fullmatch(rollout_id):
         raise _Invalid("id", "must be 1 to 64 of A-Z a-z 0-9 . _ : -")
@@ -184,6 +242,7 @@ def _rollout(rollout_id: str, document: Item) -> Rollout:
         errors=_errors(_part(guarded, "errors", "guardrails.")),
         latency=_latency(_part(guarded, "latency", "guardrails.")),
         registered_model=_optional_text(fields, "registeredModel", _REGISTERED_MODEL),
+        shadow=_shadow(_part(guarded, "shadow", "guardrails.")),
     )
 
 
@@ -285,6 +344,20 @@ def _latency(fields: dict[str, object] | None) -> LatencyGuardrail | None:
     path = "guardrails.latency."
     slower_than = _number(fields, "slowerThan", 0.0, _SLOWEST, path)
     return LatencyGuardrail(slower_than, _number(fields, "margin", 0.0, 1000.0, path))
+
+
+def _shadow(fields: dict[str, object] | None) -> ShadowGuardrail | None:
+    if fields is None:
+        return None
+    path = "guardrails.shadow."
+    share = _number(fields, "maxDisagreement", 0.0, 1.0, path)
+    if not share:
+        raise _Invalid(f"{path}maxDisagreement", "must be above 0")
+    return ShadowGuardrail(
+        max_disagreement=share,
+        tolerance=_number(fields, "tolerance", 0.0, LARGEST_VALUE, path),
+        minimum_pairs=_integer(fields, "minimumPairs", 1, _PAIRS, path),
+    )
 
 
 # --- fields ---------------------------------------------------------------------------------

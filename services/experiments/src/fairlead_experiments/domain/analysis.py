@@ -6,13 +6,22 @@ objective), `insufficient` (a judge has too little to look at), `holding`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 
 from fairlead_experiments.domain import guardrails, sequential, srm
+from fairlead_experiments.domain.comparison import (
+    Classes,
+    Comparison,
+    Durations,
+    Numbers,
+    compare,
+)
+from fairlead_experiments.domain.comparison import Kind as PairKind
 from fairlead_experiments.domain.effect import BURN_IN, Arm, Estimate, StepSummary, combine
 from fairlead_experiments.domain.linear import Linear, linearise
+from fairlead_experiments.domain.predictions import Seen
 from fairlead_experiments.domain.records import (
     FULL_WEIGHT,
     Aggregates,
@@ -21,6 +30,7 @@ from fairlead_experiments.domain.records import (
     Objective,
     Requests,
     Rollout,
+    ShadowGuardrail,
     Standing,
     UnitCounts,
 )
@@ -54,19 +64,25 @@ class Finding:
         return {**self.numbers, "state": str(self.state), "reason": self.reason}
 
 
-def analyse(rollout: Rollout, data: Aggregates, *, at: datetime) -> Document:
+def analyse(
+    rollout: Rollout, data: Aggregates, *, at: datetime, seen: Seen | None = None
+) -> Document:
     """Answer the analysis document of a rollout (contracts, "Rollouts at the experiments service").
 
     Args:
         rollout: Its record.
         data: What was counted for it.
         at: When the data was read.
+        seen: What was seen of the candidate while it was a shadow of stable.
     """
     mismatch = judge_ratio(rollout, data)
     guards = judge_guardrails(rollout, data)
     objective = judge_objective(rollout, rollout.objective, data) if rollout.objective else None
+    shadow = judge_shadow(rollout, rollout.shadow, seen) if rollout.shadow and seen else None
     findings = [mismatch, *guards, *([objective] if objective else [])]
     verdict, reason = _verdict(findings, objective)
+    if shadow and shadow.state is State.WORSE and verdict is not State.INVALID:
+        verdict, reason = shadow.state, shadow.reason
     return {
         "rollout": rollout.id,
         "model": rollout.model,
@@ -78,6 +94,7 @@ def analyse(rollout: Rollout, data: Aggregates, *, at: datetime) -> Document:
         "objective": objective.document() if objective else None,
         "srm": mismatch.document(),
         "guardrails": [guard.document() for guard in guards],
+        "shadow": shadow.document() if shadow else None,
         "unassigned": data.unassigned,
     }
 
@@ -259,6 +276,95 @@ def _requests(data: Aggregates, arm: Arm, step: int | None = None) -> Requests:
         if of == arm and step in {None, index}:
             total = total.plus(part)
     return total
+
+
+# --- shadow ---------------------------------------------------------------------------------
+
+
+def judge_shadow(rollout: Rollout, rule: ShadowGuardrail, seen: Seen) -> Finding:
+    """Judge whether what a candidate predicted as a shadow lets it answer.
+
+    The bounds hold however often one looks, so it may be asked after every request. It is
+    `holding` once the whole interval is within the limit, and `worse` once all of it is above.
+    """
+    comparison = compare(seen.pairs, rule.tolerance)
+    numbers: Document = {
+        **_comparison(comparison, seen, rule.tolerance),
+        "maxDisagreement": rule.max_disagreement,
+        "minimumPairs": rule.minimum_pairs,
+    }
+    subject, n = f"version {rollout.candidate}", comparison.compared
+    if comparison.low is None or comparison.high is None or n < rule.minimum_pairs:
+        reason = (
+            f"{subject} has been compared with version {rollout.stable} on {n:,} of the "
+            f"{rule.minimum_pairs:,} requests needed"
+        )
+        return Finding(State.INSUFFICIENT, reason, numbers)
+    if seen.unpaired.stable > seen.unpaired.paired:
+        reason = (
+            f"{subject} does not keep up: {seen.unpaired.stable:,} of its last "
+            f"{seen.unpaired.stable + seen.unpaired.paired:,} copies got no answer"
+        )
+        return Finding(State.INSUFFICIENT, reason, numbers)
+    said = (
+        f"disagrees with version {rollout.stable} on {comparison.disagreed:,} of {n:,} requests "
+        f"(95 % confidence sequence {comparison.low:.2%} to {comparison.high:.2%})"
+    )
+    if comparison.low > rule.max_disagreement:
+        reason = f"{subject} {said}, more than the {rule.max_disagreement:.2%} allowed"
+        return Finding(State.WORSE, reason, numbers)
+    if comparison.high <= rule.max_disagreement:
+        reason = f"{subject} {said}, within the {rule.max_disagreement:.2%} allowed"
+        return Finding(State.HOLDING, reason, numbers)
+    reason = f"{subject} {said}, not yet told from the {rule.max_disagreement:.2%} allowed"
+    return Finding(State.INSUFFICIENT, reason, numbers)
+
+
+def build_comparison(seen: Seen, tolerance: float) -> Document:
+    """Answer how a shadow compares with what answered (contracts, "Shadows").
+
+    Args:
+        seen: What was seen of it.
+        tolerance: How far numbers may differ and agree, in the prediction's unit.
+    """
+    numbers = _comparison(compare(seen.pairs, tolerance), seen, tolerance)
+    return {"model": seen.model, "stable": seen.stable, "shadow": seen.shadow, **numbers}
+
+
+def _comparison(comparison: Comparison, seen: Seen, tolerance: float) -> Document:
+    kinds = comparison.kinds
+    compared, disagreed = comparison.compared, comparison.disagreed
+    return {
+        "pairs": seen.total,
+        "sampled": len(seen.pairs),
+        "firstAt": timestamp(seen.first_at) if seen.first_at else None,
+        "lastAt": timestamp(seen.last_at) if seen.last_at else None,
+        "unpaired": {"stable": seen.unpaired.stable, "shadow": seen.unpaired.shadow},
+        "tolerance": tolerance,
+        "compared": compared,
+        "disagreed": disagreed,
+        "disagreement": disagreed / compared if compared else None,
+        "disagreementLow": comparison.low,
+        "disagreementHigh": comparison.high,
+        "errors": {
+            "stable": kinds[PairKind.STABLE_FAILED],
+            "shadow": kinds[PairKind.SHADOW_FAILED],
+            "both": kinds[PairKind.BOTH_FAILED],
+        },
+        "unlike": {"rows": kinds[PairKind.ROWS_DIFFER], "types": kinds[PairKind.TYPES_DIFFER]},
+        "noRoom": kinds[PairKind.NO_ROOM],
+        "unread": kinds[PairKind.UNREAD],
+        "classes": _asdict(comparison.classes),
+        "numbers": _asdict(comparison.numbers),
+        "durationMs": {
+            "stable": _asdict(comparison.stable),
+            "shadow": _asdict(comparison.shadow),
+        },
+    }
+
+
+def _asdict(part: Classes | Numbers | Durations | None) -> Document | None:
+    return None if part is None else asdict(part)
 
 
 # --- objective ------------------------------------------------------------------------------

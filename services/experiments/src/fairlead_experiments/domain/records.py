@@ -138,6 +138,21 @@ class LatencyGuardrail:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowGuardrail:
+    """What lets a candidate that got copies pass on to answering.
+
+    Attributes:
+        max_disagreement: The largest share of requests that may disagree, above 0.
+        tolerance: How far numbers may differ and agree, in the prediction's unit.
+        minimum_pairs: How many pairs are needed at least.
+    """
+
+    max_disagreement: float
+    tolerance: float
+    minimum_pairs: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """The record of a rollout, as the controller keeps it here."""
 
@@ -154,6 +169,7 @@ class Rollout:
     errors: ErrorGuardrail | None
     latency: LatencyGuardrail | None
     registered_model: str | None = None
+    shadow: ShadowGuardrail | None = None
 
 
 @dataclass(frozen=True, slots=True)

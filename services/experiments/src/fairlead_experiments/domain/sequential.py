@@ -51,6 +51,52 @@ def radius(se: float, tau: float, alpha: float) -> float:
     return se * math.sqrt((1.0 + r) / r * (math.log1p(r) - 2.0 * math.log(alpha)))
 
 
+def proportion_bounds(hits: int, n: int, alpha: float) -> tuple[float, float]:
+    """Answer the confidence sequence of a share at level `1 - alpha`.
+
+    It holds every share `p` that `ln E(p) = ln B(hits + 1/2, n - hits + 1/2) - ln B(1/2, 1/2) -
+    hits ln p - (n - hits) ln(1 - p)` does not reject: the beta-binomial mixture, which is the
+    multinomial one of `srm` for two categories and an unknown share.
+
+    Args:
+        hits: How often it was.
+        n: Of how many, at least 1.
+        alpha: The probability that a bound is ever wrong.
+    """
+    limit = -math.log(alpha)
+    middle, edge = hits / n, 1e-12
+    low = 0.0 if hits == 0 else _crossing(hits, n, limit, edge, middle)
+    high = 1.0 if hits == n else _crossing(hits, n, limit, 1.0 - edge, middle)
+    return low, high
+
+
+def _crossing(hits: int, n: int, limit: float, rejected: float, kept: float) -> float:
+    """Find where `ln E` reaches the limit, between a share that is rejected and one that is not.
+
+    Halving stops where floats do. Errs towards the rejected side: the bounds are never too narrow.
+    """
+    for _ in range(60):
+        middle = (rejected + kept) / 2
+        if log_evalue_of_share(hits, n, middle) >= limit:
+            rejected = middle
+        else:
+            kept = middle
+    return rejected
+
+
+def log_evalue_of_share(hits: int, n: int, share: float) -> float:
+    """Answer the log e-value against a share, strictly between 0 and 1; see `proportion_bounds`."""
+    misses = n - hits
+    mixture = log_beta(hits + 0.5, misses + 0.5) - log_beta(0.5, 0.5)
+    given = hits * math.log(share) if hits else 0.0
+    return mixture - given - (misses * math.log1p(-share) if misses else 0.0)
+
+
+def log_beta(a: float, b: float) -> float:
+    """Answer the logarithm of the beta function."""
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+
 def tau_from(minimum_effect: float, alpha: float, power: float = 0.8) -> float:
     """Answer the mixture's scale for the smallest effect worth finding.
 

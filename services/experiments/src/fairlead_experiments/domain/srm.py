@@ -17,6 +17,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fairlead_experiments.domain.sequential import log_beta
+
 THRESHOLD = 1000.0
 """An alarm in one of a thousand correct rollouts, at most."""
 
@@ -36,8 +38,8 @@ def log_evalue(units: NewUnits, concentration: float = _CONCENTRATION) -> float:
     """Answer the log e-value of one step against its share, strictly between 0 and 1."""
     p, q = units.share, 1.0 - units.share
     return (
-        _log_beta(concentration * q + units.stable, concentration * p + units.candidate)
-        - _log_beta(concentration * q, concentration * p)
+        log_beta(concentration * q + units.stable, concentration * p + units.candidate)
+        - log_beta(concentration * q, concentration * p)
         - units.stable * math.log(q)
         - units.candidate * math.log(p)
     )
@@ -46,7 +48,3 @@ def log_evalue(units: NewUnits, concentration: float = _CONCENTRATION) -> float:
 def total_log_evalue(steps: Sequence[NewUnits]) -> float:
     """Answer the log of the product over steps; steps that give all to one arm say nothing."""
     return sum(log_evalue(step) for step in steps if 0.0 < step.share < 1.0)
-
-
-def _log_beta(a: float, b: float) -> float:
-    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)

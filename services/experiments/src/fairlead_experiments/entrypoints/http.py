@@ -19,7 +19,7 @@ from fairlead_experiments.adapters.pages import Pages
 from fairlead_experiments.app.documents import build_rollout
 from fairlead_experiments.app.errors import BadRequestError, NotFoundError, StoreUnavailableError
 from fairlead_experiments.app.service import Experiments, Receipt
-from fairlead_experiments.app.validation import BATCH_LIMIT
+from fairlead_experiments.app.validation import BATCH_LIMIT, read_tolerance
 from fairlead_experiments.entrypoints import schemas
 from fairlead_experiments.entrypoints.body import DECISION_LIMIT, Refused, read_items, read_json
 
@@ -39,6 +39,7 @@ _BODIES: tuple[type[BaseModel], ...] = (
     schemas.OutcomeBatch,
     schemas.RolloutRecord,
     schemas.DecisionBody,
+    schemas.PredictionBatch,
 )
 _REFERENCE = "#/components/schemas/{model}"
 _PAGE_HEADERS = {
@@ -65,6 +66,12 @@ class Metrics:
         self.outcomes = Counter(
             "fairlead_experiments_outcomes",
             "Outcomes by what became of them.",
+            ["result"],
+            registry=self.registry,
+        )
+        self.predictions = Counter(
+            "fairlead_experiments_predictions",
+            "Predictions of compared requests by what became of them.",
             ["result"],
             registry=self.registry,
         )
@@ -121,6 +128,7 @@ def create_app(experiments: Experiments) -> FastAPI:
     )
     metrics = Metrics()
     app.include_router(_ingest_routes(experiments, metrics))
+    app.include_router(_shadow_routes(experiments))
     app.include_router(_rollout_routes(experiments, metrics))
     app.include_router(_operation_routes(experiments, metrics))
     _handle_errors(app)
@@ -183,6 +191,36 @@ def _ingest_routes(experiments: Experiments, metrics: Metrics) -> APIRouter:
             wrong = receipt.rejected[0]
             raise BadRequestError(wrong.reason, field=wrong.field)
         return JSONResponse(asdict(receipt))
+
+    @router.post(
+        "/predictions",
+        responses={200: {"model": schemas.ReceiptBody}, **_ERRORS},
+        openapi_extra=_body(schemas.PredictionBatch),
+    )
+    async def post_predictions(request: Request) -> Response:
+        """Take a batch of predictions; a copy's is paired with the answer's, whichever comes first."""
+        items = read_items(await read_json(request), "predictions", BATCH_LIMIT)
+        receipt = await ingest.run(experiments.take_predictions, items)
+        _count(metrics.predictions, receipt)
+        return JSONResponse(asdict(receipt))
+
+    return router
+
+
+def _shadow_routes(experiments: Experiments) -> APIRouter:
+    router = APIRouter(prefix="/v1/models", tags=["shadows"])
+
+    @router.get(
+        "/{model}/shadow", responses={200: {"model": schemas.ComparisonList}, **_READ_ERRORS}
+    )
+    def get_shadow(
+        model: str, stable: str | None = None, shadow: str | None = None, tolerance: str = "0"
+    ) -> Response:
+        """Answer how a model's shadows compare with what answered, the latest first."""
+        found = experiments.compare(
+            model, stable=stable, shadow=shadow, tolerance=read_tolerance(tolerance)
+        )
+        return JSONResponse({"comparisons": found})
 
     return router
 

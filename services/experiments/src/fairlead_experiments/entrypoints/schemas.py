@@ -83,6 +83,43 @@ class OutcomeBatch(BaseModel):
     outcomes: list[OutcomeBody] = Field(min_length=1, max_length=10_000)
 
 
+class PredictionBody(BaseModel):
+    """What one version predicted for one compared request.
+
+    Of several rows one is reported, the same one by every version. Without `prediction` it could
+    not be read, or there was none.
+    """
+
+    model_config = _example(
+        inferenceId=_INFERENCE_ID,
+        model="flight-delay",
+        version="5",
+        shadow=True,
+        at="2026-01-01T00:00:00.123Z",
+        code=200,
+        durationMs=3.2,
+        rows=1,
+        prediction=0.42,
+    )
+    inferenceId: str = Field(pattern=_ID)
+    model: str = Field(max_length=63)
+    version: str = Field(max_length=64)
+    shadow: bool = Field(description="Whether the request was a copy, whose answer nobody got.")
+    at: str = Field(json_schema_extra={"format": "date-time"}, description=_TIME)
+    code: int = Field(ge=0, le=599, description="HTTP status code; 499 if the caller had left.")
+    durationMs: float = Field(ge=0, le=1e9)
+    rows: int = Field(ge=0, le=10_000_000)
+    prediction: str | float | bool | None = Field(
+        default=None, description="A text has at most 100 characters, a number is within 1e100."
+    )
+
+
+class PredictionBatch(BaseModel):
+    """At most 10,000 predictions; each stands alone."""
+
+    predictions: list[PredictionBody] = Field(min_length=1, max_length=10_000)
+
+
 class RejectionBody(BaseModel):
     """An item that was not taken; it is never repeated here."""
 
@@ -168,11 +205,24 @@ class LatencyGuardrailBody(BaseModel):
     margin: float = Field(ge=0, le=1000)
 
 
+class ShadowGuardrailBody(BaseModel):
+    """What a candidate must keep as a shadow before it answers."""
+
+    maxDisagreement: float = Field(
+        gt=0, le=1, description="The largest share of requests on which it may disagree."
+    )
+    tolerance: float = Field(
+        ge=0, le=1e100, description="How far numbers may differ and agree, in their own unit."
+    )
+    minimumPairs: int = Field(ge=1, le=10_000)
+
+
 class GuardrailsBody(BaseModel):
     """What must not get worse."""
 
     errors: ErrorGuardrailBody | None = None
     latency: LatencyGuardrailBody | None = None
+    shadow: ShadowGuardrailBody | None = None
 
 
 _RECORD: dict[str, Any] = {
@@ -421,6 +471,106 @@ class GuardrailDocument(BaseModel):
     reason: str
 
 
+class UnpairedDocument(BaseModel):
+    """Reports of the last five minutes, older than 30 seconds, whose other half has not come."""
+
+    stable: int
+    shadow: int
+
+
+class PairErrorsDocument(BaseModel):
+    """Pairs in which a side failed (a code of 400 or above, but 499 and 503)."""
+
+    stable: int
+    shadow: int = Field(description="Only the shadow: these count as disagreement.")
+    both: int
+
+
+class UnlikeDocument(BaseModel):
+    """Pairs that disagree as the answers are of another form."""
+
+    rows: int
+    types: int
+
+
+class ClassesDocument(BaseModel):
+    """The confusion matrix: rows are the answer's class, columns the shadow's."""
+
+    names: list[str]
+    counts: list[list[int]]
+    folded: int = Field(description="Classes that the last name, `other`, stands for.")
+
+
+class NumbersDocument(BaseModel):
+    """Differences, shadow less stable, in the prediction's unit."""
+
+    pairs: int
+    mean: float
+    quantiles: dict[str, float] = Field(description="By percent: 1, 5, 25, 50, 75, 95, 99.")
+    beyond: float = Field(description="The share that differs by more than the tolerance.")
+
+
+class DurationDocument(BaseModel):
+    """Milliseconds of one side, over the pairs that both answered."""
+
+    median: float
+    p95: float
+    p99: float
+
+
+class DurationsDocument(BaseModel):
+    """Both sides' times."""
+
+    stable: DurationDocument | None
+    shadow: DurationDocument | None
+
+
+class ComparisonBody(BaseModel):
+    """What pairs of predictions for the same requests say."""
+
+    pairs: int = Field(description="All pairs there were.")
+    sampled: int = Field(description="A uniform sample of them: what all else is about.")
+    firstAt: str | None = Field(json_schema_extra={"format": "date-time"})
+    lastAt: str | None = Field(json_schema_extra={"format": "date-time"})
+    unpaired: UnpairedDocument
+    tolerance: float
+    compared: int = Field(description="Pairs that agree or disagree.")
+    disagreed: int
+    disagreement: float | None
+    disagreementLow: float | None = Field(description="Holds at all moments at once with 95 %.")
+    disagreementHigh: float | None
+    errors: PairErrorsDocument
+    unlike: UnlikeDocument
+    noRoom: int = Field(description="Pairs left out: a side was too busy, or the caller left.")
+    unread: int = Field(description="Pairs left out: a prediction could not be read.")
+    classes: ClassesDocument | None
+    numbers: NumbersDocument | None
+    durationMs: DurationsDocument
+
+
+class ComparisonDocument(ComparisonBody):
+    """A shadow beside the version that answers."""
+
+    model: str
+    stable: str
+    shadow: str
+
+
+class ComparisonList(BaseModel):
+    """A model's comparisons, the latest first, five at most."""
+
+    comparisons: list[ComparisonDocument]
+
+
+class ShadowDocument(ComparisonBody):
+    """Whether what a candidate predicted as a shadow lets it answer."""
+
+    state: State
+    maxDisagreement: float
+    minimumPairs: int
+    reason: str
+
+
 class AnalysisDocument(BaseModel):
     """What the numbers of a rollout say."""
 
@@ -434,6 +584,7 @@ class AnalysisDocument(BaseModel):
     objective: ObjectiveDocument | None
     srm: RatioDocument
     guardrails: list[GuardrailDocument]
+    shadow: ShadowDocument | None
     unassigned: int = Field(description="Requests without a unit: no part of any comparison.")
     lastDecisionAt: str | None = Field(
         json_schema_extra={"format": "date-time"}, description="When the newest decision was taken."
