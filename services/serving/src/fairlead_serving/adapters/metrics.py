@@ -69,6 +69,7 @@ class Metrics(Collector):
         in_flight: How many requests are being answered.
         waiting: Tells how many requests wait for the model.
         payloads: Tells how many payloads were kept, and how many dropped.
+        predictions: Tells how many predictions were reported, rejected and dropped.
         ready: Whether new traffic is welcome.
         predictor: Tells what makes the predictions, once there is a model.
     """
@@ -79,6 +80,9 @@ class Metrics(Collector):
         self.in_flight = 0
         self.waiting: Callable[[], int] = int
         self.payloads: Callable[[], Mapping[str, int]] = lambda: {"kept": 0, "dropped": 0}
+        self.predictions: Callable[[], Mapping[str, int]] = lambda: dict.fromkeys(
+            ("reported", "rejected", "dropped"), 0
+        )
         self.ready = False
         self.predictor: Callable[[], str] = str
         self._names = (model, version)
@@ -124,12 +128,14 @@ class Metrics(Collector):
         rows = CounterMetricFamily(f"{prefix}rows", "Rows predicted on.", labels=_NAMES)
         rows.add_metric(self._names, self._rows)
         yield rows
-        payloads = CounterMetricFamily(
-            f"{prefix}payloads", "Sampled payloads, kept or dropped.", labels=(*_NAMES, "result")
-        )
-        for result, count in self.payloads().items():
-            payloads.add_metric((*self._names, result), count)
-        yield payloads
+        for name, words, results in (
+            ("payloads", "Sampled payloads, kept or dropped.", self.payloads()),
+            ("predictions", "Reports of compared predictions.", self.predictions()),
+        ):
+            counter = CounterMetricFamily(prefix + name, words, labels=(*_NAMES, "result"))
+            for result, count in results.items():
+                counter.add_metric((*self._names, result), count)
+            yield counter
         for name, words, value in (
             ("requests_in_flight", "Requests being answered.", self.in_flight),
             ("requests_waiting", "Requests that wait for the model.", self.waiting()),

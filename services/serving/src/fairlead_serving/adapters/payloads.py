@@ -2,15 +2,15 @@
 
 import base64
 import logging
-import queue
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
+
+from fairlead_serving.adapters.backlog import Backlog
 
 _log = logging.getLogger(__name__)
 _FILES = 8
@@ -50,38 +50,26 @@ class PayloadLog:
         self.counts = {"kept": 0, "dropped": 0}
         self._folder = folder
         self._most_bytes = most_bytes // _FILES
-        self._backlog: queue.SimpleQueue[Payload | None] = queue.SimpleQueue()
-        self._waiting_bytes = 0
-        self._room = threading.Lock()
         self._file: Any = None
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._open()
-        self._writer = threading.Thread(target=self._write_all, name="payloads", daemon=True)
-        self._writer.start()
+        self._backlog = Backlog(
+            "payloads", most_bytes=_BACKLOG_BYTES, most_items=1, size=_size, handle=self._write_all
+        )
 
     def add(self, payload: Payload) -> None:
         """Take a payload; it is written soon, or counted as dropped. Never waits for a disk."""
-        size = _size(payload)
-        with self._room:
-            is_full = self._waiting_bytes + size > _BACKLOG_BYTES
-            if not is_full:
-                self._waiting_bytes += size
-        if is_full:
+        if not self._backlog.add(payload):
             self.counts["dropped"] += 1
-        else:
-            self._backlog.put(payload)
 
     def close(self) -> None:
         """Write what was taken, and end."""
-        self._backlog.put(None)
-        self._writer.join()
+        self._backlog.close()
         if self._file is not None:
             self._file.close()
 
-    def _write_all(self) -> None:
-        while (payload := self._backlog.get()) is not None:
-            with self._room:
-                self._waiting_bytes -= _size(payload)
+    def _write_all(self, payloads: Sequence[Payload]) -> None:
+        for payload in payloads:
             try:
                 self._write(payload)
                 self.counts["kept"] += 1

@@ -246,6 +246,13 @@ def _add_telling(group: _Group) -> None:
         help="delete the oldest above so many bytes",
     )
     add(
+        "--experiments",
+        type=_address,
+        default="",
+        metavar="URL",
+        help="report what is predicted for requests that are compared with a shadow's there",
+    )
+    add(
         "--tracing",
         action="store_true",
         help="a span for each request, sent as OTEL_EXPORTER_OTLP_ENDPOINT says",
@@ -282,6 +289,12 @@ def _add_source(group: argparse.ArgumentParser | _Group) -> None:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _address(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"'{text}' is not an address that begins with http://")
+    return text
 
 
 def _threads(text: str) -> int:

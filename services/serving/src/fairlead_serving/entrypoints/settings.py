@@ -37,6 +37,7 @@ class Settings:
         payload_share: The share of the units whose payloads are kept, from 0 to 1.
         payload_key: The header that names the unit.
         payload_bytes: What all kept payloads together may hold.
+        experiments: The experiments service that hears of compared requests; empty for none.
         tracing: Whether requests are put into OpenTelemetry's spans.
         limits: What the model takes, what waits for it, and for how long.
         latency_buckets: The upper edges of the latency histogram in seconds.
@@ -65,6 +66,7 @@ class Settings:
     payload_share: float = 1.0
     payload_key: str = "x-unit-id"
     payload_bytes: int = 512 * 1024 * 1024
+    experiments: str = ""
     tracing: bool = False
     limits: Limits = field(default_factory=Limits)
 

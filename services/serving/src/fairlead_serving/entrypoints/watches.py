@@ -1,20 +1,24 @@
-"""What looks at answered requests: the access log and the sample of payloads."""
+"""What looks at answered requests: the access log, the sample of payloads, and reports."""
 
 import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from fairlead_serving.adapters.metrics import Metrics
 from fairlead_serving.adapters.payloads import Payload, PayloadLog
+from fairlead_serving.adapters.reports import Report, Reports
 from fairlead_serving.domain.errors import CannotStartError
 from fairlead_serving.domain.sampling import is_sampled
 from fairlead_serving.entrypoints.headers import Headers, header
 from fairlead_serving.entrypoints.settings import Settings
 
 _ID = b"x-inference-id"
+_COMPARE = b"x-fairlead-compare"
+_COPY = b"shadow"
 _chance = random.SystemRandom()
 _log = logging.getLogger("fairlead_serving.access")
 
@@ -48,29 +52,52 @@ def open_watches(settings: Settings, metrics: Metrics) -> Iterator[Sequence[Watc
 
     Args:
         settings: What to log and to keep.
-        metrics: Shows how many payloads were kept.
+        metrics: Shows how many payloads were kept, and how many predictions were reported.
 
     Yields:
-        The watches; what they took is written at the end.
+        The watches; what they took is written and sent at the end.
 
     Raises:
         CannotStartError: There is no place for payloads.
     """
     watches = [_watch_access(settings.access_log)] if settings.access_log else []
-    if settings.payload_folder is None:
+    with ExitStack() as stack:
+        if settings.experiments:
+            reports = Reports(settings.experiments, settings.name, settings.version)
+            stack.callback(reports.close)
+            metrics.predictions = lambda: reports.counts
+            watches.append(_watch_compared(reports))
+        if settings.payload_folder is not None:
+            log = _open_payloads(settings.payload_folder, settings.payload_bytes)
+            stack.callback(log.close)
+            metrics.payloads = lambda: log.counts
+            watches.append(_watch_payloads(settings, log))
         yield watches
-        return
+
+
+def _open_payloads(folder: Path, most_bytes: int) -> PayloadLog:
     try:
-        log = PayloadLog(settings.payload_folder, settings.payload_bytes)
+        return PayloadLog(folder, most_bytes)
     except OSError as error:
         raise CannotStartError(
-            f"Payloads cannot be kept in '{settings.payload_folder}': {error.strerror}."
+            f"Payloads cannot be kept in '{folder}': {error.strerror}."
         ) from error
-    metrics.payloads = lambda: log.counts
-    try:
-        yield [*watches, _watch_payloads(settings, log)]
-    finally:
-        log.close()
+
+
+def _watch_compared(reports: Reports) -> Watch:
+    """Report what was predicted for the requests that the gateway has marked, and for no others."""
+
+    def watch(seen: Seen) -> None:
+        mark = header(seen.headers, _COMPARE)
+        if not mark:
+            return
+        inference_id = header(seen.headers, _ID).decode(errors="replace")
+        at = time.time() - seen.seconds
+        reports.add(
+            Report(inference_id, mark == _COPY, at, seen.status, seen.seconds, seen.response)
+        )
+
+    return watch
 
 
 def _watch_access(share: float) -> Watch:
