@@ -1,6 +1,7 @@
 """A small model server for the tests: answers every request with what it got, as JSON.
 
-Asked for half an answer (`x-test-half`), it stops there, and closes the connection or stalls.
+Asked to note a request (`x-test-note`), it writes the headers out, as nobody sees what it answers to a
+copy. Asked for half an answer (`x-test-half`), it stops there, and closes the connection or stalls.
 Asked to wait for a crowd (`x-test-crowd`), it answers once so many requests wait. From a SIGUSR1 on
 it answers 503, as a server that is overloaded does.
 Asked for none (`x-test-half: none`), it closes the connection at once.
@@ -65,8 +66,12 @@ class Upstream(asyncio.Protocol):
         """Tell what came."""
         if self.transport.is_closing():
             return
+        if "x-test-note" in headers:
+            sys.stdout.write(f"{json.dumps(headers)}\n")
+            sys.stdout.flush()
         body = json.dumps({"version": self.version, "line": line, "headers": headers}).encode()
-        code = "503" if OVERLOADED.is_set() else headers.get("x-test-code", "200")
+        usual = os.environ.get("CODE", "200")
+        code = "503" if OVERLOADED.is_set() else headers.get("x-test-code", usual)
         head = b"HTTP/1.1 %b X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
         half = headers.get("x-test-half")
         if half == "none":

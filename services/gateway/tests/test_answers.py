@@ -1,12 +1,14 @@
 """What the gateway answers by itself, and the headers it sets."""
 
+import contextlib
 import json
 import socket
+from collections.abc import Iterable
 
 import httpx
 import pytest
 from gateway_client import Answer, seen
-from gateway_lab import ROLLOUT, Served, wait_for
+from gateway_lab import ROLLOUT, Served, black_hole, wait_for
 
 
 def error(answer: httpx.Response | Answer) -> dict[str, str]:
@@ -152,3 +154,70 @@ def test_shadow(served: Served) -> None:
     assert {answer.headers["x-model-version"] for answer in answers} == {"3"}
     copied = f"cluster.{served.model}-v5.upstream_rq_total"
     assert wait_for(lambda: 60 < int(served.gateway.stat(copied)) < 140)
+
+
+def _ids(headers: Iterable[dict[str, str]], mark: str) -> set[str]:
+    """The inference ids of the requests with a mark."""
+    return {one["x-inference-id"] for one in headers if one.get("x-fairlead-compare") == mark}
+
+
+def _noted(served: Served, name: str) -> list[dict[str, str]]:
+    """The headers of the requests that an upstream has noted."""
+    lines = (served.gateway.home / f"{name}.out").read_text().splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+@pytest.mark.parametrize("weight", [None, 5000], ids=["stable alone", "during a rollout"])
+def test_requests_and_their_copies_are_marked(served: Served, weight: int | None) -> None:
+    """What is copied is marked on both sides, alike by its inference id, and nothing else is."""
+    shares = {"5": 6000, "6": 2000}
+    names = {version: served.upstream(version) for version in shares}
+    served.apply(weight, shadow=[{"version": v, "share": s} for v, s in shares.items()])
+    requests = [{"x-unit-id": f"u{k}", "x-test-note": "1"} for k in range(300)]
+    answers = served.ask(*requests, {"x-fairlead-compare": "answer", "x-test-note": "1"})
+    marked = _ids((seen(answer)["headers"] for answer in answers), "answer")
+
+    copies = wait_for(lambda: (ids := _ids(_noted(served, names["5"]), "shadow")) >= marked and ids)
+    assert copies == marked
+    assert 120 < len(marked) < 240
+    rarer = _ids(_noted(served, names["6"]), "shadow")
+    assert rarer < marked
+    assert 20 < len(rarer) < 100
+    assert not _ids(_noted(served, names["5"]), "answer")
+
+
+def test_a_mark_of_the_clients_own_never_passes(served: Served) -> None:
+    """A client cannot have its requests reported."""
+    for weight in (None, 5000):
+        served.apply(weight)
+        answers = served.ask(*[{"x-fairlead-compare": "answer"}] * 10)
+        assert not _ids((seen(answer)["headers"] for answer in answers), "answer")
+
+
+def test_only_predictions_are_copied(served: Served) -> None:
+    """Documents and probes are no predictions: a shadow hears nothing of them."""
+    name = served.upstream("5")
+    served.apply(None, shadow=[{"version": "5", "share": 10_000}])
+    get(served, f"/models/{served.model}/openapi.json", headers={"x-test-note": "1"})
+    served.ask({"x-test-note": "1"})
+
+    noted = wait_for(lambda: _noted(served, name))
+    assert [one["x-fairlead-compare"] for one in noted] == ["shadow"]
+
+
+@pytest.mark.parametrize("fault", ["hangs", "fails", "is killed", "cannot be reached"])
+def test_a_broken_shadow_costs_no_answer(served: Served, fault: str) -> None:
+    """Whatever a shadow does with its copies, every request gets its answer from stable."""
+    env = {"hangs": {"DELAY": "3600"}, "fails": {"CODE": "500"}}.get(fault, {})
+    name = served.upstream("5", **env)
+    served.apply(None, shadow=[{"version": "5", "share": 10_000}])
+    with contextlib.ExitStack() as stack:
+        if fault == "is killed":
+            served.gateway.kill(name)
+        if fault == "cannot be reached":
+            served.gateway.remove("5", served.model)
+            served.gateway.black_hole("5", served.model, stack.enter_context(black_hole()))
+        answers = served.ask(*[{}] * 100)
+
+    assert {answer.code for answer in answers} == {200}
+    assert {answer.headers["x-model-version"] for answer in answers} == {"3"}

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from fairlead_gateway.domain.plan import Arm, ArmName, TrafficPlan, Unit, UnitKind
+from fairlead_gateway.domain.plan import Arm, ArmName, Shadow, TrafficPlan, Unit, UnitKind
 from fairlead_gateway.domain.render.access import (
     JWT_FILTER,
     KEY_FILTER,
@@ -17,6 +17,7 @@ from fairlead_gateway.domain.render.rates import RATE_FILTER, render_rate_limit
 from fairlead_gateway.domain.render.shared import (
     CLAIM_HEADER,
     CLIENT_HEADER,
+    COMPARE_HEADER,
     INFERENCE_ID,
     JSON,
     OVERRIDE_ARM,
@@ -170,10 +171,15 @@ def _routes(routes: Sequence[JSON]) -> JSON:
 def _routes_of(plan: TrafficPlan, *, outside: str | None = None) -> list[JSON]:
     """Render bad ids, what a person chooses, predictions with a unit and without one, all else.
 
-    Without a rollout there is nothing to split and nothing to report: all goes to stable.
+    Without a rollout there is nothing to split and nothing to report: all goes to stable. Each
+    kind of predictions has a route for those that are copied before the one for the rest.
     """
     paths = _paths_of(plan.model)
-    predictions = [] if plan.rollout is None else _prediction_routes(plan, paths, outside)
+    predictions = [
+        kind
+        for route in _prediction_routes(plan, paths, outside)
+        for kind in (*_copied(plan, route), route)
+    ]
     return [
         _bad_id_route(plan, paths),
         *_override_routes(plan, paths),
@@ -183,11 +189,47 @@ def _routes_of(plan: TrafficPlan, *, outside: str | None = None) -> list[JSON]:
 
 
 def _prediction_routes(plan: TrafficPlan, paths: _Paths, outside: str | None) -> list[JSON]:
-    if outside is None:
+    """Render what tells predictions apart; without a rollout there is no need, but for copies."""
+    if plan.rollout is not None and outside is None:
         return [_split_route(plan, paths), _unitless(plan, paths)]
     route = _arm_route(plan, plan.stable, {**paths.predictions, "headers": [_POST]}, paths)
-    route["metadata"]["filter_metadata"]["fairlead"]["outside"] = outside
-    return [route]
+    if outside is not None:
+        route["metadata"]["filter_metadata"]["fairlead"]["outside"] = outside
+    return [route] if outside is not None or plan.shadow else []
+
+
+def _copied(plan: TrafficPlan, route: JSON) -> list[JSON]:
+    """Render the route of the share of a route's requests that shadows get copies of.
+
+    Both the request and its copy are marked, so that what was predicted for them is compared.
+    Where shadows have shares of their own, a smaller one lies within a larger one: Envoy draws
+    once for a request, for its route and for its copies.
+    """
+    if not plan.shadow:
+        return []
+    largest = max(copy.share for copy in plan.shadow)
+    marked = [*route["request_headers_to_add"], set_header(COMPARE_HEADER, "answer")]
+    copies = [_mirror(plan.model, copy) for copy in plan.shadow]
+    return [
+        {
+            **route,
+            "match": {**route["match"], "runtime_fraction": _fraction(largest)},
+            "request_headers_to_add": marked,
+            "route": {**route["route"], "request_mirror_policies": copies},
+        }
+    ]
+
+
+def _mirror(model: str, copy: Shadow) -> JSON:
+    return {
+        "cluster": cluster_name(model, copy.version),
+        "runtime_fraction": _fraction(copy.share),
+        "request_headers_mutations": [{"append": set_header(COMPARE_HEADER, "shadow")}],
+    }
+
+
+def _fraction(share: int) -> JSON:
+    return {"default_value": {"numerator": share, "denominator": "TEN_THOUSAND"}}
 
 
 def _split_route(plan: TrafficPlan, paths: _Paths) -> JSON:
@@ -282,6 +324,7 @@ def _common(plan: TrafficPlan, *, counted: bool, arm: Arm | None = None) -> JSON
     sided = [] if arm is None else [set_header("x-rollout-arm", str(arm.arm))]
     return {
         "metadata": {"filter_metadata": {"fairlead": facts}},
+        "request_headers_to_remove": [COMPARE_HEADER],
         "request_headers_to_add": [*unit, *_rollout_id(plan), *sided],
         "response_headers_to_add": [
             set_header("x-inference-id", "%REQ(x-inference-id)%"),
@@ -344,15 +387,6 @@ def _action(plan: TrafficPlan) -> JSON:
         "idle_timeout": f"{timeout + _SILENCE:.3f}s",
         "retry_policy": _retry_policy(plan),
         **_hedging(plan),
-        "request_mirror_policies": [
-            {
-                "cluster": cluster_name(plan.model, copy.version),
-                "runtime_fraction": {
-                    "default_value": {"numerator": copy.share, "denominator": "TEN_THOUSAND"}
-                },
-            }
-            for copy in plan.shadow
-        ],
     }
 
 

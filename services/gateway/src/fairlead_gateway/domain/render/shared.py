@@ -37,6 +37,9 @@ OVERRIDE_ARM, OVERRIDE_KEY = "x-override-arm", "x-override-key"
 INFERENCE_ID = "[A-Za-z0-9._:-]{1,64}"
 """What a client may give as an inference id."""
 
+COMPARE_HEADER = "x-fairlead-compare"
+"""The request header that marks a request and its copy, `answer` and `shadow`, for comparison."""
+
 
 def set_header(name: str, value: str) -> JSON:
     """Render a header to set, whatever there was under its name."""
