@@ -41,10 +41,11 @@ ESTIMATORS = """
 import time
 
 class Estimator:
-    '''Answers its own number for every row.'''
+    '''Answers its own number for every row, or another one where x is large.'''
 
-    def __init__(self, number, load=0.0, fails=False):
+    def __init__(self, number, load=0.0, fails=False, large=None):
         self.number, self.load, self.fails = number, load, fails
+        self.large = number if large is None else large
 
     def __setstate__(self, state):
         time.sleep(state['load'])
@@ -53,7 +54,8 @@ class Estimator:
         self.__dict__.update(state)
 
     def predict(self, rows):
-        return [float(self.number)] * len(rows)
+        xs = getattr(rows, 'values', rows)
+        return [float(self.large if x[0] >= 9 else self.number) for x in xs]
 """
 
 
@@ -278,6 +280,21 @@ class Stack:
         answer.raise_for_status()
         return time.time()
 
+    def stage(self, version: str) -> None:
+        """Set a version to Staging in MLflow."""
+        body = {"name": MODEL, "version": version, "stage": "Staging"}
+        url = f"{self.url('mlflow')}{API}/model-versions/transition-stage"
+        answer = httpx.post(url, json={**body, "archive_existing_versions": True}, timeout=30)
+        answer.raise_for_status()
+
+    def comparisons(self, shadow: str, tolerance: float = 0.0) -> list[dict[str, Any]]:
+        """Return how a shadow compares with what has answered beside it."""
+        url = f"{self.url('experiments')}/v1/models/{NAME}/shadow"
+        params = {"shadow": shadow, "tolerance": str(tolerance)}
+        answer = httpx.get(url, params=params, timeout=30).raise_for_status()
+        found: list[dict[str, Any]] = answer.json()["comparisons"]
+        return found
+
     def version(self, version: str) -> dict[str, Any]:
         """Return a version as MLflow holds it."""
         url = f"{self.url('mlflow')}{API}/model-versions/get"
@@ -395,6 +412,18 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         for process in left:
             process.kill()
     assert left == [], f"left running: {left}"
+
+
+@pytest.fixture
+def disagreeing(stack: Stack, tmp_path: Path) -> str:
+    """A version that answers what version 1 does, but where x is 9 or more."""
+    return register(stack, _model_folder(tmp_path, 1, large=3))
+
+
+@pytest.fixture(scope="session")
+def spec() -> Mapping[str, Any]:
+    """The ServedModel of the stack."""
+    return SPEC
 
 
 @pytest.fixture

@@ -60,6 +60,11 @@
 {{- $mlflow := dict
       "to" .Values.mlflow.networkPeers
       "ports" (list (dict "protocol" "TCP" "port" (include "fairlead.mlflowPort" . | int))) -}}
+{{- $experiments := dict
+      "to" (list (dict
+        "namespaceSelector" (dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace))
+        "podSelector" (dict "matchLabels" (include "fairlead.selectorLabels" (dict "context" . "component" "experiments") | fromYaml))))
+      "ports" (list (dict "protocol" "TCP" "port" "http")) -}}
 {{- $name := include "fairlead.fullname" . -}}
 {{- dict
       "namespaces" (include "fairlead.namespaces" . | fromJsonArray)
@@ -77,6 +82,6 @@
         "networkPolicy" (dict
           "enabled" .Values.networkPolicy.enabled
           "ingressFrom" (concat (list $gateway) $monitoring)
-          "egress" (concat $dns (list $mlflow))))
+          "egress" (concat $dns (list $mlflow $experiments))))
     | toPrettyJson -}}
 {{- end -}}

@@ -82,6 +82,7 @@ class World:
     verdict: Verdict = Verdict.INSUFFICIENT
     why: str = "not enough units yet"
     guardrails: tuple[Mapping[str, Any], ...] = ()
+    shadow_state: str | None = None
     requests: int = 1_000
     is_record_lost: bool = False
     broken: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -303,6 +304,7 @@ class World:
                 "evalue": 54.0,
             },
             guardrails=self.guardrails,
+            shadow=self.shadow_state and {"state": self.shadow_state, "reason": "compared"},
             arms={"stable": {"units": 900}, "candidate": {"units": 880}},
             last_decision_at=max((parse_time(d["at"]) for d in self._kept(rollout)), default=None),
         )

@@ -25,6 +25,7 @@ SETTINGS = ServingSettings(
     image_pull_policy="IfNotPresent",
     image_pull_secrets=(),
     mlflow_url="http://mlflow.invalid:5000",
+    experiments_url="http://fairlead-experiments.fairlead.svc:8080",
     credentials_secret="",
     resources={"requests": {"cpu": "1m", "memory": "1Mi"}},
     has_network_policy=True,

@@ -36,6 +36,7 @@ SETTINGS = ServingSettings(
     image_pull_policy="IfNotPresent",
     image_pull_secrets=("registry",),
     mlflow_url="http://mlflow.mlflow.svc:5000",
+    experiments_url="http://fairlead-experiments.fairlead.svc:8080",
     credentials_secret="fairlead-mlflow",  # noqa: S106 -- a Secret's name
     resources={"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
     has_network_policy=True,
@@ -473,7 +474,7 @@ def test_a_server_is_told_what_to_do_about_unmet_requirements(
         "timeout": 5.0,
         "maxBodyBytes": 1024,
     }
-    (local,) = serving(home, Addresses(ports={"mlflow": 5000}), wanted)
+    (local,) = serving(home, Addresses(ports={"mlflow": 5000, "experiments": 5001}), wanted)
     for command in (server(replace(spec, environment=environment))["args"], list(local.command)):
         start = command.index("--environment") if "--environment" in command else len(command)
         assert command[start : start + 2] == option

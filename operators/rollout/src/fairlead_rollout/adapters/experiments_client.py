@@ -16,6 +16,9 @@ from fairlead_rollout.domain.status import Writeback, parse_time
 
 log = logging.getLogger(__name__)
 
+Comparison = Mapping[str, Any]
+"""A comparison document of `docs/reference/contracts.md`."""
+
 ASK_AGAIN_AFTER = timedelta(seconds=2)  # of hanging: without numbers no trial is guarded
 PATIENCE = 1.0  # seconds for a page: one thread serves all rollouts, and an abort is worth more
 _NEVER_TAKEN = frozenset({httpx.codes.UNPROCESSABLE_ENTITY, httpx.codes.REQUEST_ENTITY_TOO_LARGE})
@@ -41,6 +44,20 @@ class ExperimentsClient:
         if response.status_code == httpx.codes.NOT_FOUND:
             raise NotFoundError(f"the experiments service has no record of rollout {rollout}")
         return read_analysis(response.json()) if response.is_success else None
+
+    def comparisons(self, name: str, shadow: str, tolerance: float) -> tuple[Comparison, ...]:
+        """Return how a shadow compares with each version that has answered beside it.
+
+        Args:
+            name: The served model.
+            shadow: The version that gets copies.
+            tolerance: How far numbers may differ and agree, in the prediction's unit.
+        """
+        params = {"shadow": shadow, "tolerance": tolerance}
+        response = self._get(name, f"/v1/models/{name}/shadow", params=params)
+        if response is None or not response.is_success:
+            return ()
+        return tuple(response.json()["comparisons"])
 
     def records(self, name: str) -> tuple[Mapping[str, Any], ...] | None:
         """Return the rollout records of a served model, newest last, or None while away."""
@@ -141,4 +158,5 @@ def read_analysis(document: Mapping[str, Any]) -> Analysis:
         srm=document["srm"],
         arms=document["arms"],
         last_decision_at=parse_time(last) if last else None,
+        shadow=document.get("shadow"),
     )

@@ -13,7 +13,7 @@ from fairlead_rollout.adapters.files import read_json, write_json
 from fairlead_rollout.adapters.home import Home
 from fairlead_rollout.adapters.processes import free_port, is_free
 from fairlead_rollout.domain.errors import FairleadError, NotFoundError
-from fairlead_rollout.domain.manifests import environment_option
+from fairlead_rollout.domain.manifests import EXPERIMENTS_VARIABLE, environment_option
 from fairlead_rollout.domain.processes import ProcessSpec
 
 LISTENERS = ("gateway", "mlflow", "experiments", "agent", "admin")
@@ -202,7 +202,10 @@ def _server(
             *("--max-body-bytes", str(wanted["maxBodyBytes"])),
             *environment_option(wanted["environment"]),
         ),
-        environment={"MLFLOW_TRACKING_URI": addresses.url("mlflow")},
+        environment={
+            "MLFLOW_TRACKING_URI": addresses.url("mlflow"),
+            EXPERIMENTS_VARIABLE: addresses.url("experiments"),
+        },
         probe="/readyz",
         grace=timedelta(seconds=wanted["timeout"] + 2 * DRAIN_SECONDS),
         is_replaced=False,

@@ -114,7 +114,7 @@ def gather(served: ServedModel, spec: ServedModelSpec, ports: Ports) -> Snapshot
         return Obstacle(None)
     if status is None and registry is None:
         return Obstacle(conditions.registry_away(ports.registry.problem))
-    rollout = _rollout_to_analyse(status, records)
+    rollout = _rollout_to_analyse(status, spec, records)
     analysis, is_record_lost = _analysis(rollout, ports)
     return Snapshot(
         name=served.name,
@@ -157,16 +157,18 @@ def _analysis(rollout: str | None, ports: Ports) -> tuple[Analysis | None, bool]
         return None, True
 
 
-def _rollout_to_analyse(status: Status | None, records: tuple[object, ...] | None) -> str | None:
+def _rollout_to_analyse(
+    status: Status | None, spec: ServedModelSpec, records: tuple[object, ...] | None
+) -> str | None:
     if status is None:
         newest = records[-1] if records else None
         return newest["id"] if isinstance(newest, dict) else None
     rollout = status.rollout
-    return (
-        rollout.id
-        if rollout is not None and rollout.is_active and rollout.step is not None
-        else None
-    )
+    if rollout is None or not rollout.is_active:
+        return None
+    is_told = all((i.kind, i.rollout) != ("record", rollout.id) for i in status.writeback)
+    is_gated = spec.rollout.guardrails.shadow is not None and is_told
+    return rollout.id if rollout.step is not None or is_gated else None
 
 
 def _apply_all(

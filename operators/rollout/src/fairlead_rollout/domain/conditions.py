@@ -11,6 +11,7 @@ STALLING = frozenset({Reason.FIRST_VERSION_FAILED, Reason.INVALID_SPEC})
 AGAINST = frozenset(
     {
         Reason.GUARDRAIL_WORSE,
+        Reason.SHADOW_WORSE,
         Reason.OBJECTIVE_WORSE,
         Reason.SAMPLE_RATIO_MISMATCH,
         Reason.CANDIDATE_FAILED,

@@ -27,6 +27,7 @@ def explain(  # noqa: PLR0913 -- what is known of a served model, each from a pl
     now: datetime,
     *,
     decisions: Sequence[Mapping[str, Any]] = (),
+    comparisons: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Tell a person how a served model is.
 
@@ -38,11 +39,13 @@ def explain(  # noqa: PLR0913 -- what is known of a served model, each from a pl
         now: The time.
         decisions: That rollout's decisions, the earliest first, as the experiments service has them;
             empty if they cannot be had.
+        comparisons: How its shadows compare with what answers.
     """
     rollout = status.rollout
     parts = [_headline(name, spec, status)]
     parts.extend(_troubles(status))
     parts.extend(_newcomers(status))
+    parts.extend(_shadows(status, comparisons))
     if rollout is not None:
         parts.append(_story(rollout, spec, now))
         parts.extend(_decided(decisions))
@@ -76,6 +79,48 @@ def _newcomers(status: Status) -> Iterable[str]:
             f"Version {status.settled} arrived during a trial and was refused: promote it again "
             "in MLflow, or 'fairlead retry' once nothing is on trial."
         )
+
+
+def _shadows(status: Status, comparisons: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    for copy in (status.traffic or {}).get("shadow", ()):
+        version, share = copy["version"], copy["share"] / 100
+        told = [_comparison(c) for c in comparisons if c["shadow"] == version]
+        yield f"Version {version} gets copies of {share:g} % of the predictions and answers nobody."
+        yield from told or ["  nothing has been compared yet"]
+
+
+def _comparison(compared: Mapping[str, Any]) -> str:
+    """Tell how a shadow compares with one version."""
+    against = f"  against version {compared['stable']}: {compared['pairs']:,} requests"
+    if not compared["compared"]:
+        return f"{against}, none of them comparable yet"
+    share, low, high = (
+        f"{compared[key]:.2%}" for key in ("disagreement", "disagreementLow", "disagreementHigh")
+    )
+    errors, unpaired = compared["errors"], compared["unpaired"]
+    return (
+        f"{against}, {compared['compared']:,} compared; it disagrees on {share} ({low} to {high})"
+        f"{_difference(compared['numbers'])}; it alone failed {errors['shadow']:,} times, "
+        f"stable alone {errors['stable']:,}{_times(compared['durationMs'])}; "
+        f"{unpaired['stable']:,} copies of the last minutes without an answer"
+    )
+
+
+def _difference(numbers: Mapping[str, Any] | None) -> str:
+    if numbers is None:
+        return ""
+    quantiles = numbers["quantiles"]
+    return (
+        f"; its numbers are {numbers['mean']:+.3g} higher on average, "
+        f"90 % within {quantiles['5']:+.3g} to {quantiles['95']:+.3g}"
+    )
+
+
+def _times(durations: Mapping[str, Any]) -> str:
+    shadow, stable = durations["shadow"], durations["stable"]
+    if shadow is None or stable is None:
+        return ""
+    return f"; median time {shadow['median']:.3g} ms, stable's {stable['median']:.3g} ms"
 
 
 def _story(rollout: Rollout, spec: ServedModelSpec, now: datetime) -> str:
@@ -122,6 +167,9 @@ def _numbers(analysis: Mapping[str, Any] | None) -> Iterable[str]:
         yield f"  objective {objective['outcome']}: {objective.get('reason')}"
     for guardrail in analysis["guardrails"]:
         yield f"  guardrail {guardrail['name']}: {guardrail.get('reason')}"
+    shadow = analysis.get("shadow")
+    if shadow is not None:
+        yield f"  shadow: {shadow.get('reason')}"
     if analysis["srm"] is not None:
         yield f"  split: {analysis['srm'].get('reason')}"
 

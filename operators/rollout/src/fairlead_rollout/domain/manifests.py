@@ -20,6 +20,7 @@ MODELS = "/models"
 TERMINATION_LOG = "/dev/termination-log"
 USER = 65532  # "nonroot" of the distroless images, and of ours
 DRAIN_SECONDS = 5  # from SIGTERM until no request comes any more: the gateways have heard of it
+EXPERIMENTS_VARIABLE = "FAIRLEAD_EXPERIMENTS_URL"  # an option would stop older serving images
 MODEL_LABEL = "fairlead.dev/model"
 VERSION_LABEL = "fairlead.dev/version"
 MANAGED_BY = "app.kubernetes.io/managed-by"
@@ -260,6 +261,7 @@ class _Maker:
         ]
         return [
             {"name": "MLFLOW_TRACKING_URI", "value": self.settings.mlflow_url},
+            {"name": EXPERIMENTS_VARIABLE, "value": self.settings.experiments_url},
             {"name": "HOME", "value": "/tmp"},  # noqa: S108 -- as above
             *account,
         ]

@@ -17,18 +17,20 @@ class ServingSettings:
         image: The serving image of ServedModels that name none.
         image_pull_secrets: Names of Secrets in the model's namespace.
         mlflow_url: Where pods fetch versions from.
+        experiments_url: Where pods report predictions that are compared with a shadow's.
         credentials_secret: A Secret in the model's namespace with `username` and `password`;
             empty where MLflow asks for none.
         resources: Requests and limits of ServedModels that name none.
         has_network_policy: Whether each version gets a NetworkPolicy.
         ingress_from: NetworkPolicyPeers that may send requests.
-        egress: NetworkPolicyEgressRules: DNS and MLflow.
+        egress: NetworkPolicyEgressRules: DNS, MLflow and the experiments service.
     """
 
     image: str
     image_pull_policy: str
     image_pull_secrets: Sequence[str]
     mlflow_url: str
+    experiments_url: str
     credentials_secret: str
     resources: JSON
     has_network_policy: bool
@@ -64,6 +66,7 @@ def parse_settings(document: Any) -> PlatformSettings:
     """
     read = _Reader(document, "")
     identity, gateway = read.part("identity"), read.part("gateway")
+    experiments_url = read.part("experiments").value("url", str)
     namespaces = read.names("namespaces")
     if not namespaces:
         raise InvalidSettingsError("namespaces: needs at least one namespace")
@@ -72,20 +75,21 @@ def parse_settings(document: Any) -> PlatformSettings:
         lease_namespace=identity.value("namespace", str),
         lease=identity.value("lease", str),
         mlflow_url=read.part("mlflow").value("url", str),
-        experiments_url=read.part("experiments").value("url", str),
+        experiments_url=experiments_url,
         gateway_namespace=gateway.value("namespace", str),
         gateway_service=gateway.value("service", str),
-        serving=_serving(read.part("serving")),
+        serving=_serving(read.part("serving"), experiments_url),
     )
 
 
-def _serving(read: "_Reader") -> ServingSettings:
+def _serving(read: "_Reader", experiments_url: str) -> ServingSettings:
     policy = read.part("networkPolicy")
     return ServingSettings(
         image=read.value("image", str),
         image_pull_policy=read.value("imagePullPolicy", str),
         image_pull_secrets=read.names("imagePullSecrets"),
         mlflow_url=read.value("mlflowUrl", str),
+        experiments_url=experiments_url,
         credentials_secret=read.value("credentialsSecret", str),
         resources=read.value("resources", dict),
         has_network_policy=policy.value("enabled", bool),

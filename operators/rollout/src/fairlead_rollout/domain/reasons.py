@@ -17,6 +17,7 @@ class Reason(StrEnum):
     ROUTE_CONFLICT = "RouteConflict"  # An older ServedModel of another namespace has the same name.
     REGISTRY_UNREACHABLE = "RegistryUnreachable"  # MLflow does not answer; traffic stays as it is.
     STATUS_REBUILT = "StatusRebuilt"  # A lost status was rebuilt from what exists.
+    COMPARING_SHADOW = "ComparingShadow"  # The candidate gets copies until it is known to agree.
     STARTING_CANDIDATE = "StartingCandidate"  # The candidate's processes are starting.
     CANDIDATE_AVAILABLE = "CandidateAvailable"  # The candidate is ready and healthy in the gateway.
     CANDIDATE_UNAVAILABLE = "CandidateUnavailable"  # No process of the candidate is ready.
@@ -32,6 +33,7 @@ class Reason(StrEnum):
     PAUSED = "Paused"  # A person holds the rollout.
     PROMOTING = "Promoting"  # The candidate is scaled to become stable.
     OBJECTIVE_BETTER = "ObjectiveBetter"  # The objective found the candidate better.
+    SHADOW_WORSE = "ShadowWorse"  # As a shadow, the candidate disagreed with stable too often.
     OBJECTIVE_WORSE = "ObjectiveWorse"  # The objective found the candidate worse.
     GUARDRAIL_WORSE = "GuardrailWorse"  # A guardrail found the candidate worse.
     GUARDRAILS_HELD = "GuardrailsHeld"  # Every step passed with all guardrails holding.

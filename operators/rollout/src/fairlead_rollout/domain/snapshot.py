@@ -142,6 +142,7 @@ class Analysis:
         objective: The objective's part of the analysis document, None without an objective.
         guardrails: The guardrails' part.
         srm: The sample-ratio part.
+        shadow: How the candidate compares as a shadow, None where no guardrail asks for it.
         at: When it was computed.
         last_decision_at: When the newest decision that the service keeps was taken.
     """
@@ -155,6 +156,7 @@ class Analysis:
     srm: Mapping[str, Any] | None = None
     arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     last_decision_at: datetime | None = None
+    shadow: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -123,12 +123,30 @@ class Objective:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShadowGuardrail:
+    """What a candidate must keep as a shadow before it answers.
+
+    Attributes:
+        max_disagreement: The largest share of requests on which it may disagree with stable.
+        tolerance: How far numbers may differ and agree, in the prediction's unit.
+        minimum_pairs: Requests that are compared at least.
+        share: Requests it gets copies of meanwhile, of 10,000.
+    """
+
+    max_disagreement: float
+    tolerance: float
+    minimum_pairs: int
+    share: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Guardrails:
     """What must not get worse; margins are relative (0.25 = a quarter more), None is off."""
 
     errors_margin: float | None
     latency_margin: float | None
     slower_than: timedelta | None
+    shadow: ShadowGuardrail | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +227,7 @@ class ServedModelSpec:
     """What a person wants served, and how.
 
     Attributes:
+        shadow_share: Requests that the shadow gets copies of, of 10,000.
         replicas: Processes of the stable version, at least.
         image: The serving image; None is the installation's own. On one machine it means nothing,
             as `resources`, `autoscaling` and `template` do.
@@ -219,6 +238,7 @@ class ServedModelSpec:
     model: str
     production: Pointer
     shadow: Pointer | None
+    shadow_share: int
     on_abort: OnAbort
     unit: Mapping[str, Any]
     timeout: timedelta
@@ -255,7 +275,8 @@ def parse_spec(spec: Mapping[str, Any]) -> ServedModelSpec:
     return ServedModelSpec(
         model=spec["model"],
         production=Pointer(**registry["production"]),
-        shadow=Pointer(**registry["shadow"]) if "shadow" in registry else None,
+        shadow=_parse_shadow(registry),
+        shadow_share=_parse_share("spec.registry.shadow", registry.get("shadow", {})),
         on_abort=OnAbort(registry["onAbort"]),
         unit=traffic["unit"],
         timeout=_parse_timeout(traffic["timeout"]),
@@ -272,6 +293,29 @@ def parse_spec(spec: Mapping[str, Any]) -> ServedModelSpec:
         autoscaling=_parse_autoscaling(server),
         template=_parse_template(server.get("template", {})),
     )
+
+
+def _parse_shadow(registry: Mapping[str, Any]) -> Pointer | None:
+    shadow = registry.get("shadow")
+    return Pointer(stage=shadow.get("stage"), alias=shadow.get("alias")) if shadow else None
+
+
+def _parse_share(field: str, part: Mapping[str, Any]) -> int:
+    """Turn a share in percent into one of 10,000; without one it is all.
+
+    Raises:
+        InvalidSpecError: The share is finer than 0.01, or none.
+    """
+    share = part.get("share", 100)
+    try:
+        parsed = parse_weight(share)
+    except InvalidSpecError:
+        parsed = 0
+    if parsed == 0:
+        raise InvalidSpecError(
+            f"{field}.share: {share} is not a percentage above 0 and up to 100 in steps of 0.01"
+        )
+    return parsed
 
 
 def _parse_template(template: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -458,4 +502,19 @@ def _parse_guardrails(guardrails: Mapping[str, Any]) -> Guardrails:
         slower_than=_duration("spec.rollout.guardrails.latency.slowerThan", latency["slowerThan"])
         if latency
         else None,
+        shadow=_parse_shadow_guardrail(guardrails.get("shadow")),
+    )
+
+
+def _parse_shadow_guardrail(shadow: Mapping[str, Any] | None) -> ShadowGuardrail | None:
+    if shadow is None:
+        return None
+    field = "spec.rollout.guardrails.shadow"
+    if not math.isfinite(shadow["tolerance"]):
+        raise InvalidSpecError(f"{field}.tolerance: must be a finite number")
+    return ShadowGuardrail(
+        max_disagreement=float(shadow["maxDisagreement"]),
+        tolerance=float(shadow["tolerance"]),
+        minimum_pairs=shadow["minimumPairs"],
+        share=_parse_share(field, shadow),
     )

@@ -9,9 +9,10 @@ from fairlead_rollout.domain.approval import (
 )
 from fairlead_rollout.domain.changes import end_rollout, promote, set_step
 from fairlead_rollout.domain.durations import format_duration
+from fairlead_rollout.domain.gate import shadow_gate
 from fairlead_rollout.domain.reasons import Reason
 from fairlead_rollout.domain.ruling import ANALYSIS_EVERY, AT_ONCE, SOON, Check, Context, Ruling
-from fairlead_rollout.domain.snapshot import Request, Verb, Verdict
+from fairlead_rollout.domain.snapshot import Analysis, Request, Verb, Verdict
 from fairlead_rollout.domain.spec import OnInconclusive, Until
 from fairlead_rollout.domain.status import RolloutState
 from fairlead_rollout.domain.wanted import full_replicas, trial_replicas
@@ -90,6 +91,8 @@ def _deadline_exceeded(context: Context) -> Ruling | None:
     late = context.now - rollout.started_at >= deadline
     if rollout.state is not RolloutState.PENDING or not late:
         return None
+    if context.spec.rollout.guardrails.shadow and context.is_available(rollout.candidate):
+        return None  # it started in time, and is being compared since
     message = f"version {rollout.candidate} was not ready within {format_duration(deadline)}"
     message += because(context.snapshot.workload(rollout.candidate))
     return end_rollout(context, RolloutState.ABORTED, Reason.PROGRESS_DEADLINE_EXCEEDED, message)
@@ -104,12 +107,18 @@ def _analysis_against(context: Context) -> Ruling | None:
         return end_rollout(context, RolloutState.INVALID, reason, analysis.reason)
     if analysis.verdict is not Verdict.WORSE:
         return None
-    if any(g.get("state") == Verdict.WORSE for g in analysis.guardrails):
-        reason = Reason.GUARDRAIL_WORSE
-        return end_rollout(context, RolloutState.ABORTED, reason, analysis.reason)
-    if context.spec.rollout.is_split:
+    reason = _what_is_worse(analysis)
+    if reason is Reason.OBJECTIVE_WORSE and context.spec.rollout.is_split:
         return None  # the objective is reported; a person decides
-    return end_rollout(context, RolloutState.ABORTED, Reason.OBJECTIVE_WORSE, analysis.reason)
+    return end_rollout(context, RolloutState.ABORTED, reason, analysis.reason)
+
+
+def _what_is_worse(analysis: Analysis) -> Reason:
+    if analysis.shadow and analysis.shadow["state"] == Verdict.WORSE:
+        return Reason.SHADOW_WORSE
+    if any(g.get("state") == Verdict.WORSE for g in analysis.guardrails):
+        return Reason.GUARDRAIL_WORSE
+    return Reason.OBJECTIVE_WORSE
 
 
 def _promoting(context: Context) -> Ruling | None:
@@ -136,7 +145,7 @@ def _candidate_starting(context: Context) -> Ruling | None:
     if ("record", rollout.id) in waiting:
         message = "the experiments service has not taken the rollout's record yet"
         return context.rule(Reason.ANALYSIS_UNAVAILABLE, message, SOON)
-    return set_step(context, 0)
+    return shadow_gate(context) or set_step(context, 0)
 
 
 def _traffic_pending(context: Context) -> Ruling | None:

@@ -54,10 +54,10 @@ def _shadows(snapshot: Snapshot, status: Status, step: Step | None) -> dict[str,
     version, shares = _wanted_shadow(snapshot, status), {}
     workload = snapshot.workload(version)
     if version is not None and workload is not None and workload.ready:
-        shares[version] = TOTAL_WEIGHT
+        shares[version] = snapshot.spec.shadow_share
     if status.rollout is not None and step is not None and step.shadow:
         shares[status.rollout.candidate] = step.shadow
-    return shares
+    return shares | _gated_candidate(snapshot, status)
 
 
 def _wanted_shadow(snapshot: Snapshot, status: Status) -> str | None:
@@ -69,6 +69,16 @@ def _wanted_shadow(snapshot: Snapshot, status: Status) -> str | None:
 
 def _shadows_before(status: Status) -> list[str]:
     return [entry["version"] for entry in (status.traffic or {}).get("shadow", ())]
+
+
+def _gated_candidate(snapshot: Snapshot, status: Status) -> dict[str, int]:
+    """Return the candidate that gets copies before the first step, once it is ready."""
+    rollout, guardrail = status.rollout, snapshot.spec.rollout.guardrails.shadow
+    if guardrail is None or rollout is None or not rollout.is_active or rollout.step is not None:
+        return {}
+    workload = snapshot.workload(rollout.candidate)
+    is_ready = workload is not None and workload.ready > 0
+    return {rollout.candidate: guardrail.share} if is_ready else {}
 
 
 def _wanted_workloads(snapshot: Snapshot, status: Status) -> dict[str, int]:

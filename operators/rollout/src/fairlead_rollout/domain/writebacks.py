@@ -49,7 +49,14 @@ def guardrails_of(rollout: RolloutSpec) -> Mapping[str, Any]:
     if guardrails.slower_than is not None:
         slower_than = guardrails.slower_than.total_seconds()
         latency = {"slowerThan": slower_than, "margin": guardrails.latency_margin}
-    return {"errors": errors, "latency": latency}
+    shadow = None
+    if guardrails.shadow is not None:
+        shadow = {
+            "maxDisagreement": guardrails.shadow.max_disagreement,
+            "tolerance": guardrails.shadow.tolerance,
+            "minimumPairs": guardrails.shadow.minimum_pairs,
+        }
+    return {"errors": errors, "latency": latency, "shadow": shadow}
 
 
 def tags_of(spec: ServedModelSpec, rollout: Rollout) -> Writeback:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fairlead_rollout.adapters.clock import SystemClock
-from fairlead_rollout.adapters.experiments_client import ExperimentsClient
+from fairlead_rollout.adapters.experiments_client import Comparison, ExperimentsClient
 from fairlead_rollout.adapters.folder_store import FolderStore
 from fairlead_rollout.adapters.home import DEFAULT_HOME, Home
 from fairlead_rollout.adapters.http import client
@@ -34,6 +34,7 @@ from fairlead_rollout.domain.explain import explain
 from fairlead_rollout.domain.keys import KEY_BYTES, hash_key
 from fairlead_rollout.domain.rollback import version_before
 from fairlead_rollout.domain.snapshot import Analysis, Request, Verb
+from fairlead_rollout.domain.spec import ServedModelSpec
 from fairlead_rollout.domain.status import Rollout, Status, to_document
 from fairlead_rollout.domain.summary import summary_of
 from fairlead_rollout.entrypoints.controller import run_controller
@@ -299,8 +300,24 @@ def _explain(arguments: Arguments) -> int:
         return 0
     status, now = served.status or Status(), SystemClock().now()
     analysis, decisions = _from_experiments(arguments, status.rollout)
-    print(explain(served.name, served.spec, status, analysis, now, decisions=decisions))
+    compared = _comparisons(arguments, served.name, served.spec, status)
+    told = {"decisions": decisions, "comparisons": compared}
+    print(explain(served.name, served.spec, status, analysis, now, **told))
     return 0
+
+
+def _comparisons(
+    arguments: Arguments, name: str, spec: ServedModelSpec, status: Status
+) -> tuple[Comparison, ...]:
+    url, guardrail = _experiments_url(arguments), spec.rollout.guardrails.shadow
+    copies = (status.traffic or {}).get("shadow", ()) if url else ()
+    if not copies:
+        return ()
+    tolerance = guardrail.tolerance if guardrail else 0.0
+    with client(url) as http:
+        experiments = ExperimentsClient(http)
+        found = (experiments.comparisons(name, c["version"], tolerance) for c in copies)
+        return tuple(one for each in found for one in each)
 
 
 def _from_experiments(

@@ -248,9 +248,10 @@ def _add_telling(group: _Group) -> None:
     add(
         "--experiments",
         type=_address,
-        default="",
+        default=os.environ.get("FAIRLEAD_EXPERIMENTS_URL", ""),
         metavar="URL",
-        help="report what is predicted for requests that are compared with a shadow's there",
+        help="where to report what is predicted for requests that are compared with a shadow's "
+        "(FAIRLEAD_EXPERIMENTS_URL)",
     )
     add(
         "--tracing",
@@ -292,7 +293,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _address(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
+    if text and not text.startswith(("http://", "https://")):
         raise argparse.ArgumentTypeError(f"'{text}' is not an address that begins with http://")
     return text
 
