@@ -397,8 +397,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack with four versions of one model: 1 to 3 answer their number, 4 cannot load."""
     home = tmp_path_factory.mktemp("stack").resolve()
     stack = Stack(home)
-    stack.start()
     try:
+        stack.start()
         folder = tmp_path_factory.mktemp("models")
         for number, behaviour in ((1, {}), (2, {}), (3, {"load": 1.0}), (4, {"fails": True})):
             assert register(stack, _model_folder(folder, number, **behaviour)) == str(number)
