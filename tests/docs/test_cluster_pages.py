@@ -97,9 +97,11 @@ def test_every_alert_says_what_to_look_at_and_do(alert: str) -> None:
 def metrics() -> dict[str, set[str]]:
     """Every metric that the code exposes, with its labels."""
     gateway, rollout = PrometheusMeter(), ControllerMetrics()
+    serving = ServingMetrics("m", "1")
+    serving.predictor = lambda: "own"  # As soon as a model is loaded.
     return {
         **described(gateway._registry),
-        **described(ServingMetrics("m", "1")._registry),
+        **described(serving._registry),
         **described(ExperimentsMetrics().registry),
         **described(rollout.registry),
         **{metric.name: set() for metric in rollout.collect()},

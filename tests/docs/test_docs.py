@@ -157,6 +157,7 @@ SERVING_DEFAULTS: Mapping[str, str] = {
     "--version": "that of the URI",
     "--cache": "`fairlead/models` in the user's cache folder",
     "--tracking-uri": "`MLFLOW_TRACKING_URI`",
+    "--experiments": "`FAIRLEAD_EXPERIMENTS_URL`",
     "--latency-buckets": "from 1 ms to 10 s",
 }
 """Defaults that are said in words."""

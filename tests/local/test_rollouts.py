@@ -210,7 +210,8 @@ def test_explain_the_api_the_page_and_mlflow_tell_one_story(
     url = f"{stack.url('experiments')}/v1/rollouts/{rollout}/decisions"
     kept = httpx.get(url, timeout=30).json()["decisions"]
     changes = [decision for decision in kept if decision["verdict"] != "hold"]
-    assert [decision["verdict"] for decision in changes] == ["started", "step", "aborted"]
+    first, *steps, last = (decision["verdict"] for decision in changes)
+    assert (first, set(steps), last) == ("started", {"step"}, "aborted")
     assert len(kept) > len(changes)
     explained = stack.run("explain", NAME).stdout
     assert [d["summary"] for d in changes if d["summary"] not in explained] == []

@@ -91,6 +91,7 @@ def test_only_the_pod_template_and_what_is_told_are_kept_unknown() -> None:
     [
         ("", "metadata.name must have at most 40"),
         (".spec.model", "cannot be changed"),
+        (".spec.registry.shadow.share", "in steps of 0.01"),
         (".spec.traffic", "needs traffic.jwt"),
         (".spec.traffic", "ask for one of both"),
         (".spec.traffic", "holdout and layer cannot be told from a cookie"),
@@ -109,6 +110,7 @@ def test_only_the_pod_template_and_what_is_told_are_kept_unknown() -> None:
         (".spec.rollout.steps", "the last step needs a weight above 0"),
         (".spec.rollout.steps[]", "weight must be above 0, unless"),
         (".spec.rollout.steps[].weight", "in steps of 0.01"),
+        (".spec.rollout.guardrails.shadow.share", "in steps of 0.01"),
         (".spec.rollout.objective", "a ratio needs a denominator"),
         (".spec.rollout.objective", "another outcome than the numerator"),
         (".spec.rollout.objective", "a binary objective has no cap"),
@@ -124,7 +126,7 @@ def test_what_a_schema_cannot_say_is_a_rule(path: str, words: str) -> None:
 
 def test_every_rule_has_a_test() -> None:
     """A rule that is added is added above."""
-    assert sum(len(s.get("x-kubernetes-validations", ())) for s in ALL.values()) == 25
+    assert sum(len(s.get("x-kubernetes-validations", ())) for s in ALL.values()) == 27
 
 
 def test_the_columns_show_fields_that_exist() -> None:

@@ -5,20 +5,24 @@ import threading
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from functools import cached_property
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import httpx
 import orjson
 
 from fairlead_serving.adapters.backlog import Backlog
 from fairlead_serving.domain.predictions import UNREAD, Predicted, read_predicted
+
+if TYPE_CHECKING:
+    import httpx
 
 _log = logging.getLogger(__name__)
 
 _BACKLOG_BYTES = 16 * 1024 * 1024
 _BATCH = 500
 _GATHER = 0.2  # seconds in which reports come together: one request for many
-_TIMEOUT = httpx.Timeout(10.0, connect=2.0)
+_TIMEOUT, _CONNECT_TIMEOUT = 10.0, 2.0  # seconds
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 15.0  # seconds between attempts, while the service is away
 _GIVEN_UP = 60.0  # seconds: the other half of a pair waits no longer than a few minutes
 _FAREWELL = 3.0
@@ -61,7 +65,7 @@ class Reports:
         self.counts = {"reported": 0, "rejected": 0, "dropped": 0}
         self._counting = threading.Lock()
         self._model, self._version = model, version
-        self._client = httpx.Client(base_url=url.rstrip("/"), timeout=_TIMEOUT, trust_env=False)
+        self._url = url.rstrip("/")
         self._is_closing = threading.Event()
         self._is_away = False
         self._backlog = Backlog(
@@ -80,8 +84,19 @@ class Reports:
     def close(self) -> None:
         """Send what was taken if the service takes it at once, and end."""
         self._is_closing.set()
-        if self._backlog.close(_FAREWELL):  # Else the thread still uses it, and ends with us.
+        is_ended = self._backlog.close(
+            _FAREWELL
+        )  # Else the thread still uses it, and ends with us.
+        if is_ended and "_client" in vars(self):
             self._client.close()
+
+    @cached_property
+    def _client(self) -> "httpx.Client":
+        # It takes half as long to import as all else, and most processes are never compared.
+        import httpx  # noqa: PLC0415
+
+        timeout = httpx.Timeout(_TIMEOUT, connect=_CONNECT_TIMEOUT)
+        return httpx.Client(base_url=self._url, timeout=timeout, trust_env=False)
 
     def _count(self, what: str, more: int) -> None:
         with self._counting:
@@ -104,6 +119,8 @@ class Reports:
         Returns:
             How many items it rejected; None if it takes none of it, or not in time.
         """
+        import httpx  # noqa: PLC0415  # As above.
+
         end, wait = time.monotonic() + _GIVEN_UP, _FIRST_WAIT
         while True:
             try:
@@ -121,7 +138,7 @@ class Reports:
                 return None
             wait = min(2 * wait, _LONGEST_WAIT)
 
-    def _post(self, body: bytes) -> httpx.Response:
+    def _post(self, body: bytes) -> "httpx.Response":
         headers = {"content-type": "application/json"}
         return self._client.post("/v1/predictions", content=body, headers=headers)
 
@@ -147,7 +164,7 @@ class Reports:
 
 
 def _predicted(report: Report) -> Predicted:
-    if report.status != httpx.codes.OK:
+    if report.status != HTTPStatus.OK:
         return Predicted(0, UNREAD)
     try:
         answer = orjson.loads(report.body)
