@@ -165,6 +165,11 @@ def test_model_that_raises_keeps_its_text_to_itself(models: Path) -> None:
     assert str(caught.value) == "The model raised RuntimeError."
 
 
+def test_first_caller_waits_for_no_import(models: Path) -> None:
+    """A model without an input example is ready with all that its own method is called with."""
+    assert "pandas" in imported_by(models / "mixed", "", predictor="exact")
+
+
 def test_scikit_learn_model_brings_nothing_of_others(models: Path) -> None:
     """Neither loading nor predicting imports what only other models need."""
     imported = imported_by(models / "unsigned", '{"inputs": [[1.0, 2.0, 3.0]]}')

@@ -34,6 +34,10 @@ _WRITABLE = frozenset({"f8", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1
 class Arrays:
     """Builds the input of one model; remembers its columns, which rarely change."""
 
+    def prepare(self) -> None:
+        """Import what frames need now, lest the first callers wait for it."""
+        _ = self._frames
+
     def build(self, data: Data) -> Any:
         """Build what MLflow would hand to a model.
 

@@ -71,6 +71,8 @@ class SklearnLoader:
             model.compile(folder)
         elif self._predictor == "onnx":
             model.convert(folder, self._threads)
+        if model.predictor is not Predictor.COMPILED and folder.signature.columns:
+            model.prepare()
         return model
 
 
@@ -95,6 +97,10 @@ class _SklearnModel:
             except Exception as error:  # noqa: BLE001  # The model itself may still answer.
                 self._drop(f"it raised {type(error).__name__} where it is asked to predict")
         return to_answer(self._own(data))
+
+    def prepare(self) -> None:
+        """Import what the model's own method is called with; no example may be there to do it."""
+        self._arrays.prepare()
 
     def _own(self, data: Data) -> Any:
         return self._predict(self._arrays.build(data))

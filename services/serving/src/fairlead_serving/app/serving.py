@@ -87,6 +87,7 @@ def load(
     check_environment(folder, loader)
     served = Served(_load(folder, loader), folder)
     warm_up(served)
+    _ = served.reader  # Compiled now, lest the first callers wait for it.
     return served
 
 
