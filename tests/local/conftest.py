@@ -179,6 +179,10 @@ class Stack:
     def start(self, *options: str) -> None:
         """Run `fairlead up` and wait until everything answers."""
         self.spawn(*options)
+        self.await_ready()
+
+    def await_ready(self) -> None:
+        """Wait until everything answers."""
         wait_until(self._all_ready, 90, "the stack is ready")
 
     def spawn(self, *options: str) -> None:
@@ -397,8 +401,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack with four versions of one model: 1 to 3 answer their number, 4 cannot load."""
     home = tmp_path_factory.mktemp("stack").resolve()
     stack = Stack(home)
+    stack.spawn()
     try:
-        stack.start()
+        stack.await_ready()
         folder = tmp_path_factory.mktemp("models")
         for number, behaviour in ((1, {}), (2, {}), (3, {"load": 1.0}), (4, {"fails": True})):
             assert register(stack, _model_folder(folder, number, **behaviour)) == str(number)
