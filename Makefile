@@ -55,7 +55,7 @@ test-pytorch: $(VENV)/.dev $(TORCH)/.installed  ## Run the tests of PyTorch mode
 	@pytest -n 0 services/serving/tests/test_pytorch.py
 
 e2e: $(VENV)/.dev  ## Run the cluster tests against the current kubeconfig (E2E='-k supersede')
-	@FAIRLEAD_E2E=1 pytest -m cluster tests/cluster operators/rollout/tests/contract services/gateway/tests $(E2E)
+	@FAIRLEAD_E2E=1 pytest -m cluster operators/rollout/tests/contract services/gateway/tests tests/cluster $(E2E)
 
 load: $(VENV)/.dev  ## Load the local stack with real flights, fail above thresholds (LOAD='--shape spike')
 	@PYTHONPATH=tests/load python -m fairlead_load.local $(LOAD)

@@ -510,6 +510,7 @@ EDGES = {
     ("gateway", "model", 8080),
     ("experiments", "postgresql", 5432),
     ("model", "mlflow", 5000),
+    ("model", "experiments", 8080),
     ("test", "gateway", 8080),
     ("test", "experiments", 8080),
     ("client", "experiments", 8080),

@@ -138,6 +138,8 @@ def limits(schema: Object) -> Object:
         for key, value in schema.items()
         if not key.startswith(_WORDS) and key not in {*_CHOICES, "properties", "items", "default"}
     }
+    if both := left.pop("not", None):  # Of an object that may be empty in the chart, for "none".
+        left["oneOf"] = [{"required": [name]} for name in both["required"]]
     if "const" in left or "enum" in left or left.get("type") == "object":
         left.pop("type", None)
         left.pop("additionalProperties", None)

@@ -17,7 +17,12 @@ import pytest
 
 from fairlead_rollout.adapters.crd import build_crd
 from fairlead_rollout.adapters.k8s.api import KubeApi, connect
-from fairlead_rollout.domain.errors import ConflictError, FairleadError, NotFoundError
+from fairlead_rollout.domain.errors import (
+    ConflictError,
+    FairleadError,
+    NotFoundError,
+    UnavailableError,
+)
 
 Document = dict[str, Any]
 Place = tuple[str, str, str]  # kind, namespace, name
@@ -318,7 +323,7 @@ def _install_crd(extensions: Any, api: KubeApi) -> None:
 def _knows_served_models(api: KubeApi) -> bool:
     try:
         api.list("ServedModel", "default", {})
-    except NotFoundError:
+    except (NotFoundError, UnavailableError):  # The server is still making room for them.
         return False
     return True
 

@@ -109,7 +109,8 @@ def _fill(root: Document, schema: Mapping[str, Any], value: Any) -> None:
             _fill(root, schema.get("items", {}), item)
     if not isinstance(value, dict):
         return
-    for name, part in schema.get("properties", {}).items():
+    for name, given in schema.get("properties", {}).items():
+        part = _resolve(root, given)
         if name not in value and "default" in part:
             value[name] = copy.deepcopy(part["default"])
         if name in value:
