@@ -84,10 +84,8 @@ class Reports:
     def close(self) -> None:
         """Send what was taken if the service takes it at once, and end."""
         self._is_closing.set()
-        is_ended = self._backlog.close(
-            _FAREWELL
-        )  # Else the thread still uses it, and ends with us.
-        if is_ended and "_client" in vars(self):
+        is_ended = self._backlog.close(_FAREWELL)
+        if is_ended and "_client" in vars(self):  # Else the thread uses it still, or never did.
             self._client.close()
 
     @cached_property
