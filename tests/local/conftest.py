@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -263,6 +264,11 @@ class Stack:
     def version_prefix(self, version: str) -> str:
         """Return how the keys of a version's processes start."""
         return f"{NAME}-v{version}-"
+
+    def versions(self) -> set[str]:
+        """Return the versions that have a process."""
+        found = (re.match(rf"{NAME}-v(.+)-[0-9a-f]+/", key) for key in self.processes())
+        return {match[1] for match in found if match}
 
     def kill(self, key: str) -> int:
         """Kill -9 a process and wait until another one has taken its place."""

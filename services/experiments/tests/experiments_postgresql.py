@@ -13,7 +13,6 @@ import importlib.util
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from typing import Any, NoReturn, Self
 
 import psycopg
 import pytest
+from free_ports import free_port
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import make_url
 
@@ -40,13 +40,6 @@ _NONE = (
 # What is tested is our transactions and their ends, not the disk's: a killed server's pages are the
 # kernel's by then.
 _SETTINGS = ("fsync=off", "unix_socket_directories=", "listen_addresses=127.0.0.1")
-
-
-def free_port() -> int:
-    """Answer a port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def find_binaries(debian: Path = _DEBIAN, wheel: str = _WHEEL) -> Path | None:

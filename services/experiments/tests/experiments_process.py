@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,17 +13,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from free_ports import free_port
 
 from fairlead_experiments.entrypoints.cli import URL_VARIABLE
 
 COMMAND = "from fairlead_experiments.entrypoints.cli import main; raise SystemExit(main())"
-
-
-def free_port() -> int:
-    """Answer a port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Server:

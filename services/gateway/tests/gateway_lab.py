@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -18,32 +17,13 @@ from typing import Any
 
 import httpx
 import pytest
+from free_ports import free_port
 from gateway_client import Answer, Load, ask_all
 
 from fairlead_gateway.domain.plan import parse_plan, plan_digest
 
 TESTS = Path(__file__).parent
 ROLLOUT = "5f0c2f0e-8f4d-5b53-9a0e-2b4f6f9f7c11"
-
-_given: set[int] = set()
-
-
-def free_port() -> int:
-    """Find a port nobody listens at.
-
-    It is below those the system hands out to clients, and in a range of this test worker's own:
-    between being found and being listened at, nobody else may take it.
-    """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    first = 12_000 + 2_000 * (worker % 10)
-    while True:
-        port = random.randrange(first, first + 2_000)
-        if port in _given:
-            continue
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            _given.add(port)
-            return port
 
 
 def name_for(request: pytest.FixtureRequest) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway_lab import Gateway, Served, black_hole, free_port, running, wait_for
+from free_ports import free_port
+from gateway_lab import Gateway, Served, black_hole, running, wait_for
 
 COMMAND = "from fairlead_experiments.entrypoints.cli import main; raise SystemExit(main())"
 ASKED = 12

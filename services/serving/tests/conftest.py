@@ -3,18 +3,18 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from free_ports import free_port
 from prometheus_client.parser import text_string_to_metric_families
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -89,7 +89,7 @@ def started(
     program: Sequence[str] = (str(Path(sys.executable).with_name("fairlead-serving")),),
 ) -> Iterator[Server]:
     """Start the command on a free port; end it whatever happens."""
-    port = _free_port()
+    port = free_port()
     command = [*program, "--model", str(model)]
     command += ["--port", str(port), "--drain-seconds", "1", *arguments]
     with log.open("w") as stream:
@@ -101,13 +101,6 @@ def started(
         yield server
     finally:
         server.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
 
 
 Serve = Callable[..., Any]
@@ -127,12 +120,6 @@ def serve(tmp_path: Path) -> Serve:
 def start_server() -> Callable[..., Any]:
     """Start a server whose end is the caller's business."""
     return started
-
-
-@pytest.fixture(scope="session")
-def free_port() -> Callable[[], int]:
-    """Find a port that nobody listens on."""
-    return _free_port
 
 
 @pytest.fixture
@@ -175,7 +162,7 @@ class MlflowServer:
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
     """Start a real MLflow server with its own empty database."""
-    port = _free_port()
+    port = free_port()
     database = folder / "mlflow.db"
     command = [str(Path(sys.executable).with_name("mlflow")), "server", "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
@@ -192,10 +179,12 @@ def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_until(lambda: _answers(f"{url}/health"))
+        wait_until(lambda: process.poll() is not None or _answers(f"{url}/health"))
         yield MlflowServer(url, process)
+        assert process.poll() is None, (folder / "mlflow.log").read_text()[-2000:]
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # Its log is in the message above.
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=LIMIT)
 
 

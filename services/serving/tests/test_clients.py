@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from free_ports import free_port
 from serving_asgi import Client
 
 from fairlead_serving.app.ports import ModelFolder
@@ -31,7 +32,6 @@ def server(
     tmp_path_factory: pytest.TempPathFactory,
     models: Path,
     start_server: Callable[..., Any],
-    free_port: Callable[[], int],
 ) -> Iterator[tuple[Any, int]]:
     """A process that speaks both, and its gRPC port."""
     port = free_port()

@@ -225,7 +225,8 @@ def test_difference_is_installed_and_served(
         codes = []
         while server.process.poll() is None and 200 not in codes:
             codes.append(_probe(server.url))
-        assert set(codes) - {None} == {503, 200}
+        assert 200 in codes
+        assert set(codes) <= {503, 200, None}
         assert server.predict(row).json() == {"predictions": [20]}
     shutil.rmtree(tmp_path / "wheels")  # What was installed once is kept.
     with serve(folder, *options) as server:

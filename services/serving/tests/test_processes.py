@@ -11,6 +11,7 @@ import grpc
 import httpx
 import numpy as np
 import pytest
+from free_ports import free_port
 
 from fairlead_serving.entrypoints.cli import main
 from fairlead_serving.protocol import open_inference_pb2 as pb
@@ -170,7 +171,6 @@ def test_grpc_drains_without_a_failed_call(
     models: Path,
     serve: Callable[..., Any],
     wait: Callable[[Callable[[], bool]], None],
-    free_port: Callable[[], int],
 ) -> None:
     """After SIGTERM gRPC is not ready, and still answers all that was and is asked until the end."""
     port = free_port()

@@ -15,6 +15,7 @@ import grpc
 import numpy as np
 import pytest
 from echoing import GUILTY, LIMIT, Echo, Fixed, until
+from free_ports import free_port
 from serving_asgi import COLUMNS
 from serving_rpc import INFER, RpcServer, ask_once, run_rpc
 
@@ -45,7 +46,7 @@ def _hours(answer: Any) -> list[float]:
 
 @pytest.mark.parametrize("share", [1.0, 1e-9], ids=["all", "failures"])
 def test_access_log_names_the_call_and_not_its_values(
-    share: float, free_port: Callable[[], int], caplog: pytest.LogCaptureFixture
+    share: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A logged call has its method, HTTP's status, time, sizes and id; failures always are logged."""
 
@@ -72,9 +73,7 @@ def test_access_log_names_the_call_and_not_its_values(
     assert "1.5" not in "".join(one.getMessage() for one in logged)
 
 
-def test_payloads_of_a_unit_are_all_kept_or_none(
-    free_port: Callable[[], int], tmp_path: Path
-) -> None:
+def test_payloads_of_a_unit_are_all_kept_or_none(tmp_path: Path) -> None:
     """What is kept of a unit's calls are the messages themselves, the refused ones too."""
     units = [f"u{number}" for number in range(20)]
     words = pb.ModelInferRequest(model_name="flights", id="only text")
@@ -101,7 +100,7 @@ def test_payloads_of_a_unit_are_all_kept_or_none(
     assert (bad["status"], bad["responseBase64"]) == (400, "")
 
 
-def test_guilty_row_fails_its_sender_alone(free_port: Callable[[], int]) -> None:
+def test_guilty_row_fails_its_sender_alone() -> None:
     """When a call of several callers' rows raises, one gets INTERNAL and the others their answers."""
     model = Echo()
     hours = [1.0, 2.0, GUILTY, 4.0]
@@ -126,7 +125,7 @@ def test_guilty_row_fails_its_sender_alone(free_port: Callable[[], int]) -> None
     )
 
 
-def test_rows_of_cancelled_calls_are_not_predicted_on(free_port: Callable[[], int]) -> None:
+def test_rows_of_cancelled_calls_are_not_predicted_on() -> None:
     """A caller who cancels while others are served costs the model nothing, and counts as 499."""
     model = Echo()
 
@@ -174,7 +173,7 @@ async def _call_many(call: Callable[..., Any], caller: int) -> int:
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.002], ids=["in the loop", "in a thread"])
-def test_no_answer_goes_to_another_caller(seconds: float, free_port: Callable[[], int]) -> None:
+def test_no_answer_goes_to_another_caller(seconds: float) -> None:
     """With thousands of calls on many connections, failures and cancellations, each gets its own."""
     model = Echo(seconds)
 
@@ -240,9 +239,7 @@ def _pack(code: str, values: list[Any]) -> bytes:
 
 @pytest.mark.parametrize("form", ["raw", "contents"])
 @pytest.mark.parametrize("datatype", DATATYPES)
-def test_every_datatype_comes_and_goes(
-    datatype: str, form: str, free_port: Callable[[], int]
-) -> None:
+def test_every_datatype_comes_and_goes(datatype: str, form: str) -> None:
     """Each reaches the model as its own type, to its last value, and is answered in the same form."""
     contents, code, dtype, values = DATATYPES[datatype]
     words = [value.encode() for value in values] if datatype == "BYTES" else values
@@ -267,7 +264,7 @@ def test_every_datatype_comes_and_goes(
         assert list(getattr(output.contents, contents)) == words
 
 
-def test_outputs_are_chosen(free_port: Callable[[], int]) -> None:
+def test_outputs_are_chosen() -> None:
     """Some outputs only, in the order asked for; the id comes back; an unknown one is refused."""
     model = Kept({"a": np.array([1.5]), "b": ["é"], "c": np.array([2])})
     request = _row(1.0)
@@ -300,9 +297,7 @@ def test_outputs_are_chosen(free_port: Callable[[], int]) -> None:
         ({"bool_param": True}, None),
     ],
 )
-def test_parameters_are_checked(
-    parameter: dict[str, Any], factor: float | None, free_port: Callable[[], int]
-) -> None:
+def test_parameters_are_checked(parameter: dict[str, Any], factor: float | None) -> None:
     """Those of the signature reach the model as their type; others are the protocol's business."""
     model = Kept([1.0])
     request = _row(1.0)
@@ -327,9 +322,7 @@ def test_parameters_are_checked(
         pytest.param({"max_body_bytes": 20}, "RESOURCE_EXHAUSTED", "larger than max", id="long"),
     ],
 )
-def test_refusals_have_codes_of_their_own(
-    options: dict[str, Any], code: str, words: str, free_port: Callable[[], int]
-) -> None:
+def test_refusals_have_codes_of_their_own(options: dict[str, Any], code: str, words: str) -> None:
     """Whether to try again, and with what, is told by gRPC's own codes; no slot is held."""
     tensor = {"name": "hour", "datatype": "FP64", "shape": [2]}
     tensor["contents"] = {"fp64_contents": [1.0, 2.0]}
@@ -341,9 +334,7 @@ def test_refusals_have_codes_of_their_own(
     assert server.metrics.in_flight == 0
 
 
-def test_long_requests_are_read_in_a_thread(
-    free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_requests_are_read_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """As over HTTP, to read megabytes does not hold the probes up; short ones are read in the loop."""
     threads: list[int] = []
 

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from free_ports import free_port
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from fairlead_serving.protocol import open_inference_pb2 as pb
@@ -101,7 +102,6 @@ def test_trace_of_the_caller_reaches_the_model_and_the_collector(
     models: Path,
     serve: Callable[..., Any],
     collector: Collector,
-    free_port: Callable[[], int],
     wait: Callable[[Callable[[], bool]], None],
 ) -> None:
     """The model calls others in its caller's trace, and each request is a span; probes are none."""
@@ -124,9 +124,7 @@ def test_trace_of_the_caller_reaches_the_model_and_the_collector(
     assert set(traces) == {TRACE}
 
 
-def test_collector_that_is_away_costs_no_request(
-    models: Path, serve: Callable[..., Any], free_port: Callable[[], int]
-) -> None:
+def test_collector_that_is_away_costs_no_request(models: Path, serve: Callable[..., Any]) -> None:
     """Spans that cannot be sent are lost, and nothing else."""
     to = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
     with serve(models / "calling", "--tracing", environment=to) as server:

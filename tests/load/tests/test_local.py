@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import psutil
 import pytest
 import yaml
 from fairlead_load.local import NAME, Stack, running
+from free_ports import free_port
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
 API = "/api/2.0/mlflow"
@@ -69,13 +69,6 @@ def register(stack: Stack) -> None:
         mlflow.post(f"{API}/registered-models/create", json={"name": NAME})
         version = {"name": NAME, "source": f"{run['artifact_uri']}/model", "run_id": run["run_id"]}
         mlflow.post(f"{API}/model-versions/create", json=version).raise_for_status()
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

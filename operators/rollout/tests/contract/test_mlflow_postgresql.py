@@ -13,10 +13,10 @@ from typing import Any
 
 import httpx
 import pytest
+from free_ports import free_port
 
 from fairlead_rollout.adapters.http import client
 from fairlead_rollout.adapters.mlflow_registry import API, MlflowRegistry
-from fairlead_rollout.adapters.processes import free_port
 from fairlead_rollout.domain.snapshot import Verdict
 from fairlead_rollout.domain.status import Writeback
 
