@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from echoing import Fixed
 
-from fairlead_serving.app.lane import Lane, Limits, OverloadedError, Pace
+from fairlead_serving.app.lane import Lane, Limits, OverloadedError, Pace, Told
 from fairlead_serving.domain.data import Columns, Layout, Raw, Records, Request
 from fairlead_serving.domain.signature import Kind
 
@@ -159,6 +159,45 @@ def test_what_queues_during_a_call_is_the_next_one() -> None:
         assert [list(await answer) for answer in (first, *others)] == [[1], [2], [3], [4]]
 
     assert _run(model, body).requests == [1, 3]
+
+
+def test_callers_who_cannot_be_told_keep_no_answer_from_others() -> None:
+    """Whoever is told at once is told in the turn of the call, and may raise for himself alone."""
+    model, told = _Model(), []
+
+    def tell(prediction: Any, error: Exception | None) -> None:
+        told.append((list(prediction), error))
+        if list(prediction) == [1]:
+            raise OSError
+
+    async def body(lane: Lane) -> None:
+        for number in range(3):
+            lane.queue(_request(number), Told(tell))
+        last = lane.submit(_request(3))
+        assert list(await last) == [3]
+        assert told == [([number], None) for number in range(3)]
+
+    assert _run(model, body, pace=_quick()).requests == [4]
+
+
+def test_lane_looks_round_only_where_it_had_company() -> None:
+    """A caller who is alone does not pay for looking; after two at once the loop is read again."""
+    model = _Model()
+
+    async def turns(lane: Lane) -> int:
+        answer, count = lane.submit(_request(1)), 0
+        while not answer.done():
+            await asyncio.sleep(0)
+            count += 1
+        return count
+
+    async def body(lane: Lane) -> None:
+        alone = await turns(lane)
+        await asyncio.gather(lane.submit(_request(1)), lane.submit(_request(2)))
+        after = [await turns(lane) for _ in range(4)]
+        assert (alone, after) == (1, [3, 2, 1, 1])
+
+    _run(model, body, pace=_quick())
 
 
 def test_rows_of_a_merged_call_are_limited() -> None:

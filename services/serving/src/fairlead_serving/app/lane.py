@@ -5,6 +5,7 @@ model is busy are merged. None ever waits for company: an idle model is called a
 """
 
 import asyncio
+import logging
 import math
 import time
 from collections import deque
@@ -18,10 +19,12 @@ from typing import Any, NamedTuple, Protocol
 from fairlead_serving.domain.data import Request, can_merge, merge
 from fairlead_serving.domain.errors import OverloadedError, TooLargeError
 
+_log = logging.getLogger(__name__)
+
 Predict = Callable[[Request], object]
 Outcome = tuple[object, Exception | None]
 
-_LOOKS = 2  # More let no more in; the first alone misses half of sixteen callers.
+_LOOKS = 2  # More let no more in; none misses half of sixteen callers.
 _NEWS = 0.2  # The share of the last call in what is expected of the next one.
 
 
@@ -74,10 +77,57 @@ class Limits:
     quick: float = 0.001
 
 
+class Answer(Protocol):
+    """Takes what comes of a request, once: a future, or a `Told`."""
+
+    def done(self) -> bool:
+        """Tell whether it has been given, or the caller has left."""
+
+    def set_result(self, result: Any, /) -> None:
+        """Give the predictions."""
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """Give what the request fails with."""
+
+
+class Told:
+    """Tells the caller at once, where a future would in the next turn of the loop.
+
+    Args:
+        tell: Is called once, with the predictions or with what the request fails with.
+    """
+
+    __slots__ = ("_is_done", "_tell")
+
+    def __init__(self, tell: Callable[[Any, Exception | None], None]) -> None:
+        self._tell = tell
+        self._is_done = False
+
+    def done(self) -> bool:
+        """Tell whether the caller has been told."""
+        return self._is_done
+
+    def set_result(self, result: Any, /) -> None:
+        """Tell the predictions."""
+        self._answer(result, None)
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """Tell what the request fails with."""
+        self._answer(None, exception)
+
+    def _answer(self, result: Any, exception: Exception | None) -> None:
+        self._is_done = True
+        try:
+            self._tell(result, exception)
+        except Exception as error:  # noqa: BLE001  # The others of a call have to be told too.
+            _log.error("A caller could not be told: %s", type(error).__name__)
+            _log.debug("The traceback", exc_info=error)
+
+
 class _Waiting(NamedTuple):
     request: Request
     context: Context
-    answer: asyncio.Future[Any]
+    answer: Answer
     deadline: float
 
 
@@ -108,6 +158,7 @@ class Lane:
         self._queue: deque[_Waiting] = deque()
         self._running: list[_Waiting] = []
         self._is_busy = False
+        self._looks = 0
         self._alarm: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -129,25 +180,39 @@ class Lane:
             TooLargeError: It has more rows than are allowed.
             OverloadedError: The queue is full.
         """
+        answer = self._loop.create_future()
+        self.queue(request, answer)
+        return answer
+
+    def queue(self, request: Request, answer: Answer) -> None:
+        """Queue a request.
+
+        Args:
+            request: The checked request.
+            answer: Is given what comes of it, as what `submit` returns.
+
+        Raises:
+            TooLargeError: It has more rows than are allowed.
+            OverloadedError: The queue is full.
+        """
         if request.data.rows > self._limits.rows:
             words = f"The request has {request.data.rows} rows; {self._limits.rows} are allowed."
             raise TooLargeError(words)
         if len(self._queue) >= self._limits.queue and not self._forget():
             raise OverloadedError("Too many requests wait for the model.")
-        answer = self._loop.create_future()
         deadline = self._loop.time() + self._limits.timeout
         self._queue.append(_Waiting(request, copy_context(), answer, deadline))
         if self._alarm is None:
             self._set_alarm(self._queue[0].deadline)
         if not self._is_busy:
             self._is_busy = True
-            self._loop.call_soon(self._look_round, _LOOKS)
-        return answer
+            self._loop.call_soon(self._look_round, self._looks)
 
     def _look_round(self, times: int) -> None:
         """Let the loop read what has come to the other connections, and only then call.
 
-        That is no wait: with nothing to read, a turn of the loop takes no time.
+        That is no wait: with nothing to read, a turn of the loop takes no time. But it takes the
+        system a call, which a caller who has been alone lately need not pay for.
         """
         if times > 0:
             self._loop.call_soon(self._look_round, times - 1)
@@ -191,20 +256,21 @@ class Lane:
         return len(self._queue) < before
 
     def _finish(self, call: "_Call") -> None:
-        for waiting, (prediction, error) in zip(self._running, call.outcomes, strict=True):
+        batch, self._running = self._running, []
+        self._pace.note(call.rows, call.seconds)
+        self._observer.observe_call(len(batch), call.rows, call.seconds)
+        self._looks = _LOOKS if self._queue or len(batch) > 1 else max(self._looks - 1, 0)
+        if self._queue:
+            self._loop.call_soon(self._look_round, self._looks)
+        else:
+            self._is_busy = False
+        for waiting, (prediction, error) in zip(batch, call.outcomes, strict=True):
             if waiting.answer.done():  # Its caller has left, or has been told to.
                 continue
             if error is None:
                 waiting.answer.set_result(prediction)
             else:
                 waiting.answer.set_exception(error)
-        self._pace.note(call.rows, call.seconds)
-        self._observer.observe_call(len(self._running), call.rows, call.seconds)
-        self._running = []
-        if self._queue:
-            self._loop.call_soon(self._look_round, _LOOKS)
-        else:
-            self._is_busy = False
 
     def _set_alarm(self, deadline: float) -> None:
         self._alarm = self._loop.call_at(deadline, self._expire)

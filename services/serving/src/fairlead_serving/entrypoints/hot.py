@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from fairlead_serving.adapters.metrics import Metrics
 from fairlead_serving.adapters.outputs import answer_infer, to_outputs
+from fairlead_serving.app.lane import Told
 from fairlead_serving.domain.answers import (
     Answer,
     answer_error,
@@ -134,7 +135,7 @@ class HotPath:
 
     def answer_short(
         self, route: Route, headers: Headers, body: bytes, send: Callable[[Answer], None]
-    ) -> asyncio.Future[Any] | None:
+    ) -> Told | None:
         """Answer a request whose whole body is there, without the price of a task.
 
         Args:
@@ -144,16 +145,16 @@ class HotPath:
             send: Is called with the answer, unless the caller leaves.
 
         Returns:
-            What to cancel when the caller leaves; None if the answer is sent already.
+            What to tell when the caller leaves; None if the answer is sent already.
         """
         exchange = self._begin(route, headers, body)
         try:
             request, complete = route.read(headers, body)
-            waiting = self._state.loaded()[1].submit(request)
+            waiting = Told(partial(self._conclude, exchange, complete, send))
+            self._state.loaded()[1].queue(request, waiting)
         except Exception as error:  # noqa: BLE001  # As above.
             send(self._end(exchange, route.refuse(to_request_error(error))))
             return None
-        waiting.add_done_callback(partial(self._conclude, exchange, complete, send))
         return waiting
 
     def _conclude(
@@ -161,16 +162,19 @@ class HotPath:
         exchange: Exchange,
         complete: Callable[[Any], Answer],
         send: Callable[[Answer], None],
-        waiting: asyncio.Future[Any],
+        predictions: Any,
+        error: Exception | None,
     ) -> None:
-        if waiting.cancelled():
-            self._end(exchange, exchange.route.refuse(ClientLeftError()))
-            return
-        try:
-            answer = complete(waiting.result())
-        except Exception as error:  # noqa: BLE001  # As above.
+        if error is None:
+            try:
+                answer = complete(predictions)
+            except Exception as raised:  # noqa: BLE001  # As above.
+                error = raised
+        if error is not None:
             answer = exchange.route.refuse(to_request_error(error))
-        send(self._end(exchange, answer))
+        self._end(exchange, answer)
+        if not isinstance(error, ClientLeftError):
+            send(answer)
 
     def _begin(self, route: Route, headers: Headers, body: bytes = b"") -> Exchange:
         self._metrics.in_flight += 1

@@ -224,6 +224,7 @@ async def _load(
     server: _Server,
 ) -> int:
     loop = asyncio.get_running_loop()
+    gc.disable()  # Until it is settled: what libraries bring is no garbage, and is much.
     try:
         served = await loop.run_in_executor(worker, fetch_and_load, settings)
     except (CannotLoadError, CannotFetchError) as error:
@@ -264,6 +265,7 @@ def _settle() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.enable()
     with contextlib.suppress(OSError, AttributeError):  # The C library of GNU alone has it.
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -11,8 +11,14 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from fairlead_serving.app.lane import Told
 from fairlead_serving.domain.answers import Answer, answer_error, answer_v2_error
-from fairlead_serving.domain.errors import BadInputError, RequestError, TooSlowError
+from fairlead_serving.domain.errors import (
+    BadInputError,
+    ClientLeftError,
+    RequestError,
+    TooSlowError,
+)
 from fairlead_serving.entrypoints.hot import HotPath, Route
 
 _REFUSED = b"""%scontent-type: application/json\r
@@ -183,7 +189,7 @@ class HotProtocol(PlainProtocol):
         assert isinstance(app, HotPath)
         self._hot = app
         self._routes = {path.encode(): route for path, route in app.routes.items()}
-        self._waiting: asyncio.Future[Any] | None = None
+        self._waiting: Told | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the lane that the caller has left.
@@ -193,7 +199,7 @@ class HotProtocol(PlainProtocol):
         """
         super().connection_lost(exc)
         if self._waiting is not None:
-            self._waiting.cancel()
+            self._waiting.set_exception(ClientLeftError())
 
     def on_headers_complete(self) -> None:
         """Choose the way of a request."""
