@@ -38,9 +38,9 @@ class RpcServer:
         is_loaded: bool = True,
         **settings: Any,
     ) -> None:
-        given = {"name": "flights", "version": "4", "grpc_port": port, **settings}
-        self._settings = Settings(model="x", **given)
         self._limits = limits or Limits()
+        given = {"name": "flights", "version": "4", "grpc_port": port, **settings}
+        self._settings = Settings(model="x", limits=self._limits, **given)
         folder = ModelFolder(path=Path(), flavors={}, signature=signature)
         self._served = Served(model, folder, pace or Pace())
         self._is_loaded = is_loaded

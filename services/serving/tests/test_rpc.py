@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from echoing import GUILTY, LIMIT, Echo, Fixed, until
 from free_ports import free_port
+from half_calls import HALVES, send_half, take_no_answer
 from serving_asgi import COLUMNS
 from serving_rpc import INFER, RpcServer, ask_once, run_rpc
 
@@ -361,3 +362,95 @@ def test_long_requests_are_read_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> 
     assert run_rpc(RpcServer(free_port(), Echo(), COLUMNS), ask) == [1, 100_000]
     assert threads[0] == threading.get_ident()
     assert threads[1] != threading.get_ident()
+
+
+TOLD = {"no message", "half a message", "half a frame", "a message byte by byte"}
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_slow_sender_does_not_keep_a_connection(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who stops amid a call is told so in time, then the connection is closed; others are served."""
+    monkeypatch.setattr(rpc, "_IDLE_SECONDS", 0.2)
+    port = free_port()
+
+    async def stay(server: RpcServer) -> bytes:
+        staying = asyncio.create_task(send_half(port, half))
+        async with server.callers(1) as (call,):
+            while not staying.done():
+                assert _hours(await call(_row(1.5))) == [1.5]
+            assert _hours(await call(_row(2.5))) == [2.5]
+        assert server.metrics.in_flight == 0
+        return await staying + server.metrics.render()
+
+    found = run_rpc(RpcServer(port, Echo(), COLUMNS, receive_seconds=0.3), stay)
+    is_told = half in TOLD
+    assert (b"did not arrive within 0.3 seconds" in found) is is_told
+    assert (b"grpc-status\x014" in found) is is_told  # DEADLINE_EXCEEDED
+    counted = b'duration_seconds_count{code="4xx",model="flights",version="4"} %.1f' % is_told
+    assert counted in found
+
+
+def test_calls_at_a_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half messages are held up to a number, one more is refused; after their time there is room."""
+    monkeypatch.setattr(rpc, "_MOST_CALLS", 1)
+    port, model = free_port(), Echo()
+
+    async def ask(server: RpcServer) -> None:
+        async with server.callers(3) as callers:
+            model.free.clear()
+            first = asyncio.ensure_future(callers[0](_row(7.0)))
+            await until(lambda: model.calls)
+            halves = asyncio.create_task(send_half(port, "half a message"))
+            refused = None
+            while refused is None:  # Until the half has arrived.
+                found = await asyncio.gather(
+                    callers[1](_row(1.0), timeout=0.1), return_exceptions=True
+                )
+                refused = found[0] if "limit exceeded" in found[0].details() else None
+            assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            model.free.set()
+            assert _hours(await first) == [7.0]
+            assert b"did not arrive" in await halves
+            assert _hours(await callers[1](_row(2.0))) == [2.0]
+
+    monkeypatch.setattr(rpc, "_IDLE_SECONDS", 0.2)
+    limits = Limits(queue=1)
+    run_rpc(RpcServer(port, model, COLUMNS, limits=limits, receive_seconds=2.0), ask)
+
+
+def test_caller_who_takes_no_answer_does_not_keep_a_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A peer that lives and has no room for its answer is left with the connection's age."""
+    monkeypatch.setattr(rpc, "_AGE_SECONDS", 0.2)
+    port = free_port()
+
+    async def stay(server: RpcServer) -> None:
+        await take_no_answer(port, _row(1.5).SerializeToString())
+        assert b'count{code="2xx",model="flights",version="4"} 1.0' in server.metrics.render()
+
+    limits = Limits(timeout=0.1)
+    run_rpc(RpcServer(port, Echo(), COLUMNS, limits=limits, receive_seconds=0.1), stay)
+
+
+def test_connection_that_ends_by_its_age_fails_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server asks for another connection now and then, and a caller notices nothing."""
+    monkeypatch.setattr(rpc, "_AGE_SECONDS", 0.05)
+    arrived, peers = rpc._Service.arrived, set()
+
+    async def note(self: Any, context: Any) -> Any:
+        peers.add(context.peer())
+        return await arrived(self, context)
+
+    monkeypatch.setattr(rpc._Service, "arrived", note)
+
+    async def go_on(call: Callable[..., Any]) -> None:
+        for number in range(200):
+            assert _hours(await call(_row(float(number)), timeout=LIMIT)) == [float(number)]
+
+    async def ask(server: RpcServer) -> None:
+        async with server.callers(8) as callers:
+            await asyncio.gather(*map(go_on, callers))
+
+    run_rpc(RpcServer(free_port(), Echo(0.001), COLUMNS, pace=Fixed(0.001)), ask)
+    assert len(peers) > 2 * 8

@@ -195,7 +195,7 @@ def _add_limits(group: _Group) -> None:
         "--receive-seconds",
         type=_seconds,
         default=60.0,
-        help="how long a request may take to arrive over HTTP",
+        help="how long a request may take to arrive",
     )
     add("--max-rows", type=_count, default=limits.rows, help="the most rows of one request")
     add("--max-queue", type=_count, default=limits.queue, help="how many requests may wait")

@@ -1,8 +1,9 @@
 """The Open Inference Protocol over gRPC, beside HTTP, in the same event loop."""
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,7 +12,12 @@ import grpc
 from fairlead_serving.adapters.metrics import Metrics
 from fairlead_serving.adapters.outputs import Output, chosen_outputs, to_outputs
 from fairlead_serving.app.serving import Served
-from fairlead_serving.domain.errors import BadInputError, ClientLeftError, RequestError
+from fairlead_serving.domain.errors import (
+    BadInputError,
+    ClientLeftError,
+    RequestError,
+    TooSlowError,
+)
 from fairlead_serving.domain.v2 import Infer, Input, Wanted, to_request, unpack
 from fairlead_serving.entrypoints.hot import LONG, to_request_error
 from fairlead_serving.entrypoints.settings import Settings
@@ -28,6 +34,7 @@ _SERVICE = "inference.GRPCInferenceService"
 _CODES: Mapping[int, grpc.StatusCode] = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
     413: grpc.StatusCode.INVALID_ARGUMENT,
     500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
@@ -46,6 +53,20 @@ _CONTENTS: Mapping[str, str] = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
+_IDLE_SECONDS = 75.0
+"""How long a connection without a call is kept; as long as over HTTP."""
+
+_PING_SECONDS = 30.0
+"""How long a connection on which nothing comes is thought to be alive, and then how long it may
+take to answer."""
+
+_AGE_SECONDS = 3600.0
+"""When a connection is asked to end. Its calls are finished first: a caller notices nothing, and
+finds the replicas that have come since. It is what ends one that takes no answer."""
+
+_MOST_CALLS = 1000
+"""The most calls of one connection at a time, whose caller's library keeps the others back; and
+the most of all connections, besides those that may wait for the model. Each may hold a message."""
 
 
 def create_rpc_server(
@@ -72,7 +93,9 @@ def create_rpc_server(
     """
     service = _Service(settings, state, metrics, watches)
     handlers = {
-        name: grpc.unary_unary_rpc_method_handler(
+        # A stream of one message: a unary call is the same to the caller, but its message is read
+        # before we are asked, however long that takes.
+        name: grpc.stream_unary_rpc_method_handler(
             call,
             request_deserializer=request.FromString,
             response_serializer=lambda answer: answer.SerializeToString(),
@@ -86,12 +109,11 @@ def create_rpc_server(
             ("ModelInfer", service.model_infer, pb.ModelInferRequest),
         )
     }
-    options = [
-        ("grpc.max_receive_message_length", settings.max_body_bytes),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.so_reuseport", 0),
-    ]
-    server = grpc.aio.server(interceptors=interceptors, options=options)
+    server = grpc.aio.server(
+        interceptors=interceptors,
+        options=_options(settings),
+        maximum_concurrent_rpcs=settings.limits.queue + _MOST_CALLS,
+    )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
     address = f"[{settings.host}]" if ":" in settings.host else settings.host
     try:
@@ -99,6 +121,45 @@ def create_rpc_server(
     except RuntimeError as error:
         raise OSError(None, "the address is taken or not this machine's") from error
     return server
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    """Bound what a connection may take and how long; seconds are told as whole milliseconds."""
+    seconds = {
+        "grpc.server_handshake_timeout_ms": settings.receive_seconds,
+        "grpc.max_connection_idle_ms": _IDLE_SECONDS,
+        "grpc.keepalive_time_ms": _PING_SECONDS,
+        "grpc.keepalive_timeout_ms": _PING_SECONDS,
+        "grpc.max_connection_age_ms": _AGE_SECONDS,
+        # What is under way then may still arrive, wait and be answered.
+        "grpc.max_connection_age_grace_ms": settings.receive_seconds + settings.limits.timeout,
+    }
+    return [
+        ("grpc.max_receive_message_length", settings.max_body_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", _MOST_CALLS),
+        ("grpc.so_reuseport", 0),
+        *((name, math.ceil(1000 * value)) for name, value in seconds.items()),
+    ]
+
+
+@asynccontextmanager
+async def _refusing(context: Any) -> AsyncIterator[None]:
+    """End a call with the code of the error that it raises."""
+    try:
+        yield
+    except RequestError as error:
+        await context.abort(_CODES[error.status], error.message)
+
+
+def _whole(call: Callable[[Any, Any], Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Call a method with the message, once that is there."""
+
+    async def answer(self: "_Service", _: Any, context: Any) -> Any:
+        async with _refusing(context):
+            return await call(self, await self.arrived(context))
+
+    return answer
 
 
 class _Service:
@@ -110,32 +171,48 @@ class _Service:
         self._metrics = metrics
         self._watches = watches
 
-    async def server_live(self, _: Any, context: Any) -> Any:
-        del context
+    @_whole
+    async def server_live(self, _: Any) -> Any:
         return pb.ServerLiveResponse(live=True)
 
-    async def server_ready(self, _: Any, context: Any) -> Any:
-        del context
+    @_whole
+    async def server_ready(self, _: Any) -> Any:
         return pb.ServerReadyResponse(ready=self._state.is_ready)
 
-    async def model_ready(self, request: Any, context: Any) -> Any:
-        async with _refusing(context):
-            check_model(self._settings, request.name, request.version)
-            return pb.ModelReadyResponse(ready=self._state.is_ready)
+    @_whole
+    async def model_ready(self, request: Any) -> Any:
+        check_model(self._settings, request.name, request.version)
+        return pb.ModelReadyResponse(ready=self._state.is_ready)
 
-    async def server_metadata(self, _: Any, context: Any) -> Any:
-        del context
+    @_whole
+    async def server_metadata(self, _: Any) -> Any:
         return pb.ServerMetadataResponse(**server_metadata())
 
-    async def model_metadata(self, request: Any, context: Any) -> Any:
-        async with _refusing(context):
-            check_model(self._settings, request.name, request.version)
-            return pb.ModelMetadataResponse(**model_metadata(self._settings, self._state))
+    @_whole
+    async def model_metadata(self, request: Any) -> Any:
+        check_model(self._settings, request.name, request.version)
+        return pb.ModelMetadataResponse(**model_metadata(self._settings, self._state))
 
-    async def model_infer(self, request: Any, context: Any) -> Any:
+    async def model_infer(self, _: Any, context: Any) -> Any:
         async with _refusing(context):
+            try:
+                request = await self.arrived(context)
+            except TooSlowError as error:
+                self._metrics.observe(error.status, self._settings.receive_seconds)
+                raise
             check_model(self._settings, request.model_name, request.model_version)
             return await self._counted(request, context)
+
+    async def arrived(self, context: Any) -> Any:
+        """Wait for the message of a call, but not for ever."""
+        try:
+            async with asyncio.timeout(self._settings.receive_seconds):
+                message = await context.read()
+        except TimeoutError as error:
+            raise TooSlowError(self._settings.receive_seconds) from error
+        if message is grpc.aio.EOF:
+            raise BadInputError("The call holds no message.")
+        return message
 
     async def _counted(self, request: Any, context: Any) -> Any:
         started, status, answer = time.perf_counter(), 200, None
@@ -168,15 +245,6 @@ class _Service:
         predictions = await lane.submit(infer.request)
         outputs = to_outputs(predictions, infer.request.data.rows, served.signature.outputs)
         return _answer(self._settings, infer, outputs)
-
-
-@asynccontextmanager
-async def _refusing(context: Any) -> AsyncIterator[None]:
-    """End a call with the code of the error that it raises."""
-    try:
-        yield
-    except RequestError as error:
-        await context.abort(_CODES[error.status], error.message)
 
 
 def _seen(request: Any, context: Any, status: int, answer: Any, seconds: float) -> Seen:

@@ -29,7 +29,7 @@ class Settings:
             `onnx` to convert it.
         trusted_types: Types that a skops file may hold besides those of known packages.
         max_body_bytes: The largest body taken.
-        receive_seconds: How long a request may take to arrive over HTTP.
+        receive_seconds: How long a request may take to arrive.
         merge: `auto` to merge the requests for models that are known to predict row by row, or
             `on` or `off` for any model.
         access_log: The share of the requests that are logged, from 0 to 1.
