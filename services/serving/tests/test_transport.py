@@ -25,6 +25,7 @@ from fairlead_serving.entrypoints.http import create_app
 from fairlead_serving.entrypoints.settings import Settings
 from fairlead_serving.entrypoints.state import State
 from fairlead_serving.entrypoints.transport import HotProtocol, PlainProtocol
+from fairlead_serving.entrypoints.watches import Seen
 
 Protocol = type[HotProtocol] | type[PlainProtocol]
 PATHS = ("/invocations", "/invocations?a=1")  # By the short way, and by uvicorn's.
@@ -37,6 +38,7 @@ class Stack:
         self, protocol: Protocol, pace: Pace, limits: Limits, receive_seconds: float
     ) -> None:
         self.model = Echo()
+        self.seen: list[Seen] = []
         self.metrics = Metrics("flights", "4")
         served = Served(self.model, ModelFolder(path=Path(), flavors={}, signature=COLUMNS), pace)
         self.state = State(served=served)
@@ -48,7 +50,7 @@ class Stack:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Stack"]:
         """Serve on a port that the system chooses."""
-        app = create_app(self._settings, self.state, self.metrics)
+        app = create_app(self._settings, self.state, self.metrics, [self.seen.append])
         config = uvicorn.Config(
             app,
             http=self._protocol,  # type: ignore[arg-type]
@@ -258,6 +260,40 @@ def test_slow_sender_does_not_keep_a_connection(case: str, protocol: Protocol) -
     assert (
         told.get("message", told.get("error")) == "The request did not arrive within 0.2 seconds."
     )
+
+
+BODIES = ("half a body", "half a body, chunked", "half a long body", "half of the other protocol")
+
+
+@pytest.mark.parametrize("protocol", [HotProtocol, PlainProtocol], ids=["ours", "uvicorn's"])
+@pytest.mark.parametrize("case", BODIES)
+def test_slow_body_is_counted_as_what_its_sender_is_told(case: str, protocol: Protocol) -> None:
+    """Metrics and watches see one 408, with the answer that was sent."""
+
+    async def ask(stack: Stack) -> bytes:
+        answer, _ = await _silence(stack, SLOW[case][0])
+        await until(lambda: stack.seen)
+        (seen,) = stack.seen
+        assert (seen.status, seen.response) == (408, answer.partition(b"\r\n\r\n")[2])
+        return stack.metrics.render()
+
+    metrics = _run(protocol, ask, receive_seconds=0.2)
+    assert b'duration_seconds_count{code="4xx",model="flights",version="4"} 1.0' in metrics
+
+
+@pytest.mark.parametrize("case", ["half a body, chunked", "half a long body"])
+def test_sender_who_leaves_amid_a_body_is_counted_as_one_who_left(case: str) -> None:
+    """It is nobody's mistake, so no 400."""
+
+    async def leave(stack: Stack) -> list[int]:
+        _, writer = await asyncio.open_connection("127.0.0.1", stack.port)
+        writer.write(SLOW[case][0][0])
+        await until(lambda: stack.metrics.in_flight)
+        writer.transport.abort()
+        await until(lambda: stack.seen)
+        return [seen.status for seen in stack.seen]
+
+    assert _run(HotProtocol, leave) == [499]
 
 
 @pytest.mark.parametrize("between", [b"", b"\r\n", b"POST /inv"], ids=["none", "a line", "half"])

@@ -51,6 +51,9 @@ LONG = 256 * 1024
 _PATIENCE = 10
 """How many times the largest body is read and thrown away before the connection is closed."""
 
+REFUSED = "fairlead.refused"
+"""Where a scope holds the error that its caller was told before the body had ended."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -124,7 +127,7 @@ class HotPath:
         exchange = self._begin(route, scope["headers"])
         try:
             self._state.loaded()
-            exchange = exchange._replace(body=await self._body(receive))
+            exchange = exchange._replace(body=await self._body(scope, receive))
             answer = await self._answer(exchange, receive)
         except Exception as error:  # noqa: BLE001  # Whatever it is, it has an answer.
             answer = route.refuse(to_request_error(error))
@@ -156,6 +159,16 @@ class HotPath:
             send(self._end(exchange, route.refuse(to_request_error(error))))
             return None
         return waiting
+
+    def count_refused(self, route: Route, headers: Headers, error: RequestError) -> None:
+        """Count a request that was refused before its body had ended.
+
+        Args:
+            route: What the path is for.
+            headers: The request's.
+            error: What its caller was told.
+        """
+        self._end(self._begin(route, headers), route.refuse(error))
 
     def _conclude(
         self,
@@ -229,7 +242,7 @@ class HotPath:
         outputs = to_outputs(predictions, infer.request.data.rows, served.signature.outputs)
         return answer_infer(self._name, self._version, infer, outputs)
 
-    async def _body(self, receive: Receive) -> bytes:
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """Read the body, but keep no more of it than is allowed.
 
         What is too long is still read for a while: closing a connection on a caller who is
@@ -238,10 +251,10 @@ class HotPath:
         message = await receive()
         body: bytes = message.get("body", b"")
         if message.get("more_body") or len(body) > self._limit or not body:
-            body = await self._long_body(message, receive)
+            body = await self._long_body(scope, message, receive)
         return body
 
-    async def _long_body(self, message: Message, receive: Receive) -> bytes:
+    async def _long_body(self, scope: Scope, message: Message, receive: Receive) -> bytes:
         parts, size = [message.get("body", b"")], len(message.get("body", b""))
         while message.get("more_body") and size <= _PATIENCE * self._limit:
             message = await receive()
@@ -249,7 +262,7 @@ class HotPath:
             if size <= self._limit:
                 parts.append(message.get("body", b""))
         if message["type"] == "http.disconnect":
-            raise BadInputError("The body ended early.")
+            raise scope.get(REFUSED) or ClientLeftError()
         if size > self._limit:
             raise TooLargeError(f"The body is longer than {self._limit} bytes.")
         if not size:

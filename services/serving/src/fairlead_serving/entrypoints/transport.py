@@ -7,7 +7,7 @@ the rows, a second writes head and body at once.
 
 import asyncio
 from enum import Enum, auto
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -19,7 +19,7 @@ from fairlead_serving.domain.errors import (
     RequestError,
     TooSlowError,
 )
-from fairlead_serving.entrypoints.hot import HotPath, Route
+from fairlead_serving.entrypoints.hot import REFUSED, HotPath, Route
 
 _REFUSED = b"""%scontent-type: application/json\r
 content-length: %d\r
@@ -171,6 +171,8 @@ class PlainProtocol(HttpToolsProtocol):
     def _refuse(self, error: RequestError) -> None:
         is_v2 = self._stage is not _Stage.NOTHING and self.url.startswith(b"/v2")
         refusal = answer_v2_error(error) if is_v2 else answer_error(error)
+        if self._stage is _Stage.BODY:
+            cast("dict[str, Any]", self.scope)[REFUSED] = error
         head = _REFUSED % (STATUS_LINE[refusal.status], len(refusal.body))
         self.transport.write(head + refusal.body)
         self.transport.close()
@@ -241,6 +243,11 @@ class HotProtocol(PlainProtocol):
         self._waiting = self._hot.answer_short(
             call.route, call.headers, b"".join(call.parts), lambda answer: self._send(call, answer)
         )
+
+    def _refuse(self, error: RequestError) -> None:
+        super()._refuse(error)
+        if self._stage is _Stage.BODY and isinstance(self.cycle, _Call):
+            self._hot.count_refused(self.cycle.route, self.cycle.headers, error)
 
     def _send(self, call: _Call, answer: Answer) -> None:
         self._waiting = None
