@@ -21,7 +21,7 @@ from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
 NUMBERS = pd.DataFrame({"hour": np.arange(60.0), "day": np.arange(60), "late": np.arange(60) % 3})
 LABELS = np.arange(60) % 2
@@ -161,6 +161,7 @@ def save_sklearn(models: Models) -> None:
         serialization_format="pickle",
     )
     models.keep("proba")
+    models.sklearn("echo", FunctionTransformer(), None, pyfunc_predict_fn="transform")
     models.sklearn("unsigned", Ridge().fit(NUMBERS.to_numpy(), LABELS), None)
     models.keep("unsigned", ROWS.to_numpy(), {"inputs": ROWS.to_numpy().tolist()})
     encoder = make_column_transformer(

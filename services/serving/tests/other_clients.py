@@ -14,6 +14,21 @@ import numpy as np
 NAME = "flights"
 ROWS = [[1.5, 2, 0], [2.5, 3, 1]]
 COLUMNS = {"hour": ("FP64", np.float64), "day": ("INT64", np.int64), "late": ("INT64", np.int64)}
+VALUES = {
+    "BOOL": (np.bool_, [True, False]),
+    "INT8": (np.int8, [-(2**7), 2**7 - 1]),
+    "INT16": (np.int16, [-(2**15), 2**15 - 1]),
+    "INT32": (np.int32, [-(2**31), 2**31 - 1]),
+    "INT64": (np.int64, [-(2**63), 2**63 - 1]),
+    "UINT8": (np.uint8, [0, 2**8 - 1]),
+    "UINT16": (np.uint16, [0, 2**16 - 1]),
+    "UINT32": (np.uint32, [0, 2**32 - 1]),
+    "UINT64": (np.uint64, [0, 2**64 - 1]),
+    "FP16": (np.float16, [0.1, -65504.0]),
+    "FP32": (np.float32, [0.1, -(2.0**100)]),
+    "FP64": (np.float64, [0.1, -1e300]),
+    "BYTES": (np.object_, ["é", "a\nb"]),
+}
 
 
 def triton_inputs(module):
@@ -89,6 +104,37 @@ def ask_triton_words(port):
     return found
 
 
+def ask_triton_datatypes(http_port, grpc_port):
+    """Send the ends of every datatype to a model that gives them back, by every way there is."""
+    import tritonclient.grpc  # noqa: PLC0415
+    import tritonclient.http  # noqa: PLC0415
+
+    http = tritonclient.http.InferenceServerClient(f"127.0.0.1:{http_port}")
+    grpc = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{grpc_port}")
+    found = {}
+    for datatype, (dtype, values) in VALUES.items():
+        sent = np.array([[value] for value in values], dtype=dtype)
+        for way in ("bytes", "bytes, then JSON", "JSON, then bytes", "JSON"):
+            tensor = tritonclient.http.InferInput("x", [2, 1], datatype)
+            tensor.set_data_from_numpy(sent, binary_data=way.startswith("bytes"))
+            wanted = tritonclient.http.InferRequestedOutput("output-1", way.endswith("bytes"))
+            answer = http.infer(NAME, [tensor], outputs=[wanted]).as_numpy("output-1")
+            found[f"{datatype}, {way}"] = differs(sent, answer)
+        tensor = tritonclient.grpc.InferInput("x", [2, 1], datatype)
+        tensor.set_data_from_numpy(sent)
+        answer = grpc.infer(NAME, [tensor]).as_numpy("output-1")
+        found[f"{datatype}, gRPC"] = differs(sent, answer)
+    return found
+
+
+def differs(sent, answer):
+    """Say in what an array that came back is another one; nothing if it is the same."""
+    values = [item.decode() if isinstance(item, bytes) else item for item in answer.ravel()]
+    told = (str(answer.dtype), answer.shape, values)
+    is_same = (answer.dtype, answer.shape, values) == (sent.dtype, sent.shape, list(sent.ravel()))
+    return "" if is_same else repr(told)
+
+
 def refusal(ask):
     """Give the words with which a request is refused."""
     from tritonclient.utils import InferenceServerException  # noqa: PLC0415
@@ -140,6 +186,8 @@ def main(library, http_port, grpc_port):
     """Ask by both protocols."""
     if library == "words":
         found = ask_triton_words(http_port)
+    elif library == "datatypes":
+        found = ask_triton_datatypes(http_port, grpc_port)
     elif library == "triton":
         found = {"http": ask_triton_http(http_port), "grpc": ask_triton_grpc(grpc_port)}
     else:

@@ -18,6 +18,7 @@ from fairlead_serving.app.ports import ModelFolder
 from fairlead_serving.app.serving import Served
 from fairlead_serving.domain.data import Columns
 from fairlead_serving.domain.signature import Column, Kind, Signature
+from fairlead_serving.domain.v2 import DTYPES
 from fairlead_serving.protocol import open_inference_pb2 as pb
 
 CLIENTS = Path(sys.prefix).parent / ".venv-clients" / "bin" / "python"
@@ -104,6 +105,16 @@ def test_tritonclient_sends_words() -> None:
     with client.listening() as url:
         found = _run(SCRIPT, "words", str(httpx.URL(url).port), "0")
     assert found == {way: ["é", "", "a\nb"] for way in ("binary True", "binary False")}
+
+
+def test_tritonclient_sends_every_datatype(models: Path, serve: Callable[..., Any]) -> None:
+    """To its last value each comes back as its own type, as bytes and as JSON, by HTTP and gRPC."""
+    port = free_port()
+    with serve(models / "echo", "--name", "flights", "--grpc-port", str(port)) as running:
+        running.wait_ready()
+        found = _ask("datatypes", (running, port))
+    assert len(found) == 5 * len(DTYPES)
+    assert {way: told for way, told in found.items() if told} == {}
 
 
 def test_kserve_clients(server: tuple[Any, int], expected: list[float]) -> None:

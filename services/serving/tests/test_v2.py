@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving_asgi import COLUMNS, Client
 
+from fairlead_serving.adapters.arrays import to_answer
 from fairlead_serving.adapters.outputs import to_outputs
 from fairlead_serving.domain.data import Columns, Records, Tensors
 from fairlead_serving.domain.errors import BadInputError
@@ -288,6 +289,16 @@ def test_infinity_is_refused(datatype: str) -> None:
         ),
         pytest.param([True, False], [("output-1", "BOOL", (2, 1), [True, False])], id="booleans"),
         pytest.param(["a", None], [("output-1", "BYTES", (2, 1), ["a", None])], id="words"),
+        pytest.param(
+            [["a", "b"], [None, "d"]],
+            [("output-1", "BYTES", (2, 2), ["a", "b", None, "d"])],
+            id="a table of words",
+        ),
+        pytest.param(
+            [["a"], ["b", "c"]],
+            [("output-1", "BYTES", (2, 1), ['["a"]', '["b","c"]'])],
+            id="ragged words",
+        ),
         pytest.param([[1], [2, 3]], [("output-1", "BYTES", (2, 1), ["[1]", "[2,3]"])], id="ragged"),
         pytest.param(
             [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}],
@@ -330,6 +341,22 @@ def test_outputs_are_written_as_asked_for() -> None:
     unknown = client.post({**request, "outputs": [{"name": "c"}]}, path="/v2/models/flights/infer")
     assert unknown.status_code == 400
     assert "a, b" in unknown.json()["error"]
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize(("dtype", "datatype"), [("float16", "FP16"), ("float32", "FP32")])
+def test_short_floats_keep_their_type_and_have_mlflows_digits(
+    dtype: str, datatype: str, *, by_name: bool
+) -> None:
+    """A tensor of them is one; in MLflow's protocol each is written as the long one it becomes."""
+    array = np.array([0.1, 2.0], dtype)
+    client = Client(to_answer({"a": array} if by_name else array), MATRIX)
+    request = {"inputs": [_tensor("x", [2, 2], "FP64", [1, 2, 3, 4])]}
+    (output,) = client.post(request, path="/v2/models/flights/infer").json()["outputs"]
+    assert (output["datatype"], output["shape"]) == (datatype, [2, 1])
+    assert np.array(output["data"], dtype).tolist() == array.tolist()
+    answer = client.post({"inputs": [[1, 2], [3, 4]]}).json()["predictions"]
+    assert (answer["a"] if by_name else answer) == array.tolist()
 
 
 @pytest.mark.parametrize(

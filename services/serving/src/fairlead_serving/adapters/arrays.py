@@ -27,8 +27,10 @@ DTYPES: Mapping[Kind, str] = {
 }
 """What numpy calls them; a column of another type is pandas' to build, for its missing values."""
 _FLOATS = frozenset({Kind.FLOAT, Kind.DOUBLE})
-_WRITABLE = frozenset({"f8", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"})
-"""Types that orjson writes from memory, and as MLflow does: its 32-bit floats have other digits."""
+_SHORT = frozenset({"f4", "f2"})
+"""Floats that orjson writes with fewer digits than MLflow, which makes floats of 64 bits of them."""
+_WRITABLE = _SHORT | {"f8", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"}
+"""Types that orjson writes from memory."""
 
 
 class Arrays:
@@ -138,7 +140,26 @@ def to_answer(predictions: object) -> object:
     """
     if isinstance(predictions, np.ndarray) and predictions.dtype.str[1:] in _WRITABLE:
         return np.ascontiguousarray(predictions) if predictions.ndim else predictions.item()
+    if isinstance(predictions, dict):
+        return {str(name): to_answer(values) for name, values in predictions.items()}
     return to_json(predictions)
+
+
+def as_mlflow_writes(predictions: Any) -> object:
+    """Give arrays of short floats the type whose digits MLflow's server writes.
+
+    Args:
+        predictions: An answer of a model, as `to_answer` gives it.
+
+    Returns:
+        The same numbers.
+    """
+    if isinstance(predictions, np.ndarray):
+        is_short = predictions.dtype.str[1:] in _SHORT
+        return predictions.astype(np.float64) if is_short else predictions
+    if isinstance(predictions, dict):
+        return {name: as_mlflow_writes(values) for name, values in predictions.items()}
+    return predictions
 
 
 def to_json(predictions: Any) -> object:

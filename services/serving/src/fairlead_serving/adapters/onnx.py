@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead_serving.adapters.arrays import Arrays, to_json
+from fairlead_serving.adapters.arrays import Arrays, to_answer, to_json
 from fairlead_serving.adapters.code import add_code, data_path
 from fairlead_serving.adapters.sessions import is_rowwise, refuse_misfits, start_session
 from fairlead_serving.app.ports import Model, ModelFolder, Predictor
@@ -69,7 +69,7 @@ class _OnnxModel:
             raise
         if isinstance(data, Records | Columns):
             return _records(self._outputs, found)
-        return {name: to_json(one) for name, one in zip(self._outputs, found, strict=True)}
+        return {name: to_answer(one) for name, one in zip(self._outputs, found, strict=True)}
 
     def _feeds(self, data: Data) -> dict[str, NDArray[Any]]:
         feeds = self._arrays_by_input(data)

@@ -171,6 +171,11 @@ def _leaves(values: Any) -> Sequence[Any]:
 
 def _words(name: str, values: Any) -> Output:
     listed = values.tolist() if isinstance(values, np.ndarray) else values
+    table = np.array(listed, dtype=object) if isinstance(listed, list) else None
+    if table is not None and table.ndim >= _SMALLEST:
+        flat = table.ravel().tolist()
+        if all(word is None or isinstance(word, str) for word in flat):
+            return Output(name, "BYTES", table.shape, flat)
     words = [
         value if value is None or isinstance(value, str) else orjson.dumps(value).decode()
         for value in (listed if isinstance(listed, list) else [listed])

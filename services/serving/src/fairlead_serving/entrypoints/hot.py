@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from functools import partial
 from typing import Any, NamedTuple
 
+from fairlead_serving.adapters.arrays import as_mlflow_writes
 from fairlead_serving.adapters.metrics import Metrics
 from fairlead_serving.adapters.outputs import answer_infer, to_outputs
 from fairlead_serving.app.lane import Told
@@ -229,7 +230,7 @@ class HotPath:
         _check_plain(headers)
         is_csv = _content_type(headers) == _CSV
         read = served.reader.read_csv if is_csv else served.reader.read_json
-        return Reading(read(body), answer_predictions)
+        return Reading(read(body), _answer_invocation)
 
     def _read_infer(self, headers: Headers, body: bytes) -> Reading:
         served, _ = self._state.loaded()
@@ -268,6 +269,10 @@ class HotPath:
         if not size:
             raise BadInputError("The body is empty.")
         return b"".join(parts)
+
+
+def _answer_invocation(predictions: object) -> Answer:
+    return answer_predictions(as_mlflow_writes(predictions))
 
 
 def to_request_error(error: Exception) -> RequestError:
