@@ -19,7 +19,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array, Object, Property
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
@@ -161,6 +161,21 @@ def save_sklearn(models: Models) -> None:
         serialization_format="pickle",
     )
     models.keep("proba")
+    three = LogisticRegression().fit(NUMBERS, np.arange(60) % 3)
+    scaler = StandardScaler().fit(NUMBERS)
+    for name, estimator, method in (
+        ("decision", LogisticRegression().fit(NUMBERS, LABELS), "decision_function"),
+        ("decisions", three, "decision_function"),
+        ("log_proba", three, "predict_log_proba"),
+        ("transform", scaler, "transform"),
+    ):
+        signature = infer_signature(NUMBERS, getattr(estimator, method)(NUMBERS))
+        models.sklearn(name, estimator, signature, pyfunc_predict_fn=method)
+        if method.startswith("predict"):
+            models.keep(name)
+        else:  # MLflow saves it, and then cannot load it.
+            predictions = getattr(estimator, method)(ROWS).tolist()
+            models.expected[name] = {"payload": SPLIT, "predictions": predictions}
     models.sklearn("echo", FunctionTransformer(), None, pyfunc_predict_fn="transform")
     models.sklearn("unsigned", Ridge().fit(NUMBERS.to_numpy(), LABELS), None)
     models.keep("unsigned", ROWS.to_numpy(), {"inputs": ROWS.to_numpy().tolist()})

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from importing import imported_by
+from jsonschema import Draft202012Validator, ValidationError
 from numpy.testing._private.utils import runstring
+from serving_asgi import Client
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import (
     HistGradientBoostingClassifier,
@@ -91,6 +93,27 @@ def test_native_flavors_predict_what_mlflow_predicts(
             assert predictions.tolist() == wanted.tolist()
         else:
             np.testing.assert_allclose(predictions, wanted, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["proba", "decision", "decisions", "log_proba", "transform"])
+def test_other_methods_answer_as_mlflow_or_the_model_does(
+    name: str, models: Path, expected: Mapping[str, Any]
+) -> None:
+    """What `pyfunc_predict_fn` names is called, though MLflow knows few; the document describes it."""
+    served = _load(models / name)
+    client = Client(signature=served.signature, state={"served": served})
+    answer = client.post(expected[name]["payload"]).json()
+    wanted = expected[name]["predictions"]
+    np.testing.assert_allclose(answer["predictions"], wanted, rtol=1e-12, atol=0)
+    document = client.send("GET", "/openapi.json").json()
+    described = document["components"]["schemas"]["Predictions"]
+    Draft202012Validator({**described, "components": document["components"]}).validate(answer)
+    is_table = np.ndim(wanted) == 2
+    for wrong in ([["x"]], ["x"], [1.0] if is_table else [[1.0]]):
+        with pytest.raises(ValidationError):
+            Draft202012Validator({**described, "components": document["components"]}).validate(
+                {"predictions": wrong}
+            )
 
 
 def test_types_of_a_skops_file_are_not_trusted_on_its_own_word(models: Path) -> None:
