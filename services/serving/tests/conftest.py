@@ -85,17 +85,20 @@ def started(
     log: Path,
     model: object,
     *arguments: str,
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str | None] | None = None,
     program: Sequence[str] = (str(Path(sys.executable).with_name("fairlead-serving")),),
 ) -> Iterator[Server]:
-    """Start the command on a free port; end it whatever happens."""
+    """Start the command on a free port; end it whatever happens.
+
+    A variable whose value is None is not there.
+    """
     port = free_port()
     command = [*program, "--model", str(model)]
     command += ["--port", str(port), "--drain-seconds", "1", *arguments]
+    given = {**os.environ, **(environment or {})}
+    variables = {name: value for name, value in given.items() if value is not None}
     with log.open("w") as stream:
-        process = subprocess.Popen(
-            command, stderr=stream, text=True, env={**os.environ, **(environment or {})}
-        )
+        process = subprocess.Popen(command, stderr=stream, text=True, env=variables)
     server = Server(process, f"http://127.0.0.1:{port}", log)
     try:
         yield server

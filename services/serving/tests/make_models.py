@@ -87,6 +87,20 @@ class Calling:
         return np.array([headers.get("traceparent", "")] * len(data))
 
 
+class Pools:
+    """Says how wide the pools of threads are in the process that it predicts in."""
+
+    def predict(self, data):
+        """Give each pool's library and width."""
+        import sklearn.ensemble._hist_gradient_boosting._gradient_boosting  # noqa: F401, PLC0415
+        import threadpoolctl  # noqa: PLC0415
+
+        pools = [
+            (one["internal_api"], one["num_threads"]) for one in threadpoolctl.threadpool_info()
+        ]
+        return np.array([json.dumps(pools)] * len(data))
+
+
 class Scaling(mlflow.pyfunc.PythonModel):
     """A model of no particular library, with a parameter."""
 
@@ -254,7 +268,7 @@ def save_pyfunc(models: Models) -> None:
 
 def save_odd(models: Models) -> None:
     """Save models that fail, are slow, call others or lack something."""
-    for model in (Raising(), Slow(), Plain(), Calling(), Importing()):
+    for model in (Raising(), Slow(), Plain(), Calling(), Pools(), Importing()):
         models.sklearn(type(model).__name__.lower(), model)
     (models.root / "importing" / "serving_input_example.json").write_text(json.dumps(SPLIT))
     models.sklearn("unmet", RIDGE, pip_requirements=["scikit-learn==0.1", "nobody-has-this"])

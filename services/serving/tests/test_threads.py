@@ -1,5 +1,6 @@
 """How many threads a prediction may use: what the limit on processor time leaves."""
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from fairlead_serving.domain.threads import CpuLimit, threads_for
 from fairlead_serving.entrypoints.cli import main
 
 PERIOD = 100_000
+PROCESSORS = len(os.sched_getaffinity(0))
+HERE = threads_for(read_limits(), PROCESSORS)
 
 
 @pytest.mark.parametrize(
@@ -94,15 +97,45 @@ def test_libraries_take_the_threads_of_the_command(
     rows = expected["booster"]["payload"]["dataframe_split"]
     many = {"dataframe_split": {"columns": rows["columns"], "data": rows["data"] * 400}}
     found = {}
-    here = threads_for(read_limits(), len(os.sched_getaffinity(0)))
-    for threads in ("auto", str(here), str(here + 2)):
+    for threads in ("auto", str(HERE), str(HERE + 2)):
         arguments = ("--threads", threads, "--predictor", "exact")
         with serve(models / "booster", *arguments) as server:
             server.wait_ready()
             assert server.predict(many).status_code == 200
             found[threads] = psutil.Process(server.process.pid).num_threads()
-    assert found["auto"] == found[str(here)]
-    assert found[str(here + 2)] >= found["auto"] + 2
+    assert found["auto"] == found[str(HERE)]
+    assert found[str(HERE + 2)] >= found["auto"] + 2
+
+
+@pytest.mark.parametrize(
+    ("threads", "variables", "widths"),
+    [
+        pytest.param("1", {}, (1, 1), id="one"),
+        pytest.param("2", {}, (2, 2), id="two"),
+        pytest.param("auto", {}, (HERE, HERE), id="the limit"),
+        pytest.param("2", {"OMP_NUM_THREADS": "1"}, (2, 1), id="OpenMP's own"),
+        pytest.param("2", {"OPENBLAS_NUM_THREADS": "1"}, (1, 2), id="OpenBLAS's own"),
+    ],
+)
+def test_pools_of_the_process_are_as_wide_as_it_was_told(
+    threads: str,
+    variables: Mapping[str, str],
+    widths: tuple[int, int],
+    models: Path,
+    serve: Callable[..., Any],
+) -> None:
+    """BLAS and OpenMP follow the option, unless the environment has the library's own variable."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    clean = dict.fromkeys(names) | dict(variables)
+    with serve(models / "pools", "--threads", threads, environment=clean) as server:
+        server.wait_ready()
+        record = {"hour": 1.5, "day": 2, "late": 0}
+        answer = server.predict({"dataframe_records": [record]}).json()["predictions"]
+    found: dict[str, set[int]] = {}
+    for api, width in json.loads(answer[0]):
+        found.setdefault(api, set()).add(width)
+    blas, openmp = widths
+    assert found == {"openblas": {min(blas, PROCESSORS)}, "openmp": {openmp}}
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "many", "1.5"])
