@@ -27,6 +27,12 @@ class Output:
     shape: tuple[int, ...]
     values: NDArray[Any] | Sequence[str | None]
 
+    @property
+    def content_type(self) -> str:
+        """What MLServer's clients read it as: a list of strings, or an array."""
+        is_list = self.datatype == "BYTES" and self.shape[1:] == (1,)
+        return "str" if is_list else "np"
+
     def pack(self) -> bytes:
         """Write the values as bytes: little-endian; strings with their length before them."""
         if isinstance(self.values, np.ndarray):
@@ -81,12 +87,11 @@ def answer_infer(model: str, version: str, infer: Infer, outputs: Sequence[Outpu
     binary: list[bytes] = []
     documents = []
     for output, is_binary in chosen_outputs(infer, outputs):
-        kind = "str" if output.datatype == "BYTES" else "np"
         document: dict[str, Any] = {
             "name": output.name,
             "datatype": output.datatype,
             "shape": output.shape,
-            "parameters": {"content_type": kind},
+            "parameters": {"content_type": output.content_type},
         }
         if is_binary:
             binary.append(output.pack())
@@ -94,7 +99,10 @@ def answer_infer(model: str, version: str, infer: Infer, outputs: Sequence[Outpu
         else:
             document["data"] = output.values
         documents.append(document)
-    whole: dict[str, Any] = {"model_name": model, "outputs": documents}
+    # MLServer's clients choose by it what to read the whole answer with.
+    kinds = [document["parameters"]["content_type"] for document in documents]
+    parameters = {"content_type": kinds[0] if len(kinds) == 1 else "pd"}
+    whole: dict[str, Any] = {"model_name": model, "outputs": documents, "parameters": parameters}
     if version:
         whole["model_version"] = version
     if infer.id is not None:

@@ -283,13 +283,13 @@ def _response(name: str, version: str, outputs: int) -> Schema:
     properties = {
         "model_name": _one(name),
         "outputs": list_of(described[0] if outputs == 1 else {"anyOf": described}),
+        "parameters": object_of({"content_type": _enum(("np", "str", "pd"))}, ["content_type"]),
         "id": {**_TEXT, "description": "That of the request, if it has one."},
     }
+    required = ["model_name", "outputs", "parameters"]
     if not version:
-        return object_of(properties, ["model_name", "outputs"])
-    return object_of(
-        {**properties, "model_version": _one(version)}, ["model_name", "outputs", "model_version"]
-    )
+        return object_of(properties, required)
+    return object_of({**properties, "model_version": _one(version)}, [*required, "model_version"])
 
 
 def _outputs(outputs: Sequence[Column | Tensor]) -> list[Schema]:

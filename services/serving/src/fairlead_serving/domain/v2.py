@@ -86,7 +86,7 @@ class Input(msgspec.Struct, frozen=True):
         shape: Its shape.
         datatype: Its datatype.
         values: Its values in C order.
-        is_base64: Whether strings are bytes in base64.
+        content_type: What strings are by MLServer's word: `base64` bytes, `pd_json` JSON.
     """
 
     field: str
@@ -94,7 +94,7 @@ class Input(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
     datatype: str
     values: Sequence[Any]
-    is_base64: bool = False
+    content_type: str = ""
 
 
 KINDS: Mapping[ValueType, str] = {
@@ -231,9 +231,9 @@ def _read_inputs(tensors: Sequence[_Tensor], binary: bytes) -> list[Input]:
             at += size
         else:
             raise BadInputError(f"'{field}' has a binary_data_size that is not in the body.", field)
-        is_base64 = parameters.get("content_type") == "base64"
+        kind = str(parameters.get("content_type"))
         shape = tuple(tensor.shape)
-        inputs.append(Input(field, tensor.name, shape, tensor.datatype, values, is_base64))
+        inputs.append(Input(field, tensor.name, shape, tensor.datatype, values, kind))
     if at < len(binary):
         raise BadInputError("There are bytes behind the JSON that no input names.", "inputs")
     return inputs
@@ -422,10 +422,11 @@ def _by_name(
 def _cells(tensor: Input, spec: Column) -> Sequence[Any]:
     """Give one value for each row, as JSON would have it."""
     values = _plain(tensor)
-    if spec.type is Kind.BINARY and not tensor.is_base64:
+    if spec.type is Kind.BINARY and tensor.content_type != "base64":
         raw = (value.encode() if isinstance(value, str) else value for value in tensor.values)
         return [base64.b64encode(value).decode() if value else value for value in raw]
-    if isinstance(spec.type, ArrayOf) and len(tensor.shape) == 2:  # noqa: PLR2004
+    is_json = tensor.content_type == "pd_json"
+    if isinstance(spec.type, ArrayOf) and len(tensor.shape) == 2 and not is_json:  # noqa: PLR2004
         width = tensor.shape[1]
         return [list(values[at : at + width]) for at in range(0, len(values), width or 1)]
     if tensor.shape[1:] not in {(), (1,)}:
@@ -433,7 +434,9 @@ def _cells(tensor: Input, spec: Column) -> Sequence[Any]:
             f"'{tensor.field}' must have the shape [rows] or [rows, 1], not {list(tensor.shape)}.",
             tensor.field,
         )
-    return values if isinstance(spec.type, Kind) else [_json(tensor.field, one) for one in values]
+    if isinstance(spec.type, Kind) and not is_json:
+        return values
+    return [_json(tensor.field, one) for one in values]
 
 
 def _json(field: str, value: object) -> object:

@@ -290,9 +290,9 @@ def _inputs(request: Any) -> list[Input]:
             # An unknown datatype is refused with the words that name those there are.
             contents = _CONTENTS.get(tensor.datatype)
             values = list(getattr(tensor.contents, contents)) if contents else []
-        is_base64 = _parameters(tensor.parameters).get("content_type") == "base64"
+        kind = str(_parameters(tensor.parameters).get("content_type"))
         shape = tuple(tensor.shape)
-        inputs.append(Input(field, tensor.name, shape, tensor.datatype, values, is_base64))
+        inputs.append(Input(field, tensor.name, shape, tensor.datatype, values, kind))
     return inputs
 
 
@@ -305,6 +305,7 @@ def _answer(settings: Settings, infer: Infer, outputs: Sequence[Output]) -> Any:
     is_raw = infer.is_binary or any(output.datatype not in _CONTENTS for output in chosen)
     for output in chosen:
         tensor = answer.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
+        tensor.parameters["content_type"].string_param = output.content_type
         if is_raw:
             answer.raw_output_contents.append(output.pack())
         else:
