@@ -135,6 +135,12 @@ def store(engine: Engine) -> SqlStore:
     return SqlStore(engine)
 
 
+@pytest.fixture(scope="session")
+def new_client() -> Callable[[FastAPI], Client]:
+    """Makes clients of an application; whoever makes one closes it."""
+    return Client
+
+
 @pytest.fixture
 def client(store: SqlStore) -> Iterator[Client]:
     """The application over that store, at noon of 1 January 2026."""

@@ -70,6 +70,8 @@ def test_decisions_are_listed_by_their_time_whatever_came_first(client: Any, rec
         ({"summary": "a\x00b"}, "summary"),
         ({"from": []}, "from"),
         ({"to": None}, "to"),
+        ({"rules": 7}, "rules"),
+        ({"rules": "x" * 65}, "rules"),
         ({"inputs": "s3cr3t"}, "inputs"),
         ({"thresholds": None}, "thresholds"),
     ],

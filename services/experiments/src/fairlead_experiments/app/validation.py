@@ -260,6 +260,7 @@ def _decision(rollout_id: str, decision_id: str, document: Item) -> Decision:
         if _part(fields, name) is None:
             raise _Invalid(name, _wanted(fields.get(name, _MISSING), "must be an object"))
     _part(fields, "from")
+    _optional_text(fields, "rules", _WORD)
     at = microseconds(_datetime(fields, "at"))
     _check_json(fields)
     return Decision(decision_id, rollout_id, at, {**fields, "id": decision_id})
