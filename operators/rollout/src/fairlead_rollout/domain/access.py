@@ -113,10 +113,7 @@ def _parse_rate_limit(traffic: Mapping[str, Any]) -> RateLimit:
             "spec.traffic.rateLimit.by: a rate by unit needs a unit that asks more than once; "
             "count by client"
         )
-    try:
-        period = parse_duration(limit["per"])
-    except ValueError as error:
-        raise InvalidSpecError(f"spec.traffic.rateLimit.per: {error}") from error
+    period = parse_duration("spec.traffic.rateLimit.per", limit["per"])
     if not SHORTEST_PERIOD <= period <= LONGEST_PERIOD:
         raise InvalidSpecError("spec.traffic.rateLimit.per: must be from 100ms to 24h")
     return RateLimit(by=limit["by"], requests=limit["requests"], period=period)

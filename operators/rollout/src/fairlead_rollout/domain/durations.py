@@ -3,26 +3,31 @@
 import re
 from datetime import timedelta
 
+from fairlead_rollout.domain.errors import InvalidSpecError
+
 PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$"
 LONGEST = timedelta(days=3650)
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def parse_duration(text: str) -> timedelta:
+def parse_duration(field: str, text: str) -> timedelta:
     """Read a duration.
 
     Args:
+        field: What the error names.
         text: Numbers with a unit each (`ms`, `s`, `m`, `h`, `d`), such as `1h30m`.
 
     Raises:
-        ValueError: The text is not a duration, or longer than ten years.
+        InvalidSpecError: The text is not a duration, or longer than ten years.
     """
     if not re.match(PATTERN, text):
-        raise ValueError(f"{text!r} is not a duration; write for example 30s, 10m, 1h30m or 14d")
+        raise InvalidSpecError(
+            f"{field}: {text!r} is not a duration; write for example 30s, 10m, 1h30m or 14d"
+        )
     seconds = sum(float(n) * _SECONDS[unit] for n, unit in _PART.findall(text))
     if seconds > LONGEST.total_seconds():
-        raise ValueError(f"{text!r} is longer than {LONGEST.days} days")
+        raise InvalidSpecError(f"{field}: {text!r} is longer than {LONGEST.days} days")
     return timedelta(seconds=seconds)
 
 

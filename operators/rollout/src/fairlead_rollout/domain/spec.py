@@ -339,7 +339,9 @@ def _with_objects(field: str, document: Mapping[str, Any], names: Iterable[str])
 
 
 def _parse_keep(keep: Mapping[str, Any]) -> Keep:
-    return Keep(versions=keep["versions"], duration=_duration("spec.server.keep.for", keep["for"]))
+    return Keep(
+        versions=keep["versions"], duration=parse_duration("spec.server.keep.for", keep["for"])
+    )
 
 
 def _parse_autoscaling(server: Mapping[str, Any]) -> Autoscaling | None:
@@ -355,15 +357,8 @@ def _parse_autoscaling(server: Mapping[str, Any]) -> Autoscaling | None:
     )
 
 
-def _duration(field: str, text: str) -> timedelta:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise InvalidSpecError(f"{field}: {error}") from error
-
-
 def _parse_timeout(text: str) -> timedelta:
-    timeout = _duration("spec.traffic.timeout", text)
+    timeout = parse_duration("spec.traffic.timeout", text)
     if not timedelta(0) < timeout <= LONGEST_TIMEOUT:
         raise InvalidSpecError("spec.traffic.timeout: must be above 0 and at most 1h")
     return timeout
@@ -372,7 +367,7 @@ def _parse_timeout(text: str) -> timedelta:
 def _parse_rollout(rollout: Mapping[str, Any]) -> RolloutSpec:
     steps = tuple(_parse_step(step) for step in rollout["steps"])
     objective = _parse_objective(rollout.get("objective"))
-    max_duration = _duration("spec.rollout.maxDuration", rollout["maxDuration"])
+    max_duration = parse_duration("spec.rollout.maxDuration", rollout["maxDuration"])
     _check_steps(steps, objective)
     if objective and objective.window and objective.window >= max_duration:
         raise InvalidSpecError(
@@ -382,7 +377,9 @@ def _parse_rollout(rollout: Mapping[str, Any]) -> RolloutSpec:
     spec = RolloutSpec(
         steps=steps,
         max_duration=max_duration,
-        progress_deadline=_duration("spec.rollout.progressDeadline", rollout["progressDeadline"]),
+        progress_deadline=parse_duration(
+            "spec.rollout.progressDeadline", rollout["progressDeadline"]
+        ),
         minimum_requests=rollout["minimumRequests"],
         on_inconclusive=OnInconclusive(rollout["onInconclusive"]),
         guardrails=_parse_guardrails(rollout["guardrails"]),
@@ -399,7 +396,7 @@ def _parse_step(step: Mapping[str, Any]) -> Step:
     return Step(
         weight=parse_weight(step.get("weight", 0)),
         shadow=parse_weight(step.get("shadow", 0)),
-        duration=_duration("spec.rollout.steps", step["for"]) if "for" in step else None,
+        duration=parse_duration("spec.rollout.steps", step["for"]) if "for" in step else None,
         until=Until(step["until"]) if "until" in step else None,
     )
 
@@ -488,7 +485,7 @@ def _check_objective(objective: Mapping[str, Any]) -> None:
 
 
 def _parse_window(text: str) -> timedelta:
-    window = _duration("spec.rollout.objective.window", text)
+    window = parse_duration("spec.rollout.objective.window", text)
     if not window:
         raise InvalidSpecError("spec.rollout.objective.window: must be above 0")
     return window
@@ -499,7 +496,9 @@ def _parse_guardrails(guardrails: Mapping[str, Any]) -> Guardrails:
     return Guardrails(
         errors_margin=float(errors["margin"]) if errors else None,
         latency_margin=float(latency["margin"]) if latency else None,
-        slower_than=_duration("spec.rollout.guardrails.latency.slowerThan", latency["slowerThan"])
+        slower_than=parse_duration(
+            "spec.rollout.guardrails.latency.slowerThan", latency["slowerThan"]
+        )
         if latency
         else None,
         shadow=_parse_shadow_guardrail(guardrails.get("shadow")),

@@ -36,7 +36,6 @@ from sqlalchemy import (
 )
 
 from fairlead_experiments.adapters.schema import EXPOSURES, OUTCOMES, UNIT_OUTCOMES, UNITS
-from fairlead_experiments.app.validation import microseconds
 from fairlead_experiments.domain.effect import Arm
 from fairlead_experiments.domain.linear import (
     NOTHING,
@@ -54,6 +53,7 @@ from fairlead_experiments.domain.records import (
     Rollout,
     Standing,
 )
+from fairlead_experiments.domain.times import microseconds
 
 _SMALLEST = 1e-150
 """Smaller distances are none: PostgreSQL refuses a product that a double cannot hold."""

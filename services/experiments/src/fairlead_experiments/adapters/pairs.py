@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -18,6 +18,7 @@ from fairlead_experiments.domain.predictions import (
     Unpaired,
     place_of,
 )
+from fairlead_experiments.domain.times import moment
 
 KEPT = 10_000
 """How many pairs of a comparison are kept: a share of 5 % is known to a percentage point by then."""
@@ -34,7 +35,6 @@ _EVERY_PLACE = 2**63 - 1
 _CHUNK = 5_000
 _MICROSECOND = timedelta(microseconds=1)
 _LISTED = 5
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Versions = tuple[str, str, str]
 """A model, the version that answered and its shadow."""
@@ -109,8 +109,8 @@ def read(
             shadow=row.shadow,
             pairs=_sample(connection, (model, row.stable, row.shadow)),
             total=row.total,
-            first_at=_moment(row.first_at),
-            last_at=_moment(row.last_at),
+            first_at=moment(row.first_at),
+            last_at=moment(row.last_at),
             unpaired=_unpaired(connection, (model, row.stable, row.shadow), now),
         )
         for row in connection.execute(latest.limit(_LISTED)).all()
@@ -315,7 +315,3 @@ def _unpaired(connection: Connection, versions: Versions, now: int) -> Unpaired:
         shadow=found.get((1, shadow, 0), 0),
         paired=found.get((0, stable, 1), 0),
     )
-
-
-def _moment(microseconds: int) -> datetime:
-    return _EPOCH + microseconds * _MICROSECOND

@@ -4,13 +4,13 @@ SQLite has no partitions; there is always room.
 """
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from sqlalchemy import Connection, Table, text
 
 from fairlead_experiments.adapters.database import is_server
+from fairlead_experiments.domain.times import microseconds, moment
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 WIDTH = 28 * 86_400_000_000
 """Microseconds in one partition: a batch asks for its keys in each of a handful."""
 
@@ -44,11 +44,11 @@ def names(connection: Connection, table: Table) -> set[str]:
 def start_of(name: str) -> int:
     """Answer the time in a partition's name: its start, or the end of the one for all before."""
     day = datetime.strptime(name[-8:], "%Y%m%d").replace(tzinfo=UTC)
-    return (day - _EPOCH) // timedelta(microseconds=1)
+    return microseconds(day)
 
 
 def _name(table: Table, start: int) -> str:
-    return f"{table.name}_{_EPOCH + timedelta(microseconds=start):%Y%m%d}"
+    return f"{table.name}_{moment(start):%Y%m%d}"
 
 
 def _creation(table: Table, start: int) -> str:

@@ -39,7 +39,6 @@ from fairlead_experiments.app.documents import (
     load_decision,
     load_rollout,
 )
-from fairlead_experiments.app.validation import microseconds
 from fairlead_experiments.domain.counting import is_followed
 from fairlead_experiments.domain.predictions import Prediction, Seen
 from fairlead_experiments.domain.records import (
@@ -50,6 +49,7 @@ from fairlead_experiments.domain.records import (
     Outcome,
     Rollout,
 )
+from fairlead_experiments.domain.times import microseconds
 
 Key = tuple[Any, ...]
 

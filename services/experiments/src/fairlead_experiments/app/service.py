@@ -8,7 +8,6 @@ from fairlead_experiments.app.ports import Clock, Store
 from fairlead_experiments.app.validation import (
     Item,
     Rejection,
-    moment,
     read_decision,
     read_exposures,
     read_outcomes,
@@ -19,6 +18,7 @@ from fairlead_experiments.domain.analysis import Document, analyse, build_compar
 from fairlead_experiments.domain.predictions import Seen
 from fairlead_experiments.domain.records import Decision, Rollout
 from fairlead_experiments.domain.report import Report, build_report
+from fairlead_experiments.domain.times import moment
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from fairlead_experiments.domain.records import (
     RolloutStep,
     ShadowGuardrail,
 )
+from fairlead_experiments.domain.times import microseconds
 
 T = TypeVar("T")
 
@@ -41,8 +42,6 @@ SKEW = timedelta(days=1)
 LARGEST_VALUE = 1e100
 """Sums of squares of larger outcomes would not be finite."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _OUTCOME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MODEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -134,16 +133,6 @@ def read_decision(rollout_id: str, decision_id: str, document: Item) -> Decision
         return _decision(rollout_id, decision_id, document)
     except _Invalid as invalid:
         raise BadRequestError(invalid.reason, field=invalid.field) from invalid
-
-
-def microseconds(moment: datetime) -> int:
-    """Answer the microseconds since 1970 of a time with a zone."""
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def moment(microseconds_: int) -> datetime:
-    """Answer the time, in UTC, of microseconds since 1970."""
-    return _EPOCH + microseconds_ * _MICROSECOND
 
 
 def _read(items: Sequence[Item], read: Callable[[Item], T]) -> tuple[list[T], list[Rejection]]:

@@ -8,11 +8,11 @@ left out.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 from fairlead_experiments.domain.records import FULL_WEIGHT, Decision, Rollout
+from fairlead_experiments.domain.times import moment
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = ((2 * 86_400, 86_400, "days"), (7_200, 3_600, "hours"), (120, 60, "minutes"))
 _HOLD = "hold"
 SMALLEST_SHARE = 1e-4
@@ -159,14 +159,10 @@ class _Clock:
     scale: float
 
     def since(self, at: int) -> float:
-        return (_time(at) - self.rollout.started_at).total_seconds() / self.scale
+        return (moment(at) - self.rollout.started_at).total_seconds() / self.scale
 
     def times(self, looks: Iterable[_Look]) -> tuple[float, ...]:
         return tuple(self.since(look.at) for look in looks)
-
-
-def _time(at: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=at)
 
 
 def _clock_time(moment: datetime) -> str:
@@ -175,7 +171,7 @@ def _clock_time(moment: datetime) -> str:
 
 def _unit(rollout: Rollout, decisions: Sequence[Decision]) -> tuple[float, str]:
     """Answer the seconds and the name of the unit that fits the rollout's length."""
-    last = _time(decisions[-1].at) if decisions else rollout.started_at
+    last = moment(decisions[-1].at) if decisions else rollout.started_at
     age = (last - rollout.started_at).total_seconds()
     return next(((size, name) for least, size, name in _UNITS if age >= least), (1, "seconds"))
 
@@ -295,7 +291,7 @@ def _rows(
 ) -> tuple[tuple[str, ...], ...]:
     assert callable(write)
     return tuple(
-        (_clock_time(_time(look.at)), *(write(column[place]) for column in columns))
+        (_clock_time(moment(look.at)), *(write(column[place]) for column in columns))
         for place, look in enumerate(looks)
     )
 
@@ -365,7 +361,7 @@ def _judges(look: _Look | None) -> tuple[tuple[str, str, str, str, str], ...]:
 def _moment(decision: Decision) -> Moment:
     document = decision.document
     return Moment(
-        at=_clock_time(_time(decision.at)),
+        at=_clock_time(moment(decision.at)),
         verdict=str(document.get("verdict")),
         summary=str(document.get("summary")),
     )

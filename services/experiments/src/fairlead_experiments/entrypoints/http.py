@@ -92,9 +92,15 @@ class Ingest:
     def __init__(self) -> None:
         self._limiter = CapacityLimiter(_BATCHES_AT_ONCE)
 
-    async def run(self, take: Callable[[list[object]], Receipt], items: list[object]) -> Receipt:
-        """Hand a batch to a use case."""
-        return await to_thread.run_sync(take, items, limiter=self._limiter)
+    async def run(
+        self, take: Callable[[list[object]], Receipt], items: list[object], counter: Counter
+    ) -> Receipt:
+        """Hand a batch to a use case, and count what became of its items."""
+        receipt = await to_thread.run_sync(take, items, limiter=self._limiter)
+        counter.labels("accepted").inc(receipt.accepted)
+        counter.labels("duplicate").inc(receipt.duplicates)
+        counter.labels("rejected").inc(len(receipt.rejected))
+        return receipt
 
 
 class Complaints:
@@ -111,12 +117,6 @@ class Complaints:
             recent[reason] = now
             _log.warning("The database did not answer: %s", reason)
         self._logged = recent
-
-
-def _count(counter: Counter, receipt: Receipt) -> None:
-    counter.labels("accepted").inc(receipt.accepted)
-    counter.labels("duplicate").inc(receipt.duplicates)
-    counter.labels("rejected").inc(len(receipt.rejected))
 
 
 def create_app(experiments: Experiments) -> FastAPI:
@@ -171,8 +171,7 @@ def _ingest_routes(experiments: Experiments, metrics: Metrics) -> APIRouter:
     async def post_exposures(request: Request) -> Response:
         """Take a batch of exposures; each item stands alone, and counts once."""
         items = read_items(await read_json(request), "exposures", BATCH_LIMIT)
-        receipt = await ingest.run(experiments.take_exposures, items)
-        _count(metrics.exposures, receipt)
+        receipt = await ingest.run(experiments.take_exposures, items, metrics.exposures)
         return JSONResponse(asdict(receipt))
 
     @router.post(
@@ -185,8 +184,7 @@ def _ingest_routes(experiments: Experiments, metrics: Metrics) -> APIRouter:
         document = await read_json(request)
         is_single = isinstance(document, dict) and "outcomes" not in document
         items = [document] if is_single else read_items(document, "outcomes", BATCH_LIMIT)
-        receipt = await ingest.run(experiments.take_outcomes, items)
-        _count(metrics.outcomes, receipt)
+        receipt = await ingest.run(experiments.take_outcomes, items, metrics.outcomes)
         if is_single and receipt.rejected:
             wrong = receipt.rejected[0]
             raise BadRequestError(wrong.reason, field=wrong.field)
@@ -200,8 +198,7 @@ def _ingest_routes(experiments: Experiments, metrics: Metrics) -> APIRouter:
     async def post_predictions(request: Request) -> Response:
         """Take a batch of predictions; a copy's is paired with the answer's, whichever comes first."""
         items = read_items(await read_json(request), "predictions", BATCH_LIMIT)
-        receipt = await ingest.run(experiments.take_predictions, items)
-        _count(metrics.predictions, receipt)
+        receipt = await ingest.run(experiments.take_predictions, items, metrics.predictions)
         return JSONResponse(asdict(receipt))
 
     return router
