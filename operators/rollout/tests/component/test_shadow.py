@@ -92,6 +92,47 @@ def test_a_candidate_that_disagrees_is_aborted_before_it_answers(gated: World) -
     assert (gated.weight, copies(gated), gated.status.stable) == (0, {}, "1")
 
 
+@pytest.fixture
+def stepped(make_world: Callable[..., World], build_manifest: Callable[..., Any]) -> World:
+    """Return a world with a gate and a step of copies after it, in which the gate holds."""
+    steps = [{"shadow": 40, "for": "10m"}, *RULES["steps"]]
+    world = make_world(build_manifest(rollout={**RULES, "steps": steps}))
+    world.shadow_state = "insufficient"
+    world.run_until(lambda: world.status.stable == "1")
+    world.production = "2"
+    world.run_until(lambda: copies(world) == {"2": 1_250} and world.rollout.id in world.records_)
+    return world
+
+
+def test_the_gate_comes_before_a_step_of_copies_and_each_has_its_own_share(stepped: World) -> None:
+    """The gate takes as long as it needs; then the step takes its time, whatever was compared."""
+    stepped.run(100, every=15.0)
+    assert (stepped.rollout.step, copies(stepped)) == (None, {"2": 1_250})
+
+    stepped.shadow_state = "holding"
+    stepped.run_until(lambda: stepped.rollout.step_started_at is not None)
+    began = stepped.time
+    assert (stepped.rollout.step, copies(stepped), stepped.weight) == (0, {"2": 4_000}, 0)
+
+    stepped.shadow_state = "insufficient"
+    stepped.run_until(lambda: stepped.weight == 1_000, every=5.0)
+    assert stepped.time - began >= timedelta(minutes=10)
+    assert copies(stepped) == {}
+
+
+def test_what_a_step_of_copies_finds_against_the_candidate_aborts_by_the_gates_rule(
+    stepped: World,
+) -> None:
+    """Passing the gate is not for good: its limit holds for the copies that come after it too."""
+    stepped.shadow_state = "holding"
+    stepped.run_until(lambda: stepped.rollout.step_started_at is not None)
+    stepped.shadow_state, stepped.verdict = "worse", Verdict.WORSE
+    stepped.run()
+
+    assert (stepped.rollout.state, stepped.rollout.reason) == (RolloutState.ABORTED, "ShadowWorse")
+    assert copies(stepped) == {}
+
+
 def test_a_gate_holds_while_experiments_is_away(gated: World) -> None:
     """Without numbers the candidate neither answers nor goes."""
     gated.experiments_up, gated.shadow_state = False, "holding"
