@@ -46,6 +46,26 @@ def test_a_decision_comes_back_as_it_was_sent_and_counts_once(client: Any, recor
     assert listed(client) == [{"id": "a", **decision()}]
 
 
+def test_a_question_to_a_person_is_listed_and_in_the_report(client: Any, record: Build) -> None:
+    """It changed the rollout: the page has it in the words it was asked in, and counts no look."""
+    client.put("/v1/rollouts/r1", json=record())
+    asked = decision(
+        verdict="awaiting",
+        check="approval_needed",
+        reason="AwaitingApproval",
+        message="a person has to approve its promotion",
+        summary="Version 4 waits for a person at 50 %: a person has to approve its promotion.",
+    )
+    client.put("/v1/rollouts/r1/decisions/a", json=asked)
+
+    page = client.get("/v1/rollouts/r1/report").text
+
+    assert listed(client) == [{"id": "a", **asked}]
+    assert asked["summary"] in page
+    assert ">awaiting<" in page
+    assert "looks in between" not in page
+
+
 def test_decisions_are_listed_by_their_time_whatever_came_first(client: Any, record: Build) -> None:
     """The earliest is first; the analysis tells when the newest was taken."""
     client.put("/v1/rollouts/r1", json=record())
@@ -64,7 +84,10 @@ def test_decisions_are_listed_by_their_time_whatever_came_first(client: Any, rec
     ("changes", "field"),
     [
         ({"at": "yesterday"}, "at"),
+        ({"check": None}, "check"),
+        ({"check": "x" * 65}, "check"),
         ({"verdict": ""}, "verdict"),
+        ({"verdict": "x" * 65}, "verdict"),
         ({"reason": 7}, "reason"),
         ({"message": "x" * 5001}, "message"),
         ({"summary": "a\x00b"}, "summary"),

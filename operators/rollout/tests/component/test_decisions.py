@@ -9,6 +9,7 @@ import pytest
 from fairlead_rollout.domain.decisions import BETWEEN_LOOKS, between_looks
 from fairlead_rollout.domain.explain import explain
 from fairlead_rollout.domain.snapshot import Verb, Verdict
+from fairlead_rollout.domain.status import ConditionType
 
 World = Any
 NAME = "flight-delay"
@@ -130,6 +131,63 @@ def test_explain_the_api_and_the_runs_file_say_the_same(
     assert kept[-1]["summary"].endswith(f"({reason}).")
     assert kept[-1]["rules"] == served.spec.rollout.fingerprint
     assert written["rollout"]["state"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("steps", "question"),
+    [
+        pytest.param([{"weight": 50, "for": "10s"}], "its promotion", id="the promotion"),
+        pytest.param(
+            [{"weight": 50, "until": "approved"}, {"weight": 70, "for": "10s"}], "70 %", id="a step"
+        ),
+    ],
+)
+def test_what_waits_for_a_person_is_told_alike_wherever_one_reads(
+    make_world: Callable[..., World],
+    build_manifest: Callable[..., Any],
+    steps: list[dict[str, Any]],
+    question: str,
+) -> None:
+    """One question: in status, API, explain, an event and MLflow, with the numbers it was asked on."""
+    world = make_world(build_manifest(rollout={"steps": steps, "promotion": "approved"}))
+    world.verdict, world.why = Verdict.HOLDING, "nothing is against version 2"
+    go_on(world, lambda: world.status.stable == "1")
+    world.production = "2"
+    go_on(world, lambda: world.status.rollout is not None and world.rollout.awaiting)
+    go_on(world, lambda: not world.status.writeback)
+
+    kept = world.decisions(world.rollout.id)
+    (asked,) = [d for d in kept if d["verdict"] == "awaiting"]
+    message = asked["message"]
+    progressing = world.status.condition(ConditionType.PROGRESSING)
+    analysis, served = world.analysis(world.rollout.id), world.store_.read(NAME)
+    text = explain(NAME, served.spec, world.status, analysis, world.time, decisions=kept)
+
+    assert question in message
+    assert asked["check"] == "approval_needed"
+    assert asked["from"] == asked["to"] == {"state": "running", "step": 0, "weight": 5_000}
+    assert asked["inputs"]["analysis"]["verdict"] == analysis.verdict == "holding"
+    assert asked["reason"] == world.rollout.reason == progressing.reason == "AwaitingApproval"
+    assert world.rollout.message == progressing.message == message
+    assert (
+        asked["summary"] == f"Version 2 waits for a person at 50 %: {message} (AwaitingApproval)."
+    )
+    assert asked["summary"] in text
+    assert f"Waiting for a person: {message}." in text
+    assert world.tags["2"]["rollout.status"] == "running"
+    assert world.tags["2"]["rollout.reason"] == f"AwaitingApproval: {message}"
+    events = [e for e in world.store_.events(NAME) if e["reason"] == "AwaitingApproval"]
+    assert [e["message"] for e in events] == [message]
+
+    world.run(5, every=60.0)
+    assert [d["verdict"] for d in world.decisions(world.rollout.id)].count("awaiting") == 1
+    world.ask(Verb.APPROVE, step=0)
+    world.run(every=0.5)
+    go_on(world, lambda: not world.status.writeback)
+    moves = [d for d in world.decisions(world.rollout.id) if d["verdict"] != "hold"]
+    answer = moves[[d["verdict"] for d in moves].index("awaiting") + 1]
+    assert answer["verdict"] == ("promoting" if question == "its promotion" else "step")
+    assert "approved by ada" in answer["summary"]
 
 
 def test_a_decision_holds_what_it_was_taken_on(on_trial: World) -> None:

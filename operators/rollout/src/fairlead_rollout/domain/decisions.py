@@ -30,6 +30,7 @@ from fairlead_rollout.domain.writebacks import guardrails_of, objective_of, plai
 
 HOLD = "hold"
 PROMOTING = "promoting"
+AWAITING = "awaiting"
 # A look is kept when a fortieth of the rollout's age has passed since the last decision kept, and two
 # seconds: every two seconds at first, every 36 minutes after a day. In 14 days that is 430 looks.
 LOOKS_PER_AGE = 40
@@ -76,7 +77,7 @@ def _verdict(before: Rollout | None, after: Rollout) -> str | None:
     if after.promoting and not before.promoting:
         return PROMOTING
     if after.awaiting and not before.awaiting:
-        return "awaiting"
+        return AWAITING
     if after.paused != before.paused:
         return "paused" if after.paused else "resumed"
     return HOLD if (after.state, after.step) == (before.state, before.step) else "step"
@@ -201,7 +202,11 @@ def word_decision(verdict: str, rollout: Rollout, context: Context, ruling: Ruli
         return f"{who} gets {_step_words(rollout, context)}."
     if verdict == HOLD:
         return f"{who} stays at {weight}: {ruling.message} ({ruling.reason})."
-    does = {PROMOTING: "is to take all traffic", RolloutState.PROMOTED: "has all traffic"}
+    does = {
+        AWAITING: f"waits for a person at {weight}",
+        PROMOTING: "is to take all traffic",
+        RolloutState.PROMOTED: "has all traffic",
+    }
     ends = f"is {verdict} at {weight}" if rollout.is_active else f"is out, {verdict} at {weight}"
     return f"{who} {does.get(verdict, ends)}: {rollout.message} ({rollout.reason})."
 

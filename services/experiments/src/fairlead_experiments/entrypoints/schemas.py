@@ -315,8 +315,8 @@ class DecisionBody(BaseModel):
     check: str = Field(max_length=64, description="The check that spoke.")
     verdict: str = Field(
         max_length=64,
-        description="What was decided: started, step, hold, paused, resumed, promoting, "
-        "or how the rollout ended.",
+        description="What was decided: started, step, awaiting (a person is to approve), hold, paused, "
+        "resumed, promoting, or how the rollout ended.",
     )
     reason: str = Field(max_length=64, description="One word for why.")
     message: str = Field(max_length=5000, description="One sentence for why.")
