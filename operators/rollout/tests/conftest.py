@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 
+from fairlead_rollout.adapters import folder_store
 from fairlead_rollout.adapters.files import read_json, write_json
 from fairlead_rollout.adapters.folder_cluster import FolderCluster
 from fairlead_rollout.adapters.folder_store import FolderStore
 from fairlead_rollout.adapters.home import Home
+from fairlead_rollout.adapters.schema import read_spec
 from fairlead_rollout.app.ports import Ports, ServedModel
 from fairlead_rollout.app.reconcile import reconcile
 from fairlead_rollout.domain.actions import EmitEvent
+from fairlead_rollout.domain.decisions import HOLD, changes
 from fairlead_rollout.domain.description import with_block
 from fairlead_rollout.domain.errors import NotFoundError, RefusedError, UnavailableError
 from fairlead_rollout.domain.names import workload_name
@@ -327,7 +330,11 @@ class World:
         """See Experiments."""
         if not self.experiments_up:
             raise UnavailableError("experiments is away")
-        self.decisions_.setdefault(item.rollout, {})[item.content["id"]] = item.content
+        kept = self.decisions_.setdefault(item.rollout, {})
+        if item.content["verdict"] == HOLD:  # a look: no news, and nothing depends on it
+            kept[item.content["id"]] = item.content
+        else:
+            self._write(lambda: kept.update({item.content["id"]: item.content}))
 
     def decisions(self, rollout: str) -> tuple[Mapping[str, Any], ...]:
         """See Experiments."""
@@ -367,6 +374,10 @@ def _outcome(world: World) -> Any:
     history = [(r.id, r.candidate, r.baseline, r.state, r.reason) for r in status.history]
     tags = {v: {k: t for k, t in kept.items() if "_at" not in k} for v, kept in world.tags.items()}
     records = {i: (r["state"], r["candidate"]) for i, r in world.records_.items()}
+    decisions = {
+        i: [(d["verdict"], d["reason"], d["to"]) for d in changes(world.decisions(i))]
+        for i in world.records_
+    }
     return (
         status.stable,
         status.settled,
@@ -374,9 +385,16 @@ def _outcome(world: World) -> Any:
         history,
         tags,
         records,
+        decisions,
         world.reports.keys(),
         world.production,
     )
+
+
+def _check_served(world: World) -> None:
+    """Check that everything the gateway routes to has processes: made before, removed after."""
+    routed = {arm["version"] for arm in (world.routed or {"arms": ()})["arms"] if arm["weight"]}
+    assert routed <= {workload.version for workload in world.running}
 
 
 def _run_story_killed_at(world: World, story: Callable[[World], None], write: int) -> bool:
@@ -390,6 +408,8 @@ def _run_story_killed_at(world: World, story: Callable[[World], None], write: in
         except KilledError:
             was_killed.append(True)
             world.kill_at = None
+            world.time += timedelta(seconds=1)  # until it has been started again
+        _check_served(world)
 
     world.run = run  # type: ignore[method-assign]
     story(world)
@@ -404,7 +424,21 @@ def _set_uid(world: World, uid: str) -> None:
 
 
 @pytest.fixture
-def kill_everywhere(make_world: Callable[..., World]) -> Callable[..., None]:
+def specs_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each manifest checked against the schema once: it is most of what a pass costs here."""
+    read: dict[str, ServedModelSpec] = {}
+
+    def read_once(manifest: Any) -> ServedModelSpec:
+        key = json.dumps(manifest, sort_keys=True)
+        if key not in read:
+            read[key] = read_spec(manifest)
+        return read[key]
+
+    monkeypatch.setattr(folder_store, "read_spec", read_once)
+
+
+@pytest.fixture
+def kill_everywhere(make_world: Callable[..., World], specs_read_once: None) -> Callable[..., None]:
     """Return a check: killed at any write of a story, the controller ends it the same."""
 
     def check(story: Callable[[World], None], *, after: bool, document: Any = None) -> None:

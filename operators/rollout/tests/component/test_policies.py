@@ -377,32 +377,6 @@ def test_what_waits_for_a_person_is_explained(gated: World) -> None:
         assert needle in text
 
 
-def _approvals(world: World) -> None:
-    """Approve a step by tag and the promotion by a person."""
-    world.run_until(lambda: world.status.stable == "1", every=3.0)
-    world.production = "2"
-    world.run_until(lambda: world.status.rollout is not None, every=3.0)
-    world.run_until(lambda: world.rollout.awaiting, every=3.0)
-    world.run_until(lambda: world.rollout.approval_seen is not None, every=3.0)
-    world.approvals["2"] = "true"
-    world.run_until(lambda: world.weight == 5_000, every=3.0)
-    world.run_until(lambda: world.rollout.awaiting, every=3.0)
-    assert world.status.stable == "1"
-    world.ask(Verb.APPROVE, step=1)
-    world.run_until(lambda: world.status.stable == "2", every=3.0)
-    world.run_until(lambda: not world.status.writeback, every=3.0)
-    world.run_until(lambda: {w.version for w in world.running} == {"2"}, every=3.0)
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before-the-write", "after-the-write"])
-def test_killed_at_any_write_each_approval_counts_once(
-    kill_everywhere: Callable[..., None], build_manifest: Callable[..., Any], after: bool
-) -> None:
-    """Neither lost nor counted for the next question."""
-    rollout = {"steps": GATED, "promotion": "approved"}
-    kill_everywhere(_approvals, after=after, document=build_manifest(rollout=rollout))
-
-
 # ------------------------------------------------------------------ shadow first
 
 SHADOWED = [{"shadow": 20, "for": "10m"}, {"weight": 5, "for": "1s"}, {"weight": 50, "for": "1s"}]
@@ -524,27 +498,6 @@ def test_a_status_lost_in_the_shadow_step_is_rebuilt_in_it(shadowed: World) -> N
 def test_a_shadow_step_is_explained(shadowed: World) -> None:
     """In the words of the spec."""
     assert "step 1 of 3 with copies of 20 %" in explained(shadowed)
-
-
-def _shadow_first(world: World) -> None:
-    """Go from copies to a promotion."""
-    world.run_until(lambda: world.status.stable == "1", every=3.0)
-    world.production = "2"
-    world.run_until(lambda: bool(world.status.traffic["shadow"]), every=3.0)
-    world.run_until(lambda: world.weight == 500, every=300.0)
-    world.run_until(lambda: world.status.stable == "2", every=10.0)
-    world.run_until(
-        lambda: not world.status.writeback and {w.version for w in world.running} == {"2"},
-        every=3.0,
-    )
-
-
-def test_killed_after_any_write_a_shadow_step_is_gone_through_once(
-    kill_everywhere: Callable[..., None], build_manifest: Callable[..., Any]
-) -> None:
-    """The copies, then the weights, whatever is written last."""
-    document = build_manifest(rollout={"steps": SHADOWED, "minimumRequests": 0})
-    kill_everywhere(_shadow_first, after=True, document=document)
 
 
 # ------------------------------------------------------------------ a newer version arrives

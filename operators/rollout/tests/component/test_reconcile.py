@@ -586,35 +586,6 @@ def test_events_tell_each_change_once(on_trial: World) -> None:
     assert "ApplyingTraffic" in told
 
 
-def _until(world: World, condition: Callable[[], bool]) -> None:
-    world.run_until(condition, every=3.0)
-
-
-def _story(world: World) -> None:
-    """Promote version 2, abort version 3, let version 4 fail to load."""
-    _until(world, lambda: world.status.stable == "1")
-    world.production = "2"
-    _until(world, lambda: world.weight == 5_000)
-    world.verdict = Verdict.BETTER
-    _until(world, lambda: world.status.stable == "2")
-    world.verdict, world.production = Verdict.INSUFFICIENT, "3"
-    _until(world, lambda: world.weight == 1_000)
-    world.verdict = Verdict.WORSE
-    _until(world, lambda: world.rollout.state is RolloutState.ABORTED)
-    world.verdict, world.production = Verdict.INSUFFICIENT, "4"
-    world.broken["4"] = (3, "cannot load")
-    _until(world, lambda: world.rollout.candidate == "4" and not world.rollout.is_active)
-    _until(world, lambda: not world.status.writeback and versions(world) == {"2"})
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before-the-write", "after-the-write"])
-def test_killed_at_any_write_the_second_run_ends_the_same(
-    kill_everywhere: Callable[..., None], after: bool
-) -> None:
-    """Every point between two writes of three rollouts: same state, same history, same tags."""
-    kill_everywhere(_story, after=after)
-
-
 def test_records_of_another_registered_model_are_not_believed(
     make_world: Callable[..., World], build_manifest: Callable[..., Any]
 ) -> None:
