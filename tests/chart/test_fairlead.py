@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -439,6 +439,16 @@ def test_experiments_starts_with_its_arguments(render: Render) -> None:
 
     assert (options.command, options.host, options.port) == ("serve", "0.0.0.0", 8080)  # noqa: S104
     assert options.database_url is None
+    assert options.keep == timedelta(days=90)
+
+
+@pytest.mark.parametrize(("keep", "read"), [(30, timedelta(days=30)), ("forever", None)])
+def test_old_rows_go_when_the_values_say(render: Render, keep: object, read: object) -> None:
+    """Days, or never: the command takes what the values are."""
+    documents = render("fairlead", {"experiments": {"keepDays": keep}})
+    args = container_of(documents, "experiments", "experiments")["args"]
+
+    assert experiments_cli._parser().parse_args(args).keep == read
 
 
 def test_the_bundled_database_is_reached_without_a_password_in_its_url(render: Render) -> None:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,12 +23,12 @@ COMMAND = "from fairlead_experiments.entrypoints.cli import main; raise SystemEx
 class Server:
     """The service over the database at an address."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, options: Sequence[str] = ()) -> None:
         self.port = free_port()
         self._ready = threading.Event()
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self.process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, "serve", "--port", str(self.port)],
+            [sys.executable, "-c", COMMAND, "serve", "--port", str(self.port), *options],
             env={**os.environ, URL_VARIABLE: url},
             stderr=self._errors,
         )
@@ -81,9 +81,9 @@ class Server:
 
 
 @contextmanager
-def serving(url: str, ready: str = "/readyz") -> Iterator[Server]:
+def serving(url: str, ready: str = "/readyz", options: Sequence[str] = ()) -> Iterator[Server]:
     """Run a server that never outlives its test."""
-    server = Server(url)
+    server = Server(url, options)
     try:
         server.wait(ready)
         yield server

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from fairlead_experiments.adapters import pairs
+from fairlead_experiments.adapters.retention import SqlArchive
 from fairlead_experiments.adapters.schema import COMPARISONS, PAIRS, PREDICTIONS
 from fairlead_experiments.adapters.sql import SqlStore
 from fairlead_experiments.domain.predictions import Prediction, Seen, Unpaired, place_of
@@ -114,11 +115,15 @@ def test_predictions_are_let_go_after_minutes(store: SqlStore, engine: Engine) -
 
 
 def test_comparisons_are_forgotten_after_three_months(store: SqlStore, engine: Engine) -> None:
-    """A comparison nobody adds to goes, and its pairs with it."""
+    """A comparison nobody adds to goes with its pairs; one that goes on stays."""
     store.add_predictions(both("i1"), now=NOW)
-    store.add_predictions([prediction("i2")], now=NOW + timedelta(days=91))
+    store.add_predictions(
+        [prediction("i2", "4"), prediction("i2", "5")], now=NOW + timedelta(days=1)
+    )
 
-    assert (size(engine, COMPARISONS), size(engine, PAIRS)) == (0, 0)
+    assert SqlArchive(engine).remove_comparisons(before=NOW + timedelta(hours=1)) == 1
+    assert [one.stable for one in look(store)] == ["4"]
+    assert (size(engine, COMPARISONS), size(engine, PAIRS)) == (1, 1)
 
 
 def test_a_sample_of_the_pairs_is_kept(

@@ -26,9 +26,6 @@ KEPT = 10_000
 WAITING = timedelta(minutes=5)
 """How long the first half of a pair waits for the second."""
 
-FORGOTTEN = timedelta(days=90)
-"""How long a comparison stays after its last pair."""
-
 _LATE = timedelta(seconds=30)
 _SLACK = KEPT // 10
 _EVERY_PLACE = 2**63 - 1
@@ -63,7 +60,7 @@ class _Tally:
 
 
 def add(connection: Connection, predictions: Sequence[Prediction], received_at: int) -> int:
-    """Keep what is new, pair it, and let go what has waited for too long.
+    """Keep what is new, pair it, and let go what has waited for too long for its other half.
 
     Args:
         connection: In a transaction with no other writer beside it.
@@ -123,11 +120,16 @@ def read(
 def _forget(connection: Connection, now: int) -> None:
     gone = PREDICTIONS.c.received_at < now - WAITING // _MICROSECOND
     connection.execute(delete(PREDICTIONS).where(gone))
-    old = select(COMPARISONS).where(COMPARISONS.c.received_at < now - FORGOTTEN // _MICROSECOND)
-    for row in connection.execute(old).all():
+
+
+def remove_comparisons(connection: Connection, before: int) -> int:
+    """Remove the comparisons whose last pair came before a time; answer how many."""
+    old = connection.execute(select(COMPARISONS).where(COMPARISONS.c.received_at < before)).all()
+    for row in old:
         versions = row.model, row.stable, row.shadow
         for table in (PAIRS, COMPARISONS):
             connection.execute(delete(table).where(*_are(table, versions)))
+    return len(old)
 
 
 def _key(prediction: Prediction) -> tuple[str, str, str]:

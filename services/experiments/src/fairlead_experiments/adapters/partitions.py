@@ -41,6 +41,32 @@ def names(connection: Connection, table: Table) -> set[str]:
     return set(connection.scalars(found, {"name": table.name}))
 
 
+def is_before(name: str, time: int) -> bool:
+    """Tell whether a partition ends by a time; the one for all before stays for ever."""
+    return _BEFORE not in name and start_of(name) + WIDTH <= time
+
+
+def is_empty(connection: Connection, name: str) -> bool:
+    """Tell whether a partition has no row."""
+    # The name is ours, as in all statements here: it came from the catalogue.
+    return connection.scalar(text(f"SELECT NOT EXISTS (SELECT 1 FROM {name})")) is True  # noqa: S608
+
+
+def rollouts_in(connection: Connection, name: str) -> list[str]:
+    """Answer the rollouts with rows in a partition, by stepping through its index."""
+    rollout = f"SELECT min(rollout) FROM {name}"  # noqa: S608
+    steps = f"({rollout}) UNION ALL SELECT ({rollout} WHERE rollout > found.rollout)"
+    each = f"WITH RECURSIVE found(rollout) AS ({steps} FROM found WHERE found.rollout IS NOT NULL)"
+    return list(
+        connection.scalars(text(f"{each} SELECT rollout FROM found WHERE rollout IS NOT NULL"))  # noqa: S608
+    )
+
+
+def drop(connection: Connection, name: str) -> None:
+    """Drop a partition with its rows."""
+    connection.execute(text(f"DROP TABLE {name}"))
+
+
 def start_of(name: str) -> int:
     """Answer the time in a partition's name: its start, or the end of the one for all before."""
     day = datetime.strptime(name[-8:], "%Y%m%d").replace(tzinfo=UTC)

@@ -44,9 +44,17 @@ ROLLOUTS = Table(
     Column("slower_than", Double, nullable=True),
     Column("document", Text, nullable=False),
     Column("counted_by", Integer, nullable=False, server_default="0"),
+    Column("decided_at", BigInteger, nullable=True),
+    Column("closed_at", BigInteger, nullable=True),
+    Column("last_analysis", Text, nullable=True),
+    Column("is_emptied", Integer, nullable=False, server_default="0"),
     Index("ix_rollouts_model", "model"),
 )
-"""The controller's records; what tells a bad request is copied out of the document."""
+"""The controller's records; what tells a bad request is copied out of the document.
+
+A rollout is open, then closed (`closed_at`: nothing more is taken), then concluded
+(`last_analysis`), then emptied: its rows are gone (`adapters.retention`).
+"""
 
 DECISIONS = Table(
     "decisions",

@@ -31,6 +31,7 @@ from fairlead_experiments.adapters.bulk import delete_rows, insert_rows
 from fairlead_experiments.adapters.database import among, reading, writing
 from fairlead_experiments.adapters.ledger import Ledger, Measured, UnitKey, count_units_afresh
 from fairlead_experiments.adapters.partitions import make_room
+from fairlead_experiments.adapters.retention import closed_among, outcomes_of_closed
 from fairlead_experiments.adapters.schema import DECISIONS, EXPOSURES, OUTCOMES, ROLLOUTS, UNITS
 from fairlead_experiments.adapters.traffic import add_requests, count_requests_afresh
 from fairlead_experiments.app.documents import (
@@ -43,6 +44,7 @@ from fairlead_experiments.domain.counting import is_followed
 from fairlead_experiments.domain.predictions import Prediction, Seen
 from fairlead_experiments.domain.records import (
     Aggregates,
+    Closing,
     Counts,
     Decision,
     Exposure,
@@ -90,31 +92,37 @@ class SqlStore:
             connection.execute(text("SELECT 1"))
 
     def add_exposures(self, exposures: Sequence[Exposure]) -> Counts:
-        """Keep each exposure the first time its inference id comes."""
+        """Keep each exposure the first time its inference id comes, unless its rollout is closed."""
         if not exposures:
             return Counts(0, 0)
-        first = {e.inference_id: e for e in reversed(exposures)}
         with self._writing() as connection:
+            closed = closed_among(connection, {e.rollout for e in exposures})
+            late = tuple(n for n, e in enumerate(exposures) if e.rollout in closed)
+            first = {e.inference_id: e for e in reversed(exposures) if e.rollout not in closed}
             mine = among(connection, EXPOSURES.c.inference_id, list(first))
             known = set(connection.scalars(select(EXPOSURES.c.inference_id).where(mine)))
             new = [e for e in first.values() if e.inference_id not in known]
             if new:
                 _insert_exposures(connection, new)
-        return Counts(len(new), len(exposures) - len(new))
+        return Counts(len(new), len(exposures) - len(new) - len(late), late)
 
     def add_outcomes(self, outcomes: Sequence[Outcome]) -> Counts:
-        """Keep each outcome, the one observed last where several have one key."""
+        """Keep each outcome, the one observed last where several have one key.
+
+        Those that belong to a closed rollout are told apart (`outcomes_of_closed`).
+        """
         if not outcomes:
             return Counts(0, 0)
-        latest = _latest(outcomes)
         with self._writing() as connection:
+            late = outcomes_of_closed(connection, outcomes)
+            latest = _latest([o for n, o in enumerate(outcomes) if n not in late])
             known = _known_outcomes(connection, list(latest.values()))
             new = [o for key, o in latest.items() if key not in known]
             later = [o for key, o in latest.items() if key in known and _replaces(o, known[key])]
             _insert_outcomes(connection, new)
             _replace_outcomes(connection, later, known)
         changed = len(new) + len(later)
-        return Counts(changed, len(outcomes) - changed)
+        return Counts(changed, len(outcomes) - changed - len(late), tuple(sorted(late)))
 
     def add_predictions(self, predictions: Sequence[Prediction], *, now: datetime) -> Counts:
         """Keep each prediction the first time it comes, and pair it with what it is a copy of."""
@@ -132,7 +140,10 @@ class SqlStore:
             return pairs.read(connection, model, stable, shadow, microseconds(now))
 
     def put_rollout(self, rollout: Rollout) -> None:
-        """Keep or replace the record; what depends on it is counted afresh if it changed."""
+        """Keep or replace the record; what depends on it is counted afresh if it changed.
+
+        Of a closed rollout the counts stay: what they were counted from may be gone.
+        """
         bad = {
             "stable": rollout.stable,
             "candidate": rollout.candidate,
@@ -144,14 +155,17 @@ class SqlStore:
             "started_at": microseconds(rollout.started_at),
             "document": dump_rollout(rollout),
             "counted_by": COUNTED_BY,
+            "decided_at": microseconds(rollout.decided_at) if rollout.decided_at else None,
         }
         with self._writing(is_long=True) as connection:
             kept = select(ROLLOUTS).where(ROLLOUTS.c.id == rollout.id)
             before = connection.execute(kept).mappings().one_or_none()
+            mine = update(ROLLOUTS).where(ROLLOUTS.c.id == rollout.id)
+            if before and before["closed_at"] is not None:
+                connection.execute(mine.values(document=row["document"]))
+                return
             if before:
-                connection.execute(
-                    update(ROLLOUTS).where(ROLLOUTS.c.id == rollout.id).values(**row)
-                )
+                connection.execute(mine.values(**row))
             else:
                 connection.execute(insert(ROLLOUTS).values(id=rollout.id, **row))
             if before is None or before["model"] != rollout.model:
@@ -163,9 +177,10 @@ class SqlStore:
                 count_units_afresh(connection, rollout)
 
     def count_stale(self) -> None:
-        """Count afresh what an earlier release counted in another way."""
+        """Count afresh what an earlier release counted in another way, and has all its rows."""
         with writing(self._engine, is_long=True) as connection:
-            stale = select(ROLLOUTS.c.id).where(ROLLOUTS.c.counted_by != COUNTED_BY)
+            has_rows = ROLLOUTS.c.last_analysis.is_(None)
+            stale = select(ROLLOUTS.c.id).where(ROLLOUTS.c.counted_by != COUNTED_BY, has_rows)
             for rollout in connection.scalars(stale).all():
                 count_requests_afresh(connection, rollout)
                 count_units_afresh(connection, _records(connection, {rollout})[rollout])
@@ -217,6 +232,14 @@ class SqlStore:
                 select(func.max(DECISIONS.c.at)).where(DECISIONS.c.rollout == rollout)
             )
         return at
+
+    def read_closing(self, rollout: str) -> Closing | None:
+        """Answer how far a rollout is that is closed; None while it is open."""
+        found = select(ROLLOUTS.c.closed_at, ROLLOUTS.c.last_analysis)
+        closed = ROLLOUTS.c.id == rollout, ROLLOUTS.c.closed_at.is_not(None)
+        with self._reading() as connection:
+            row = connection.execute(found.where(*closed)).one_or_none()
+        return row and Closing(row.closed_at, row.last_analysis)
 
     def read_aggregates(self, rollout: Rollout, at: datetime) -> Aggregates:
         """Answer what was counted for a rollout, as of one moment."""
@@ -345,12 +368,16 @@ def _replace_outcomes(
 
 
 def _exposed(connection: Connection, inference_ids: set[str]) -> dict[str, Any]:
-    """The exposures of units with these ids."""
+    """The exposures of units with these ids, but for those of closed rollouts."""
     if not inference_ids:
         return {}
     mine = among(connection, EXPOSURES.c.inference_id, sorted(inference_ids))
-    found = connection.execute(select(EXPOSURES).where(EXPOSURES.c.unit.is_not(None), mine))
-    return {row.inference_id: row for row in found}
+    found = (
+        select(EXPOSURES)
+        .join(ROLLOUTS, ROLLOUTS.c.id == EXPOSURES.c.rollout, isouter=True)
+        .where(EXPOSURES.c.unit.is_not(None), mine, ROLLOUTS.c.closed_at.is_(None))
+    )
+    return {row.inference_id: row for row in connection.execute(found)}
 
 
 # --- outcomes of units ----------------------------------------------------------------------
@@ -361,7 +388,8 @@ def _attach(connection: Connection, chosen: ColumnElement[bool]) -> None:
 
     An outcome of a unit and model belongs to the unit's latest exposure, at or before it was
     observed, in any rollout of that model: the arm it met last is the one it can be an effect of.
-    That is a function of what has been sent, whatever came first.
+    That is a function of what has been sent, whatever came first; but a closed rollout gets none,
+    and what belonged to it when it was closed stays apart, though its exposure be gone.
     """
     met = (
         select(EXPOSURES.c.inference_id)
@@ -369,6 +397,7 @@ def _attach(connection: Connection, chosen: ColumnElement[bool]) -> None:
         .where(
             EXPOSURES.c.unit == OUTCOMES.c.unit,
             ROLLOUTS.c.model == OUTCOMES.c.model,
+            ROLLOUTS.c.closed_at.is_(None),
             EXPOSURES.c.at <= OUTCOMES.c.observed_at,
         )
         .order_by(EXPOSURES.c.at.desc(), EXPOSURES.c.inference_id.desc())
@@ -378,7 +407,9 @@ def _attach(connection: Connection, chosen: ColumnElement[bool]) -> None:
     found = connection.execute(
         select(OUTCOMES, met.label("met")).where(OUTCOMES.c.model.is_not(None), chosen)
     )
-    moved = [row for row in found if row.met != row.inference_id]
+    changed = [row for row in found if row.met != row.inference_id]
+    held = _exposed(connection, {row.inference_id for row in changed if row.inference_id})
+    moved = [row for row in changed if row.inference_id is None or row.inference_id in held]
     if moved:
         _move(connection, moved)
 

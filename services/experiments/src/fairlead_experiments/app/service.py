@@ -1,6 +1,7 @@
 """The use cases: take exposures and outcomes, keep rollouts, analyse them."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from fairlead_experiments.app.errors import NotFoundError
@@ -16,9 +17,15 @@ from fairlead_experiments.app.validation import (
 )
 from fairlead_experiments.domain.analysis import Document, analyse, build_comparison, timestamp
 from fairlead_experiments.domain.predictions import Seen
-from fairlead_experiments.domain.records import Decision, Rollout
+from fairlead_experiments.domain.records import Counts, Decision, Rollout
 from fairlead_experiments.domain.report import Report, build_report
 from fairlead_experiments.domain.times import moment
+
+CLOSED = "is closed: it was decided longer ago than rows are kept, and takes no more exposures"
+OF_CLOSED = (
+    "belongs to no rollout that still takes outcomes: those of that time were decided longer ago "
+    "than rows are kept"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,21 @@ class Receipt:
     accepted: int
     duplicates: int
     rejected: tuple[Rejection, ...]
+
+
+def _time(at: int | None) -> str | None:
+    return None if at is None else timestamp(moment(at))
+
+
+def _receipt(
+    items: list[Item], invalid: list[Rejection], counts: Counts, closed: Rejection
+) -> Receipt:
+    """Answer what became of a batch; the store knows the places among the valid items alone."""
+    unreadable = {rejection.index for rejection in invalid}
+    places = [index for index in range(len(items)) if index not in unreadable]
+    late = [replace(closed, index=places[place]) for place in counts.closed]
+    rejected = sorted([*invalid, *late], key=lambda rejection: rejection.index)
+    return Receipt(counts.accepted, counts.duplicates, tuple(rejected))
 
 
 class Experiments:
@@ -45,13 +67,13 @@ class Experiments:
         """Keep the valid exposures of a batch, each counted once."""
         exposures, rejected = read_exposures(items, now=self._clock())
         counts = self._store.add_exposures(exposures)
-        return Receipt(counts.accepted, counts.duplicates, tuple(rejected))
+        return _receipt(items, rejected, counts, Rejection(0, "rollout", CLOSED))
 
     def take_outcomes(self, items: list[Item]) -> Receipt:
         """Keep the valid outcomes of a batch; the one observed last wins."""
         outcomes, rejected = read_outcomes(items, now=self._clock())
         counts = self._store.add_outcomes(outcomes)
-        return Receipt(counts.accepted, counts.duplicates, tuple(rejected))
+        return _receipt(items, rejected, counts, Rejection(0, "inferenceId", OF_CLOSED))
 
     def take_predictions(self, items: list[Item]) -> Receipt:
         """Keep the valid predictions of a batch, each once, and pair them."""
@@ -101,12 +123,23 @@ class Experiments:
         return build_report(self.get_rollout(rollout_id), self._store.list_decisions(rollout_id))
 
     def analyse(self, rollout_id: str) -> Document:
-        """Answer the analysis of a rollout as of now."""
+        """Answer the analysis of a rollout as of now; of a concluded one the last.
+
+        Whether it is concluded is asked last: no row is removed before that.
+        """
         rollout, now = self.get_rollout(rollout_id), self._clock()
         aggregates = self._store.read_aggregates(rollout, now)
+        closing = self._store.read_closing(rollout_id)
+        if closing and closing.analysis:
+            concluded: Document = json.loads(closing.analysis)
+            return concluded
         document = analyse(rollout, aggregates, at=now, seen=self._seen(rollout, now))
         last = self._store.last_decision_at(rollout_id)
-        return {**document, "lastDecisionAt": None if last is None else timestamp(moment(last))}
+        return {
+            **document,
+            "lastDecisionAt": _time(last),
+            "closedAt": _time(closing.at if closing else None),
+        }
 
     def _seen(self, rollout: Rollout, now: datetime) -> Seen:
         """Answer what was seen of the candidate while it was a shadow of stable."""

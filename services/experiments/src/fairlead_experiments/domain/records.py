@@ -69,10 +69,17 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many items of a batch were new (or changed), and how many were known already."""
+    """What became of a batch.
+
+    Attributes:
+        accepted: How many items were new, or changed something.
+        duplicates: How many were known already.
+        closed: The places in the batch, from 0, of those that belong to a closed rollout.
+    """
 
     accepted: int
     duplicates: int
+    closed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +193,19 @@ class Decision:
     rollout: str
     at: int
     document: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """How far a rollout is that takes nothing more.
+
+    Attributes:
+        at: When it was closed, in microseconds since 1970 (UTC).
+        analysis: The last analysis, as JSON; None until it is made. Before that no row is removed.
+    """
+
+    at: int
+    analysis: str | None
 
 
 @dataclass(frozen=True, slots=True)

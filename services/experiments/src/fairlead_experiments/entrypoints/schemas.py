@@ -589,3 +589,7 @@ class AnalysisDocument(BaseModel):
     lastDecisionAt: str | None = Field(
         json_schema_extra={"format": "date-time"}, description="When the newest decision was taken."
     )
+    closedAt: str | None = Field(
+        json_schema_extra={"format": "date-time"},
+        description="When the rollout was closed: this is its last analysis.",
+    )
