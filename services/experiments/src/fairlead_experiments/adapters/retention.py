@@ -32,8 +32,8 @@ from fairlead_experiments.adapters.schema import (
     UNITS,
 )
 from fairlead_experiments.app.documents import load_rollout
-from fairlead_experiments.app.validation import microseconds
 from fairlead_experiments.domain.records import Outcome
+from fairlead_experiments.domain.times import microseconds
 
 AT_ONCE = 5_000
 """Rows that one transaction removes of a table: some tens of milliseconds."""
