@@ -2,21 +2,26 @@
 
 import itertools
 import math
+from contextlib import suppress
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
 
+import experiments_sweep
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
 
-from fairlead_experiments.adapters import measures
+from fairlead_experiments.adapters import details
 from fairlead_experiments.adapters.database import reading, writing
-from fairlead_experiments.adapters.ledger import count_units_afresh
+from fairlead_experiments.adapters.ledger import count_units_afresh, count_until
 from fairlead_experiments.adapters.schema import (
     BAD_UNITS,
     COUNTERS,
+    DETAILS,
+    EXPOSURES,
     MOMENTS,
     REQUESTS,
     UNIT_OUTCOMES,
@@ -24,9 +29,11 @@ from fairlead_experiments.adapters.schema import (
 )
 from fairlead_experiments.adapters.sql import SqlStore
 from fairlead_experiments.adapters.traffic import count_requests_afresh
+from fairlead_experiments.app.errors import StoreUnavailableError
 from fairlead_experiments.app.validation import read_exposures, read_outcomes, read_rollout
 from fairlead_experiments.domain.counting import (
     Count,
+    is_detailed,
     moments,
     plus,
     read_sums,
@@ -70,6 +77,16 @@ UNIT_OUTCOME = st.fixed_dictionaries(
         "observedAt": SECOND,
     }
 )
+DETAILED: list[dict[str, Any]] = [
+    {"outcome": "y", "kind": "binary"},
+    {"outcome": "y", "window": 2},
+    {"outcome": "y", "window": 2, "kind": "binary", "missing": "zero"},
+    {"outcome": "z", "window": 1, "missing": "zero", "cap": 0.5},
+    {"outcome": "y", "covariate": "z"},
+    {"outcome": "y", "covariate": "y", "cap": 2.0, "window": 3},
+    {"outcome": "y", "kind": "ratio", "denominator": "z", "window": 2, "covariate": "y"},
+    {"outcome": "y", "kind": "ratio", "denominator": "z", "covariate": "z", "cap": 0.5},
+]
 RECORD = st.fixed_dictionaries(
     {
         "candidate": st.sampled_from(["4", "5"]),
@@ -79,6 +96,7 @@ RECORD = st.fixed_dictionaries(
                 {"outcome": "y"},
                 {"outcome": "z", "cap": 1.5},
                 {"outcome": "y", "kind": "ratio", "denominator": "z"},
+                *DETAILED,
             ]
         ),
         "slowerThan": st.sampled_from([None, 0.1, 0.25]),
@@ -143,12 +161,21 @@ class Case:
             return {**item, "model": f"m{self.number}"}
         return {**item, "inferenceId": self._id(item)}
 
+    def last_request(self, engine: Engine) -> int:
+        """When the last request was made: what is counted afresh is counted as of then."""
+        last = select(func.max(EXPOSURES.c.at)).where(EXPOSURES.c.rollout == self.rollout)
+        with engine.connect() as connection:
+            return connection.scalar(last) or 0
+
     def tables(self, engine: Engine) -> list[list[tuple[Any, ...]]]:
         """All that is counted for the rollout."""
-        counted = (UNITS, UNIT_OUTCOMES, REQUESTS, BAD_UNITS, COUNTERS, MOMENTS)
+        counted = (UNITS, UNIT_OUTCOMES, REQUESTS, BAD_UNITS, COUNTERS, MOMENTS, DETAILS)
         with engine.connect() as connection:
             return [
-                sorted(map(tuple, connection.execute(select(t).where(t.c.rollout == self.rollout))))
+                sorted(
+                    map(tuple, connection.execute(select(t).where(t.c.rollout == self.rollout))),
+                    key=repr,
+                )
                 for t in counted
             ]
 
@@ -164,8 +191,10 @@ def test_counts_that_follow_equal_counts_made_afresh(
     replayed = [*batches, *data.draw(st.lists(st.sampled_from(batches), max_size=3)), last]
     for batch in replayed:
         case.send(batch)
-    followed = case.tables(engine)
     rollout = case.record(last)
+    with writing(engine) as connection:
+        count_until(connection, rollout, case.last_request(engine))
+    followed = case.tables(engine)
     read = store.read_aggregates(rollout, NOW)
 
     with writing(engine) as connection:
@@ -178,12 +207,114 @@ def test_counts_that_follow_equal_counts_made_afresh(
     assert_plain(read, rollout, *followed[:2])
 
 
-def assert_swept(engine: Engine, found: Aggregates, rollout: Rollout) -> None:
+LOOK = st.integers(0, 9)
+MODERATE = st.sampled_from([0.0, 1.0, 0.1, -3.75, 7.0])
+EVENT = st.one_of(
+    LOOK,
+    LOOK,
+    st.lists(EXPOSURE, min_size=1, max_size=8),
+    st.lists(OUTCOME.flatmap(lambda o: MODERATE.map(lambda v: {**o, "value": v})), min_size=1),
+    st.lists(UNIT_OUTCOME.flatmap(lambda o: MODERATE.map(lambda v: {**o, "value": v})), min_size=1),
+)
+
+
+@pytest.mark.parametrize("at_once", [1, 1000], ids=["one at a time", "at once"])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    events=st.lists(EVENT, min_size=1, max_size=10),
+    objective=st.sampled_from(DETAILED),
+    is_late=st.booleans(),
+)
+def test_what_depends_on_time_is_that_of_the_moment_that_is_asked_for(
+    *,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    at_once: int,
+    events: list[Any],
+    objective: dict[str, Any],
+    is_late: bool,
+) -> None:
+    """Looks of any times between any batches, each equal to a sweep of the rows at that time."""
+    monkeypatch.setattr(details, "AT_ONCE", at_once)
+    monkeypatch.setattr(details, "STEP", at_once)
+    store = SqlStore(engine)
+    case = Case(store)
+    record = {"candidate": "4", "objective": objective, "slowerThan": None}
+    rollout = case.record(record)
+    for event in [*events, record, 9, 2] if is_late else [record, *events, 9, 2]:
+        if isinstance(event, int):
+            look(store, engine, rollout, event)
+        else:
+            case.send(event)
+
+
+def look(store: SqlStore, engine: Engine, rollout: Rollout, second: int) -> None:
+    """Compare what is read as of a second with a sweep of the rows."""
+    if store.get_rollout(rollout.id) is None:
+        return
+    at = datetime(2026, 1, 1, 0, 0, second, tzinfo=UTC)
+    found = read_at_last(store, rollout, at)
+    assert_swept(engine, found, rollout, at)
+    with reading(engine) as connection:
+        swept = experiments_sweep.read(connection, rollout, at, has_mixed=True)
+    assert found.refused == swept["refused"]
+    for mine, theirs in zip(found.moments, swept["moments"], strict=True):
+        for arm in ("stable", "candidate"):
+            assert_near(getattr(mine, arm).mean, getattr(theirs, arm).mean)
+            assert_near(getattr(mine, arm).comoments, getattr(theirs, arm).comoments)
+    for one, other in zip(found.shared, swept["shared"], strict=True):
+        key = one.first, one.first_arm, one.second, one.second_arm
+        assert key == (other.first, other.first_arm, other.second, other.second_arm)
+        assert_near(one.comoments, other.comoments)
+
+
+def test_windows_are_counted_by_the_record_that_is_kept(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that began with the record before writes down nothing of it."""
+    monkeypatch.setattr(details, "AT_ONCE", 0)
+    store = SqlStore(engine)
+    case = Case(store)
+    given = {"candidate": "4", "slowerThan": None}
+    before = {**given, "objective": {"outcome": "y", "window": 1, "missing": "zero"}}
+    after = {**given, "objective": {"outcome": "y", "window": 6, "missing": "zero"}}
+    met = {"step": 0, "code": 200, "attempts": 1, "durationMs": 1.0, "version": "4"}
+    at = "2026-01-01T00:00:00Z"
+    case.send(before)
+    case.send(
+        [
+            {**met, "inferenceId": n, "unit": unit, "arm": ARMS[n % 2], "at": at}
+            for n, unit in enumerate(UNIT_NAMES)
+        ]
+    )
+    case.send(after)
+
+    with suppress(StoreUnavailableError):
+        store.read_aggregates(case.record(before), datetime(2026, 1, 1, 0, 0, 4, tzinfo=UTC))
+
+    for second in (5, 7):
+        look(store, engine, case.record(after), second)
+
+
+def read_at_last(store: SqlStore, rollout: Rollout, at: datetime) -> Aggregates:
+    """Look again where many windows have ended: each look gets further."""
+    for _ in range(50):
+        with suppress(StoreUnavailableError):
+            return store.read_aggregates(rollout, at)
+    pytest.fail("it gets no further")
+
+
+def assert_near(found: Any, expected: Any) -> None:
+    """A sweep rounds each product."""
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def assert_swept(engine: Engine, found: Aggregates, rollout: Rollout, at: datetime = NOW) -> None:
     """Compare how the units stand with what a sweep of the rows says."""
     if rollout.objective is None:
         return
-    with reading(engine, is_sweep=True) as connection:
-        swept = measures.read(connection, rollout, NOW, has_mixed=True)
+    with reading(engine) as connection:
+        swept = experiments_sweep.read(connection, rollout, at, has_mixed=True)
     assert found.standing == swept["standing"]
     assert found.standing_distinct == swept["standing_distinct"]
     cells = [(step.index, step.stable.n, step.candidate.n) for step in found.moments]
@@ -212,6 +343,8 @@ def assert_plain(
     wanted = [row for row in sums if objective is None or row[2] == objective.outcome]
     for arm in ARMS:
         assert found.outcomes.get(arm, 0) == sum(row[5] for row in wanted if row[4] == arm)
+    if is_detailed(rollout):
+        return
     values: dict[tuple[int, str], dict[str, Fraction]] = {}
     for _, unit, name, step, arm, n, total in (
         wanted if objective and not objective.is_ratio else []

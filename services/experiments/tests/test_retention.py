@@ -20,6 +20,7 @@ from fairlead_experiments.adapters.retention import SqlArchive
 from fairlead_experiments.adapters.schema import (
     BAD_UNITS,
     COUNTERS,
+    DETAILS,
     EXPOSURES,
     OUTCOMES,
     REQUESTS,
@@ -35,7 +36,7 @@ from fairlead_experiments.entrypoints.cli import main
 Build = Callable[..., dict[str, Any]]
 KEEP = timedelta(days=90)
 DECIDED = datetime(2026, 1, 2, tzinfo=UTC)
-YEAR_OF_ROWS = (EXPOSURES, OUTCOMES, UNITS, UNIT_OUTCOMES, BAD_UNITS)
+ROWS = (EXPOSURES, OUTCOMES, UNITS, UNIT_OUTCOMES, DETAILS, BAD_UNITS)
 
 
 class Time:
@@ -80,21 +81,36 @@ def case(engine: Engine) -> Case:
 def fill(exposure: Build, outcome: Build, record: Build) -> Callable[..., None]:
     """Fills a rollout: units of both arms, some bad, some with outcomes, a decision at the end."""
 
-    def filled(case: Case, rollout: str, model: str, *, decided: datetime | None = DECIDED) -> None:
-        when = None if decided is None else decided.isoformat().replace("+00:00", "Z")
-        case.experiments.put_rollout(rollout, record(model=model, decidedAt=when))
+    def filled(
+        case: Case,
+        rollout: str,
+        model: str,
+        *,
+        decided: datetime | None = DECIDED,
+        at: datetime = DECIDED - timedelta(days=1),
+    ) -> None:
+        when = None if decided is None else decided.isoformat()
+        met_at, told_at = at.isoformat(), (at + timedelta(minutes=5)).isoformat()
+        objective = {**record()["objective"], "window": 600}
+        kept = record(model=model, decidedAt=when, objective=objective)
+        case.experiments.put_rollout(rollout, kept)
         met = [
             exposure(
                 inferenceId=f"{rollout}-{n}",
                 rollout=rollout,
                 unit=f"u{n}",
+                at=met_at,
                 arm=("stable", "candidate")[n % 2],
                 code=500 if n % 5 == 0 else 200,
             )
             for n in range(20)
         ]
-        told = [outcome(inferenceId=f"{rollout}-{n}", value=n) for n in range(0, 20, 3)]
-        told.append({**outcome(unit="u1", model=model, value=9), "inferenceId": None})
+        told = [
+            outcome(inferenceId=f"{rollout}-{n}", value=n, observedAt=told_at)
+            for n in range(0, 20, 3)
+        ]
+        own = outcome(unit="u1", model=model, value=9, observedAt=told_at)
+        told.append({**own, "inferenceId": None})
         assert case.experiments.take_exposures(met).accepted == len(met)
         assert case.experiments.take_outcomes(told).accepted == len(told)
         case.experiments.put_decision(rollout, "d1", decision())
@@ -134,7 +150,7 @@ def test_a_closed_rollout_keeps_its_story_and_loses_its_rows(case: Case, fill: A
     after = case.experiments.analyse("r1")
 
     assert removed.closed == 1
-    assert [case.rows(table) for table in YEAR_OF_ROWS] == [0] * 5
+    assert [case.rows(table) for table in ROWS] == [0] * 6
     assert (case.rows(COUNTERS), case.rows(REQUESTS)) == counts
     assert without_times(after) == without_times(before)
     assert before["closedAt"] is None
@@ -150,13 +166,13 @@ def test_a_rollout_that_is_not_closed_counts_what_comes_late(
 ) -> None:
     """Undecided, or decided not long ago enough: no row goes, and an outcome of months ago counts."""
     fill(case, "r1", "m1", decided=decided)
-    before = [case.rows(table) for table in YEAR_OF_ROWS]
+    before = [case.rows(table) for table in ROWS]
     case.clock.now = DECIDED + KEEP + timedelta(seconds=1)
 
     assert case.run() == Removed(0, 0, 0)
     late = case.experiments.take_outcomes([outcome(inferenceId="r1-1", value=5)])
 
-    assert [case.rows(table) for table in YEAR_OF_ROWS] == [before[0], before[1] + 1, *before[2:]]
+    assert [case.rows(table) for table in ROWS] == [before[0], before[1] + 1, *before[2:]]
     assert (late.accepted, late.rejected) == (1, ())
     found = case.experiments.analyse("r1")["arms"]
     assert found["stable"]["outcomes"] + found["candidate"]["outcomes"] == 9  # type: ignore[index]
@@ -311,11 +327,12 @@ def test_postgresql_drops_partitions_whole(case: Case, fill: Any) -> None:
     if not is_server(case.engine):
         assert SqlArchive(case.engine).drop_partitions(before=case.clock.now) == 0
         return
-    start = datetime(
-        2027, 1, 1, tzinfo=UTC
-    )  # After the partition for all that was before the table.
+    start = datetime(2027, 1, 1, tzinfo=UTC)  # Not in the partition for all before the table.
     for number, name in enumerate(("old", "new")):
-        shift_into(case, fill, name, start + number * timedelta(days=60), is_decided=name == "old")
+        begun = start + number * timedelta(days=60)
+        case.clock.now = begun + timedelta(days=1)
+        decided = begun + timedelta(days=2) if name == "old" else None
+        fill(case, name, f"m-{name}", decided=decided, at=begun)
     held = len(partitions(case))
     case.clock.now = start + timedelta(days=400)
 
@@ -331,20 +348,6 @@ def partitions(case: Case) -> set[str]:
     """The names of all partitions."""
     with case.engine.connect() as connection:
         return names(connection, EXPOSURES) | names(connection, OUTCOMES)
-
-
-def shift_into(case: Case, fill: Any, name: str, start: datetime, *, is_decided: bool) -> None:
-    """Fill a rollout whose rows are of another time."""
-    case.clock.now = start + timedelta(days=1)
-    shifted = Case(case.engine)
-    shifted.clock.now = case.clock.now
-    when = start.isoformat().replace("+00:00", "Z")
-    take = shifted.experiments.take_exposures, shifted.experiments.take_outcomes
-    shifted.experiments.take_exposures = lambda items: take[0]([{**i, "at": when} for i in items])  # type: ignore[method-assign]
-    shifted.experiments.take_outcomes = lambda items: take[1](  # type: ignore[method-assign]
-        [{**i, "observedAt": when} for i in items]
-    )
-    fill(shifted, name, f"m-{name}", decided=start + timedelta(days=2) if is_decided else None)
 
 
 def test_the_command_works_beside_a_service_and_through_kill(

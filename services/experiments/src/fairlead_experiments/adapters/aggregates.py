@@ -1,17 +1,22 @@
 """Reads what was counted for a rollout: some hundred rows at most, however much was sent."""
 
+from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from fairlead_experiments.adapters import measures
+from fairlead_experiments.adapters.details import change_until
 from fairlead_experiments.adapters.ledger import read_moments
 from fairlead_experiments.adapters.schema import COUNTERS, REQUESTS
 from fairlead_experiments.domain.counting import (
     Count,
-    is_followed,
+    CountKey,
+    Pair,
+    Sums,
     measured_distinct,
+    plus,
     summarise,
 )
 from fairlead_experiments.domain.linear import entered_steps
@@ -23,6 +28,7 @@ from fairlead_experiments.domain.records import (
     Standing,
     UnitCounts,
 )
+from fairlead_experiments.domain.times import microseconds
 
 _Counts = dict[tuple[str, int, str], int]
 """By name, step and arm; the step is -1 for what is counted over all steps."""
@@ -38,7 +44,8 @@ def read(connection: Connection, rollout: Rollout, at: datetime) -> Aggregates:
         rollout: Whose aggregates.
         at: The time now: whether a window is over is asked of it.
     """
-    found = _counts(connection, rollout.id)
+    changed, more = change_until(connection, rollout, microseconds(at))
+    found = _counts(connection, rollout.id, changed)
     mixed = {step: n for (_, step, _), n in found.get(Count.MIXED, {}).items()}
     mixed_distinct = mixed.pop(_EVERY_STEP, 0)
     return Aggregates(
@@ -53,77 +60,95 @@ def read(connection: Connection, rollout: Rollout, at: datetime) -> Aggregates:
         distinct={arm: n for (_, _, arm), n in found.get(Count.DISTINCT, {}).items()},
         outcomes=_outcomes(found, rollout),
         unassigned=_unassigned(connection, rollout.id),
-        **_objective(connection, rollout, at, found, has_mixed=mixed_distinct > 0),
+        **_objective(connection, rollout, found, more),
     )
 
 
 def _objective(
     connection: Connection,
     rollout: Rollout,
-    at: datetime,
     found: dict[str, _Counts],
-    *,
-    has_mixed: bool,
+    more: dict[Pair, Sums],
 ) -> dict[str, Any]:
-    """Answer the parts that are about the objective, by name: counted, or else swept."""
-    if rollout.objective is None:
+    """Answer the parts that are about the objective, by name."""
+    objective = rollout.objective
+    if objective is None:
         return {}
-    if not is_followed(rollout):
-        return measures.read(connection, rollout, at, has_mixed=has_mixed)
-    moments, shared = summarise(read_moments(connection, rollout.id))
+    sums = read_moments(connection, rollout.id)
+    sums |= {pair: plus(sums[pair], s) if pair in sums else s for pair, s in more.items()}
+    moments, shared = summarise(
+        {pair: s for pair, s in sums.items() if s[0]},
+        is_ratio=objective.is_ratio,
+        has_covariate=objective.covariate is not None,
+    )
     measured = {
         (step.index, str(arm)): of.n
         for step in moments
         for arm, of in (("stable", step.stable), ("candidate", step.candidate))
         if of.n
     }
+    standing = _standing(found, measured)
     return {
         "moments": moments,
         "shared": shared,
-        "standing": _standing(found, measured),
+        "standing": standing,
         "standing_distinct": _standing_distinct(
-            found, entered_steps(moments, is_ratio=rollout.objective.is_ratio)
+            found, standing, entered_steps(moments, is_ratio=objective.is_ratio)
         ),
+        "refused": {arm: n for (_, _, arm), n in found.get(Count.REFUSED, {}).items()},
     }
 
 
 def _standing(
     found: dict[str, _Counts], measured: dict[tuple[int, str], int]
 ) -> dict[tuple[int, str], Standing]:
-    waiting, capped = found.get(Count.WAITING, {}), found.get(Count.CAPPED, {})
-    cells = measured.keys() | {(step, arm) for _, step, arm in waiting if step != _EVERY_STEP}
+    waiting, missing = found.get(Count.WAITING, {}), found.get(Count.MISSING, {})
+    capped, covered = found.get(Count.CAPPED, {}), found.get(Count.COVERED, {})
+    silent = {(step, arm) for _, step, arm in (*waiting, *missing) if step != _EVERY_STEP}
     return {
         cell: Standing(
             measured=measured.get(cell, 0),
             waiting=waiting.get(("", *cell), 0),
+            missing=missing.get(("", *cell), 0),
             capped=capped.get(("", *cell), 0),
+            covered=covered.get(("", *cell), 0),
         )
-        for cell in cells
+        for cell in measured.keys() | silent
     }
 
 
-def _standing_distinct(found: dict[str, _Counts], entered: frozenset[int]) -> dict[str, Standing]:
-    masks = {(arm, mask): n for (mask, _, arm), n in found.get(Count.MEASURED, {}).items()}
-    measured = measured_distinct(masks, entered)
-    waiting = {
-        arm: n for (_, step, arm), n in found.get(Count.WAITING, {}).items() if step == _EVERY_STEP
-    }
-    capped = found.get(Count.CAPPED, {})
+def _standing_distinct(
+    found: dict[str, _Counts], standing: dict[tuple[int, str], Standing], entered: frozenset[int]
+) -> dict[str, Standing]:
+    measured, covered = (
+        measured_distinct(
+            {(arm, mask): n for (mask, _, arm), n in found.get(kind, {}).items() if mask}, entered
+        )
+        for kind in (Count.MEASURED, Count.COVERED)
+    )
+    waiting, missing = found.get(Count.WAITING, {}), found.get(Count.MISSING, {})
     return {
         arm: Standing(
             measured=measured.get(arm, 0),
-            waiting=waiting.get(arm, 0),
-            capped=sum(n for (_, _, of), n in capped.items() if of == arm),
+            waiting=waiting.get(("", _EVERY_STEP, arm), 0),
+            missing=missing.get(("", _EVERY_STEP, arm), 0),
+            capped=sum(part.capped for (_, of), part in standing.items() if of == arm),
+            covered=covered.get(arm, 0),
         )
-        for arm in {*waiting, *(of for of, _ in masks)}
+        for arm in {arm for _, arm in standing}
     }
 
 
-def _counts(connection: Connection, rollout: str) -> dict[str, _Counts]:
+def _counts(
+    connection: Connection, rollout: str, changed: Mapping[CountKey, int]
+) -> dict[str, _Counts]:
+    counted = select(COUNTERS).where(COUNTERS.c.rollout == rollout)
+    known = Counter({tuple(row[1:5]): row.n for row in connection.execute(counted)})
+    known.update(changed)
     found: dict[str, _Counts] = {}
-    counted = select(COUNTERS).where(COUNTERS.c.rollout == rollout, COUNTERS.c.n != 0)
-    for _, kind, name, step, arm, n in connection.execute(counted):
-        found.setdefault(kind, {})[name, step, arm] = n
+    for (kind, name, step, arm), n in known.items():
+        if n:
+            found.setdefault(kind, {})[name, step, arm] = n
     return found
 
 

@@ -77,11 +77,6 @@ _SESSION = {
     "jit": "off",
 }
 
-# Some objectives are swept: a whole rollout. A planner without statistics (the table is new, the rollout
-# began a minute ago) takes it for one row and compares every unit with every other: at 20,000 units
-# that takes longer than anybody waits.
-_SWEEP = ("SET LOCAL enable_nestloop = off", "SET LOCAL work_mem = '64MB'")
-
 # Two replicas hold at most 20 connections of PostgreSQL's usual 100.
 _POOL = {
     "pool_size": 5,
@@ -181,16 +176,9 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 @contextmanager
-def reading(engine: Engine, *, is_sweep: bool = False) -> Iterator[Connection]:
-    """One snapshot of the database.
-
-    Args:
-        engine: The database.
-        is_sweep: A large part of it is read.
-    """
+def reading(engine: Engine) -> Iterator[Connection]:
+    """One snapshot of the database."""
     with _translated(engine), engine.connect() as connection, connection.begin():
-        for statement in _SWEEP if is_sweep and is_server(engine) else ():
-            connection.execute(text(statement))
         yield connection
 
 

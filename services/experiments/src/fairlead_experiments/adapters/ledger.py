@@ -9,7 +9,23 @@ from sqlalchemy import Connection, delete, select
 
 from fairlead_experiments.adapters.bulk import add_rows, delete_rows, insert_rows, replace_rows
 from fairlead_experiments.adapters.database import among
-from fairlead_experiments.adapters.schema import COUNTERS, MOMENTS, UNIT_OUTCOMES, UNITS
+from fairlead_experiments.adapters.details import (
+    Known,
+    change_until,
+    due_until,
+    next_time,
+    note_last_request,
+    note_time,
+    read_kept,
+    read_rows,
+)
+from fairlead_experiments.adapters.schema import (
+    COUNTERS,
+    DETAILS,
+    MOMENTS,
+    UNIT_OUTCOMES,
+    UNITS,
+)
 from fairlead_experiments.domain.counting import (
     Cell,
     Count,
@@ -17,11 +33,10 @@ from fairlead_experiments.domain.counting import (
     Pair,
     Sums,
     Unit,
-    counts,
-    moments,
+    count_change,
+    is_detailed,
     plus,
     read_sums,
-    vectors,
     write_sums,
 )
 from fairlead_experiments.domain.records import Rollout
@@ -53,6 +68,7 @@ class Ledger:
         self._records = records
         self._cells: dict[UnitKey, set[Cell]] = {}
         self._outcomes: dict[UnitKey, dict[Measured, tuple[int, float]]] = {}
+        self._details: dict[UnitKey, Known] = {}
         self._before: dict[UnitKey, Unit] = {}
 
     def meet(self, met: set[tuple[str, str, int, str]]) -> None:
@@ -63,6 +79,10 @@ class Ledger:
         for rollout, unit, step, arm in new:
             self._cells[rollout, unit].add((step, arm))
         insert_rows(self._connection, UNITS, sorted(new))
+
+    def touch(self, keys: Iterable[UnitKey]) -> None:
+        """Note that rows were sent of units whose single outcomes may matter."""
+        self._load_all({key for key in keys if self._is_detailed(key[0])})
 
     def add(self, measured: Iterable[tuple[UnitKey, Measured, float]]) -> None:
         """Add outcomes to what units measured."""
@@ -84,6 +104,8 @@ class Ledger:
     def save(self) -> None:
         """Write what changed, and count it."""
         self._write_outcomes()
+        self._refresh()
+        self._write_details()
         for rollout, units in _by_rollout(self._before).items():
             if rollout in self._records:
                 self._count(self._records[rollout], units)
@@ -91,14 +113,26 @@ class Ledger:
     def _count(self, rollout: Rollout, units: list[str]) -> None:
         counted: Counter[CountKey] = Counter()
         sums: dict[Pair, Sums] = {}
+        at = due_until(self._connection, rollout.id) if is_detailed(rollout) else 0
         for unit in units:
             before, after = self._before[rollout.id, unit], self._unit((rollout.id, unit))
-            count_change(rollout, before, after, counted, sums)
+            count_change(rollout, (before, at), (after, at), counted, sums)
         add_counts(self._connection, rollout.id, counted)
         add_moments(self._connection, rollout.id, sums)
 
     def _unit(self, key: UnitKey) -> Unit:
-        return Unit(frozenset(self._cells[key]), dict(self._outcomes[key]))
+        details, covariate = self._details.get(key, ({}, None))
+        return Unit(frozenset(self._cells[key]), dict(self._outcomes[key]), details, covariate)
+
+    def _is_detailed(self, rollout: str) -> bool:
+        return rollout in self._records and is_detailed(self._records[rollout])
+
+    def _refresh(self) -> None:
+        """Read anew what single outcomes say: a late exposure or a value may change any of it."""
+        for rollout, units in _by_rollout(self._before).items():
+            if self._is_detailed(rollout):
+                known = read_rows(self._connection, self._records[rollout], units)
+                self._details.update(((rollout, unit), found) for unit, found in known.items())
 
     def _load_all(self, keys: set[UnitKey]) -> None:
         self._load_cells(keys)
@@ -122,7 +156,32 @@ class Ledger:
             found = select(*(c for c in table if c is not table.rollout)).where(*mine)
             for unit, name, step, arm, n, total in self._connection.execute(found):
                 self._outcomes[rollout, unit][name, step, arm] = n, total
+            if self._is_detailed(rollout):
+                kept = read_kept(self._connection, rollout, units)
+                self._details.update(((rollout, unit), found) for unit, found in kept.items())
         self._before.update((key, self._unit(key)) for key in unknown)
+
+    def count_afresh(self, rollout: Rollout, units: list[str]) -> None:
+        """Count units of which nothing is counted, and write down their details."""
+        keys = {(rollout.id, unit) for unit in units}
+        self._load_all(keys)
+        self._before = dict.fromkeys(keys, Unit())
+        self._refresh()
+        self._write_details()
+        self._count(rollout, units)
+
+    def _write_details(self) -> None:
+        rows = []
+        for key, (details, covariate) in self._details.items():
+            before = self._before[key]
+            if covariate != before.covariate:
+                before = Unit()
+            rows += [
+                (*key, *cell, d.first_at, d.n, d.total, d.denominator, d.refused, covariate)
+                for cell, d in details.items()
+                if before.details.get(cell) != d
+            ]
+        replace_rows(self._connection, DETAILS, sorted(rows))
 
     def _write_outcomes(self) -> None:
         changed, gone = [], []
@@ -134,29 +193,48 @@ class Ledger:
         replace_rows(self._connection, UNIT_OUTCOMES, sorted(changed))
 
 
-def count_change(
-    rollout: Rollout, before: Unit, after: Unit, counted: Counter[CountKey], sums: dict[Pair, Sums]
-) -> None:
-    """Add what a unit's change makes to the counts and sums of its rollout."""
-    for key, n in counts(after, rollout):
-        counted[key] += n
-    for key, n in counts(before, rollout):
-        counted[key] -= n
-    for pair, found in moments(vectors(before, rollout), vectors(after, rollout)).items():
-        sums[pair] = plus(sums[pair], found) if pair in sums else found
-
-
 def count_units_afresh(connection: Connection, rollout: Rollout) -> None:
     """Count all units of a rollout: how they are counted came or changed."""
     kinds = COUNTERS.c.kind.in_([str(kind) for kind in Count])
     connection.execute(delete(COUNTERS).where(COUNTERS.c.rollout == rollout.id, kinds))
-    connection.execute(delete(MOMENTS).where(MOMENTS.c.rollout == rollout.id))
+    for table in (MOMENTS, DETAILS):
+        connection.execute(delete(table).where(table.c.rollout == rollout.id))
+    if is_detailed(rollout):
+        note_last_request(connection, rollout.id)
+        for units in _names(connection, rollout.id):
+            Ledger(connection, {rollout.id: rollout}).count_afresh(rollout, units)
+        return
     counted: Counter[CountKey] = Counter()
     sums: dict[Pair, Sums] = {}
     for unit in _all_units(connection, rollout.id):
-        count_change(rollout, Unit(), unit, counted, sums)
+        count_change(rollout, (Unit(), 0), (unit, 0), counted, sums)
     add_counts(connection, rollout.id, counted)
     add_moments(connection, rollout.id, sums)
+
+
+def count_until(connection: Connection, rollout: Rollout, at: int) -> None:
+    """Count a step further those whose window has ended by a time."""
+    if at <= due_until(connection, rollout.id):
+        return
+    then = next_time(connection, rollout, at)
+    counted, sums = change_until(connection, rollout, then)
+    add_counts(connection, rollout.id, counted)
+    add_moments(connection, rollout.id, sums)
+    note_time(connection, rollout.id, then)
+
+
+def _names(connection: Connection, rollout: str) -> Iterator[list[str]]:
+    """Answer the units of a rollout, some at a time."""
+    last = ""
+    while True:
+        more = UNITS.c.rollout == rollout, UNITS.c.unit > last
+        some = select(UNITS.c.unit).where(*more).distinct().order_by(UNITS.c.unit).limit(_AT_ONCE)
+        found = list(connection.scalars(some))
+        if found:
+            yield found
+        if len(found) < _AT_ONCE:
+            return
+        last = found[-1]
 
 
 def _all_units(connection: Connection, rollout: str) -> Iterator[Unit]:

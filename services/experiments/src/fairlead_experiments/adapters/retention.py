@@ -25,6 +25,7 @@ from fairlead_experiments.adapters.partitions import (
 )
 from fairlead_experiments.adapters.schema import (
     BAD_UNITS,
+    DETAILS,
     EXPOSURES,
     OUTCOMES,
     ROLLOUTS,
@@ -215,7 +216,7 @@ def _remove_exposures(connection: Connection, rollout: str) -> int:
 def _remove_units(connection: Connection, rollout: str) -> int:
     """Remove some rows of each table of units, in their order."""
     removed = 0
-    for table in (UNITS, UNIT_OUTCOMES, BAD_UNITS):
+    for table in (UNITS, UNIT_OUTCOMES, DETAILS, BAD_UNITS):
         mine = table.c.rollout == rollout
         ordered = select(table.c.unit).where(mine).order_by(table.c.unit)
         last = connection.scalar(ordered.offset(AT_ONCE - 1).limit(1))

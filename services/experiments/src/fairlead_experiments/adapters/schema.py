@@ -48,12 +48,14 @@ ROLLOUTS = Table(
     Column("closed_at", BigInteger, nullable=True),
     Column("last_analysis", Text, nullable=True),
     Column("is_emptied", Integer, nullable=False, server_default="0"),
+    Column("due_until", BigInteger, nullable=False, server_default="0"),
     Index("ix_rollouts_model", "model"),
 )
 """The controller's records; what tells a bad request is copied out of the document.
 
 A rollout is open, then closed (`closed_at`: nothing more is taken), then concluded
-(`last_analysis`), then emptied: its rows are gone (`adapters.retention`).
+(`last_analysis`), then emptied: its rows are gone (`adapters.retention`). `due_until` is the time
+as of which windows are counted as over or not (`adapters.details`).
 """
 
 DECISIONS = Table(
@@ -126,6 +128,27 @@ UNIT_OUTCOMES = Table(
     sqlite_with_rowid=False,
 )
 """A unit's outcomes in a step and arm: their number and their sum."""
+
+DETAILS = Table(
+    "details",
+    METADATA,
+    Column("rollout", text(64), primary_key=True),
+    Column("unit", text(256), primary_key=True),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("arm", text(9), primary_key=True),
+    Column("first_at", BigInteger, nullable=False),
+    Column("n", Integer, nullable=False),
+    Column("total", Double, nullable=False),
+    Column("denominator", Double, nullable=False),
+    Column("refused", Integer, nullable=False),
+    Column("covariate", Double, nullable=True),
+    Index("ix_details_first", "rollout", "first_at"),
+    sqlite_with_rowid=False,
+)
+"""What a unit's single outcomes say in a step and arm (`domain.counting.Detail`), and its covariate.
+
+Only of rollouts whose objective asks for the time or the value of each.
+"""
 
 COUNTERS = Table(
     "counters",

@@ -29,7 +29,14 @@ from sqlalchemy import (
 from fairlead_experiments.adapters import aggregates, pairs
 from fairlead_experiments.adapters.bulk import delete_rows, insert_rows
 from fairlead_experiments.adapters.database import among, reading, writing
-from fairlead_experiments.adapters.ledger import Ledger, Measured, UnitKey, count_units_afresh
+from fairlead_experiments.adapters.details import is_far
+from fairlead_experiments.adapters.ledger import (
+    Ledger,
+    Measured,
+    UnitKey,
+    count_units_afresh,
+    count_until,
+)
 from fairlead_experiments.adapters.partitions import make_room
 from fairlead_experiments.adapters.retention import closed_among, outcomes_of_closed
 from fairlead_experiments.adapters.schema import DECISIONS, EXPOSURES, OUTCOMES, ROLLOUTS, UNITS
@@ -40,7 +47,8 @@ from fairlead_experiments.app.documents import (
     load_decision,
     load_rollout,
 )
-from fairlead_experiments.domain.counting import is_followed
+from fairlead_experiments.app.errors import StoreUnavailableError
+from fairlead_experiments.domain.counting import is_detailed
 from fairlead_experiments.domain.predictions import Prediction, Seen
 from fairlead_experiments.domain.records import (
     Aggregates,
@@ -58,8 +66,11 @@ Key = tuple[Any, ...]
 _exposure_row = attrgetter(*EXPOSURES.columns.keys())
 _outcome_row = attrgetter(*OUTCOMES.columns.keys())
 
-COUNTED_BY = 1
+COUNTED_BY = 2
 """How this release counts; what another one counted is counted afresh once, at the start."""
+
+_STEPS = 5
+"""How often one look writes down windows that have ended; the next look goes on from there."""
 
 
 class SqlStore:
@@ -75,9 +86,9 @@ class SqlStore:
         self._check_tables = check_tables
 
     @contextmanager
-    def _reading(self, *, is_sweep: bool = False) -> Iterator[Connection]:
+    def _reading(self) -> Iterator[Connection]:
         self._check_tables()
-        with reading(self._engine, is_sweep=is_sweep) as connection:
+        with reading(self._engine) as connection:
             yield connection
 
     @contextmanager
@@ -173,7 +184,8 @@ class SqlStore:
                 _attach(connection, OUTCOMES.c.unit.in_(met))
             if before is None or any(before[name] != value for name, value in bad.items()):
                 count_requests_afresh(connection, rollout.id)
-            if before is None or load_rollout(before["document"]).objective != rollout.objective:
+            was = before and load_rollout(before["document"])
+            if not was or (was.objective, was.model) != (rollout.objective, rollout.model):
                 count_units_afresh(connection, rollout)
 
     def count_stale(self) -> None:
@@ -242,9 +254,20 @@ class SqlStore:
         return row and Closing(row.closed_at, row.last_analysis)
 
     def read_aggregates(self, rollout: Rollout, at: datetime) -> Aggregates:
-        """Answer what was counted for a rollout, as of one moment."""
-        with self._reading(is_sweep=not is_followed(rollout)) as connection:
-            return aggregates.read(connection, rollout, at)
+        """Answer what was counted for a rollout, as of one moment.
+
+        Where many windows have ended since the last look, that is written down first.
+        """
+        now = microseconds(at)
+        for _ in range(_STEPS):
+            with self._reading() as connection:
+                if not is_far(connection, rollout, now):
+                    return aggregates.read(connection, rollout, at)
+            with self._writing() as connection:
+                # The record may have changed since the caller read it, and what is counted with it.
+                for current in _records(connection, {rollout.id}).values():
+                    count_until(connection, current, now)
+        raise StoreUnavailableError("windows that have ended are being counted: ask again")
 
 
 # --- exposures ------------------------------------------------------------------------------
@@ -258,6 +281,7 @@ def _insert_exposures(connection: Connection, new: list[Exposure]) -> None:
     ledger = Ledger(connection, records)
     ledger.meet({(e.rollout, e.unit, e.step, e.arm) for e in new if e.unit is not None})
     ledger.add(_waiting_outcomes(connection, new))
+    ledger.touch({(e.rollout, e.unit) for e in new if e.unit is not None})
     ledger.save()
     _attach_to(connection, new)
 
@@ -343,6 +367,7 @@ def _insert_outcomes(connection: Connection, new: list[Outcome]) -> None:
     units = sorted({o.unit for o in new if o.unit is not None})
     if units:
         _attach(connection, among(connection, OUTCOMES.c.unit, units))
+        _note_covariates(connection, new)
 
 
 def _replace_outcomes(
@@ -365,6 +390,23 @@ def _replace_outcomes(
             if (row := exposed.get(outcome.inference_id or ""))
         },
     )
+    _note_covariates(connection, attached)
+
+
+def _note_covariates(connection: Connection, outcomes: Sequence[Outcome]) -> None:
+    """Count units whose covariate outcomes of theirs may be."""
+    told = {(o.model, o.outcome, o.unit) for o in outcomes if o.model and o.unit}
+    models = among(connection, ROLLOUTS.c.model, sorted({str(model) for model, _, _ in told}))
+    found = select(ROLLOUTS.c.document).where(models, ROLLOUTS.c.closed_at.is_(None))
+    records = {r.id: r for r in map(load_rollout, connection.scalars(found)) if is_detailed(r)}
+    ledger = Ledger(connection, records)
+    ledger.touch(
+        (rollout.id, str(unit))
+        for rollout in records.values()
+        for model, name, unit in told
+        if rollout.objective and (rollout.model, rollout.objective.covariate) == (model, name)
+    )
+    ledger.save()
 
 
 def _exposed(connection: Connection, inference_ids: set[str]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ order and whatever was taken out again; a common offset, however large, cancels 
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from fractions import Fraction
 
 from fairlead_experiments.domain.effect import Arm
 from fairlead_experiments.domain.linear import Matrix, Moments, Shared, StepMoments
@@ -21,6 +21,7 @@ from fairlead_experiments.domain.linear import Vector as Triple
 from fairlead_experiments.domain.records import (
     Exposure,
     Kind,
+    Missing,
     Objective,
     ObjectiveKind,
     Requests,
@@ -49,6 +50,8 @@ _CLIENT_LEFT = 499
 _SERVER_ERROR = 500
 _EVERY_STEP = -1
 _BOTH_ARMS = ""
+_NO_STEPS = "0"
+_BINARY = (0.0, 1.0)
 _STABLE, _CANDIDATE = str(Arm.STABLE), str(Arm.CANDIDATE)
 
 
@@ -63,6 +66,9 @@ class Count(StrEnum):
     DISTINCT = "distinct"
     OUTCOMES = "outcomes"
     MEASURED = "measured"
+    MISSING = "missing"
+    COVERED = "covered"
+    REFUSED = "refused"
 
 
 CountKey = tuple[str, str, int, str]
@@ -106,16 +112,40 @@ def is_bad(requests: Requests, kind: Kind) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Detail:
+    """What one unit's single outcomes say in one cell, where the time or value of each matters.
+
+    Attributes:
+        first_at: When it met the cell first, in microseconds since 1970.
+        n: How many outcomes count: those within the window, 0 or 1 where they must be; those of the
+            denominator, too.
+        total: The sum of those of the objective's own outcome.
+        denominator: The sum of those of the denominator.
+        refused: Outcomes of a binary objective that are neither 0 nor 1.
+    """
+
+    first_at: int
+    n: int = 0
+    total: float = 0.0
+    denominator: float = 0.0
+    refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Unit:
     """All that is known of one unit in one rollout.
 
     Attributes:
         cells: What it met.
         outcomes: For each outcome's name and cell: how many there are, and their sum.
+        details: What its single outcomes say in each cell, if the objective asks for that.
+        covariate: The mean of its covariate before its first request; None without one.
     """
 
     cells: frozenset[Cell] = frozenset()
     outcomes: Mapping[tuple[str, int, str], tuple[int, float]] = field(default_factory=dict)
+    details: Mapping[Cell, Detail] = field(default_factory=dict)
+    covariate: float | None = None
 
     @property
     def mixed_since(self) -> float:
@@ -125,26 +155,71 @@ class Unit:
         return min(back, default=math.inf)
 
 
-def is_followed(rollout: Rollout) -> bool:
-    """Tell whether the counts say all of a rollout's objective, or its units must be swept.
-
-    What depends on the time of an outcome, or on each single value of a unit, is swept.
-    """
+def is_detailed(rollout: Rollout) -> bool:
+    """Tell whether an objective asks for the time or the value of each single outcome."""
     objective = rollout.objective
-    return objective is None or (
-        objective.window is None
-        and objective.covariate is None
-        and objective.kind is not ObjectiveKind.BINARY
+    return objective is not None and (
+        objective.window is not None
+        or objective.covariate is not None
+        or objective.kind is ObjectiveKind.BINARY
     )
 
 
-def counts(unit: Unit, rollout: Rollout) -> Iterator[tuple[CountKey, int]]:
-    """Answer what a unit adds to the counts of its rollout."""
+def window_of(rollout: Rollout) -> int | None:
+    """Answer the window of a rollout's objective in microseconds; None without one."""
+    window = rollout.objective.window if rollout.objective else None
+    return None if window is None else round(window * 1e6)
+
+
+def detail(rollout: Rollout, first_at: int, outcomes: Iterable[tuple[str, float, int]]) -> Detail:
+    """Answer what a unit's outcomes say in a cell.
+
+    Args:
+        rollout: Whose objective asks.
+        first_at: When the unit met the cell first, in microseconds since 1970.
+        outcomes: Name, value and time of each, of the objective's outcome and denominator.
+    """
+    objective, window = rollout.objective, window_of(rollout)
+    assert objective is not None
+    values: dict[bool, list[float]] = {True: [], False: []}
+    refused = 0
+    for name, value, observed_at in outcomes:
+        if objective.kind is ObjectiveKind.BINARY and value not in _BINARY:
+            refused += 1
+        elif window is None or observed_at <= first_at + window:
+            values[name == objective.outcome].append(value)
+    own, others = values[True], values[False]
+    return Detail(first_at, len(own) + len(others), math.fsum(own), math.fsum(others), refused)
+
+
+def covariate(rollout: Rollout, values: Sequence[float]) -> float | None:
+    """Answer a unit's covariate, of its values before its first request; None without any.
+
+    Where it is the objective's own outcome it has the objective's cap.
+    """
+    objective = rollout.objective
+    if objective is None or not values:
+        return None
+    mean = math.fsum(values) / len(values)
+    return _capped(mean, objective) if objective.covariate == objective.outcome else mean
+
+
+def counts(unit: Unit, rollout: Rollout, at: int) -> Iterator[tuple[CountKey, int]]:
+    """Answer what a unit adds to the counts of its rollout.
+
+    Args:
+        unit: Which.
+        rollout: Its rollout.
+        at: The time, in microseconds since 1970, by which a window is over or not.
+    """
     yield from _met(unit)
     for (name, _, arm), (n, _) in unit.outcomes.items():
         yield (Count.OUTCOMES, name, _EVERY_STEP, arm), n
-    if rollout.objective is not None and is_followed(rollout):
-        yield from _measured(unit, rollout.objective)
+    for (_, arm), found in unit.details.items():
+        if found.refused:
+            yield (Count.REFUSED, "", _EVERY_STEP, arm), found.refused
+    if rollout.objective is not None:
+        yield from _measured(unit, rollout, at)
 
 
 def _met(unit: Unit) -> Iterator[tuple[CountKey, int]]:
@@ -162,44 +237,97 @@ def _met(unit: Unit) -> Iterator[tuple[CountKey, int]]:
         yield (Count.MIXED, "", step, _BOTH_ARMS), 1
 
 
-def _measured(unit: Unit, objective: Objective) -> Iterator[tuple[CountKey, int]]:
-    found, since = _values(unit, objective), unit.mixed_since
-    masks: dict[str, int] = {}
-    for step, arm in unit.cells:
-        if step >= since:
-            continue
-        masks.setdefault(arm, 0)
-        if (step, arm) not in found:
-            yield (Count.WAITING, "", step, arm), 1
-            continue
-        masks[arm] |= 1 << step
-        if _is_beyond(found[step, arm][0], objective):
-            yield (Count.CAPPED, "", step, arm), 1
-    for arm, mask in masks.items():
-        kind, name = (Count.MEASURED, f"{mask:x}") if mask else (Count.WAITING, "")
-        yield (kind, name, _EVERY_STEP, arm), 1
+def _measured(unit: Unit, rollout: Rollout, at: int) -> Iterator[tuple[CountKey, int]]:
+    values = _values(unit, rollout, at)
+    stands = _stands(unit, rollout, values, at)
+    is_covered = unit.covariate is not None
+    for cell, (is_due, is_found) in stands.items():
+        if not (is_due and is_found):
+            yield (Count.MISSING if is_due else Count.WAITING, "", *cell), 1
+        if cell in values and is_covered:
+            yield (Count.COVERED, "", *cell), 1
+        if cell in values and _is_beyond(values[cell][0], rollout.objective):
+            yield (Count.CAPPED, "", *cell), 1
+    for arm in {arm for _, arm in stands}:
+        here = [stood for (_, of), stood in stands.items() if of == arm]
+        mask = f"{sum(1 << step for step, of in values if of == arm):x}"
+        if mask != _NO_STEPS:
+            yield (Count.MEASURED, mask, _EVERY_STEP, arm), 1
+        if mask != _NO_STEPS and is_covered:
+            yield (Count.COVERED, mask, _EVERY_STEP, arm), 1
+        if not any(is_found for _, is_found in here):
+            kind = Count.MISSING if all(is_due for is_due, _ in here) else Count.WAITING
+            yield (kind, "", _EVERY_STEP, arm), 1
 
 
-def vectors(unit: Unit, rollout: Rollout) -> dict[Cell, Vector]:
+def _stands(
+    unit: Unit, rollout: Rollout, values: Mapping[Cell, Vector], at: int
+) -> dict[Cell, tuple[bool, bool]]:
+    """Whether a unit's outcome is due and whether it has one, in each cell before it is mixed."""
+    since, window = unit.mixed_since, window_of(rollout)
+    cells = [cell for cell in unit.cells if cell[0] < since]
+    if not is_detailed(rollout):
+        return {cell: (cell in values, cell in values) for cell in cells}
+    return {cell: _stand(unit.details.get(cell), window, at) for cell in cells}
+
+
+def _stand(known: Detail | None, window: int | None, at: int) -> tuple[bool, bool]:
+    is_found = known is not None and known.n > 0
+    if window is None:
+        return is_found, is_found
+    return known is not None and known.first_at + window <= at, is_found
+
+
+def vectors(unit: Unit, rollout: Rollout, at: int) -> dict[Cell, Vector]:
     """Answer what a unit counts with in each cell, but for the steps from which on it is mixed.
 
-    A mean of its outcomes; of a ratio, its numerator and its denominator.
+    A mean of its outcomes; of a ratio, its numerator and its denominator. With a covariate also
+    that, and whether it has one (1 or 0): the point it is measured from is known only later.
+
+    Args:
+        unit: Which.
+        rollout: Its rollout.
+        at: The time, in microseconds since 1970, by which a window is over or not.
     """
     objective = rollout.objective
-    if objective is None or not is_followed(rollout):
+    if objective is None:
         return {}
+    more: Vector = ()
+    if objective.covariate is not None:
+        more = (0.0, 0.0) if unit.covariate is None else (unit.covariate, 1.0)
     return {
-        cell: (_capped(value, objective), *others)
-        for cell, (value, *others) in _values(unit, objective).items()
+        cell: (_capped(value, objective), *others, *more)
+        for cell, (value, *others) in _values(unit, rollout, at).items()
     }
 
 
-def _values(unit: Unit, objective: Objective) -> dict[Cell, Vector]:
-    """The vectors, before any cap."""
+def _values(unit: Unit, rollout: Rollout, at: int) -> dict[Cell, Vector]:
+    """The vectors, before any cap and without the covariate."""
+    if not is_detailed(rollout):
+        return _sums_of(unit, rollout)
     found: dict[Cell, Vector] = {}
-    since = unit.mixed_since
+    since, objective, window = unit.mixed_since, rollout.objective, window_of(rollout)
+    for cell, known in unit.details.items():
+        is_due, is_found = _stand(known, window, at)
+        if cell[0] >= since or not is_due or objective is None:
+            continue
+        if is_found and objective.is_ratio:
+            found[cell] = known.total, known.denominator
+        elif is_found:
+            found[cell] = (known.total / known.n,)
+        elif objective.missing is Missing.ZERO:
+            found[cell] = (0.0,)
+    return found
+
+
+def _sums_of(unit: Unit, rollout: Rollout) -> dict[Cell, Vector]:
+    """The vectors of an objective that asks for sums of outcomes alone."""
+    found: dict[Cell, Vector] = {}
+    since, objective = unit.mixed_since, rollout.objective
     for (name, step, arm), (n, total) in unit.outcomes.items():
-        if step >= since or name not in {objective.outcome, objective.denominator}:
+        if objective is None or step >= since:
+            continue
+        if name not in {objective.outcome, objective.denominator}:
             continue
         if not objective.is_ratio:
             found[step, arm] = (total / n,)
@@ -215,8 +343,8 @@ def _capped(value: float, objective: Objective) -> float:
     return value if cap is None else max(-cap, min(cap, value))
 
 
-def _is_beyond(value: float, objective: Objective) -> bool:
-    return objective.cap is not None and abs(value) > objective.cap
+def _is_beyond(value: float, objective: Objective | None) -> bool:
+    return objective is not None and objective.cap is not None and abs(value) > objective.cap
 
 
 # --- sums of outcomes -----------------------------------------------------------------------
@@ -231,6 +359,36 @@ def moments(before: Mapping[Cell, Vector], after: Mapping[Cell, Vector]) -> dict
             signed = tuple(sign * value for value in sums)
             found[pair] = plus(found[pair], signed) if pair in found else signed
     return found
+
+
+def count_change(
+    rollout: Rollout,
+    before: tuple[Unit, int],
+    after: tuple[Unit, int],
+    counted: Counter[CountKey],
+    sums: dict[Pair, Sums],
+) -> None:
+    """Add what a unit's change makes to the counts and sums of its rollout.
+
+    Args:
+        rollout: Which.
+        before: What was known of the unit, and the time as of which it was counted.
+        after: What is known now, and the time as of which it is counted.
+        counted: What the counts change by.
+        sums: What the sums change by.
+    """
+    for key, n in counts(*_as_of(rollout, after)):
+        counted[key] += n
+    for key, n in counts(*_as_of(rollout, before)):
+        counted[key] -= n
+    changed = moments(vectors(*_as_of(rollout, before)), vectors(*_as_of(rollout, after)))
+    for pair, found in changed.items():
+        sums[pair] = plus(sums[pair], found) if pair in sums else found
+
+
+def _as_of(rollout: Rollout, known: tuple[Unit, int]) -> tuple[Unit, Rollout, int]:
+    unit, at = known
+    return unit, rollout, at
 
 
 def plus(first: Sums, second: Sums) -> Sums:
@@ -278,12 +436,53 @@ def read_sums(n: int, text: str) -> Sums:
     return (n, *(int(number, 16) << (_POINT - int(digits)) for number, digits in parts))
 
 
-def summarise(sums: Mapping[Pair, Sums]) -> tuple[tuple[StepMoments, ...], tuple[Shared, ...]]:
-    """Answer what the sums say: means, and products of distances from them, each rounded once."""
-    cells = {first: found for (first, second), found in sums.items() if first == second}
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """One number of a unit as whole multiples of the places of its vector, by a whole divisor."""
+
+    factors: Mapping[int, int] = field(default_factory=dict)
+    divisor: int = 1
+
+    def of(self, values: Sequence[int]) -> int:
+        return sum(factor * values[place] for place, factor in self.factors.items())
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Sums of the three numbers that an estimate asks for, not yet divided.
+
+    Attributes:
+        n: Units.
+        first: Of the first cell, in units of 2^-2148 by the form's divisor.
+        second: Of the second.
+        products: Of a number of the first with one of the second, by both divisors.
+    """
+
+    n: int
+    first: tuple[int, ...]
+    second: tuple[int, ...]
+    products: tuple[tuple[int, ...], ...]
+
+
+def summarise(
+    sums: Mapping[Pair, Sums], *, is_ratio: bool = False, has_covariate: bool = False
+) -> tuple[tuple[StepMoments, ...], tuple[Shared, ...]]:
+    """Answer what the sums say: means, and products of distances from them, each rounded once.
+
+    A covariate is measured from the mean of all that are known, weighted by the cells that they
+    are measured in; a unit without one counts as that.
+
+    Args:
+        sums: Of vectors as `vectors` makes them.
+        is_ratio: Whether their second place is a denominator.
+        has_covariate: Whether their last two places are a covariate and whether there is one.
+    """
+    forms = _forms(sums, is_ratio=is_ratio, has_covariate=has_covariate)
+    known = {pair: _formed(found, forms) for pair, found in sums.items()}
+    cells = {first: found for (first, second), found in known.items() if first == second}
     shared = tuple(
-        Shared(a[0], Arm(a[1]), b[0], Arm(b[1]), _comoments(found, cells[a], cells[b]))
-        for (a, b), found in sorted(sums.items())
+        Shared(a[0], Arm(a[1]), b[0], Arm(b[1]), _comoments(found, cells[a], cells[b], forms))
+        for (a, b), found in sorted(known.items(), key=lambda item: item[0])
         if a != b
     )
 
@@ -291,7 +490,11 @@ def summarise(sums: Mapping[Pair, Sums]) -> tuple[tuple[StepMoments, ...], tuple
         found = cells.get((step, str(arm)))
         if found is None:
             return Moments()
-        return Moments(found[0], _triple([float(m) for m in _means(found)]), _comoments(found))
+        mean = [
+            total / (found.n * form.divisor << _POINT)
+            for total, form in zip(found.first, forms, strict=True)
+        ]
+        return Moments(found.n, _triple(mean), _comoments(found, found, found, forms))
 
     return tuple(
         StepMoments(step, cell(step, Arm.STABLE), cell(step, Arm.CANDIDATE))
@@ -299,36 +502,60 @@ def summarise(sums: Mapping[Pair, Sums]) -> tuple[tuple[StepMoments, ...], tuple
     ), shared
 
 
-def _places(sums: Sums) -> int:
-    """How many numbers a vector has: of k there are 2 k sums and k^2 products."""
-    return math.isqrt(len(sums)) - 1
+def _forms(
+    sums: Mapping[Pair, Sums], *, is_ratio: bool, has_covariate: bool
+) -> tuple[_Form, _Form, _Form]:
+    """Value, denominator and distance of the covariate."""
+    value, denominator = _Form({0: 1}), _Form({1: 1}) if is_ratio else _Form()
+    if not has_covariate:
+        return value, denominator, _Form()
+    place = 2 if is_ratio else 1
+    alone = [found for (first, second), found in sums.items() if first == second]
+    total = sum(found[1 + place] for found in alone)
+    number = sum(found[2 + place] for found in alone)
+    if not number:
+        return value, denominator, _Form()
+    common = math.gcd(total, number)
+    return (
+        value,
+        denominator,
+        _Form({place: number // common, place + 1: -total // common}, number // common),
+    )
 
 
-def _means(cell: Sums) -> list[Fraction]:
-    return [Fraction(total, cell[0] << _POINT) for total in cell[1 : 1 + _places(cell)]]
+def _formed(sums: Sums, forms: Sequence[_Form]) -> _Sums:
+    places = math.isqrt(len(sums)) - 1  # Of k places there are 2 k sums and k^2 products.
+    first, second = sums[1 : 1 + places], sums[1 + places : 1 + 2 * places]
+    rows = [sums[i : i + places] for i in range(1 + 2 * places, len(sums), places)]
+    columns = [[form.of(row) for row in rows] for form in forms]
+    return _Sums(
+        sums[0],
+        tuple(form.of(first) for form in forms),
+        tuple(form.of(second) for form in forms),
+        tuple(tuple(form.of(column) for column in columns) for form in forms),
+    )
 
 
-def _comoments(pair: Sums, first: Sums | None = None, second: Sums | None = None) -> Matrix:
+def _comoments(pair: _Sums, first: _Sums, second: _Sums, forms: Sequence[_Form]) -> Matrix:
     """Sums of (x - a)(y - b) over a pair's units, a and b the means of the whole cells."""
-    n, k = pair[0], _places(pair)
-    a, b = _means(first or pair), _means(second or pair)
-    x, y = ([Fraction(v, 1 << _POINT) for v in pair[i : i + k]] for i in (1, 1 + k))
-    products = [Fraction(v, 1 << _POINT) for v in pair[1 + 2 * k :]]
-    rows = [
-        _triple(
-            [
-                float(products[i * k + j] - b[j] * x[i] - a[i] * y[j] + n * a[i] * b[j])
-                for j in range(k)
-            ]
+
+    def product(i: int, j: int) -> float:
+        a, b = first.first[i], second.first[j]
+        above = (
+            (pair.products[i][j] * first.n * second.n << _POINT)
+            - b * pair.first[i] * first.n
+            - a * pair.second[j] * second.n
+            + pair.n * a * b
         )
-        for i in range(k)
-    ]
-    return (*rows, *[_triple([])] * (3 - k))  # type: ignore[return-value]
+        divisor = first.n * second.n * forms[i].divisor * forms[j].divisor
+        return above / (divisor << 2 * _POINT)
+
+    rows = [_triple([product(i, j) for j in range(3)]) for i in range(3)]
+    return rows[0], rows[1], rows[2]
 
 
-def _triple(numbers: list[float]) -> Triple:
-    value, denominator, covariate = (*numbers, *[0.0] * (3 - len(numbers)))
-    return value, denominator, covariate
+def _triple(numbers: Sequence[float]) -> Triple:
+    return numbers[0], numbers[1], numbers[2]
 
 
 def measured_distinct(

@@ -1,4 +1,6 @@
-"""What the units of a rollout say about its objective, summed by the database.
+"""What the units of a rollout say about its objective, summed by the database in one sweep.
+
+The oracle of the counts that follow (`adapters.ledger`): the rules, told as queries over the rows.
 
 One query, the *ledger*, answers a row for each unit, step and arm that is no mixed unit's:
 
