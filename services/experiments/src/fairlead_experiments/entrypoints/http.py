@@ -129,7 +129,9 @@ def create_app(experiments: Experiments) -> FastAPI:
     metrics = Metrics()
     app.include_router(_ingest_routes(experiments, metrics))
     app.include_router(_shadow_routes(experiments))
-    app.include_router(_rollout_routes(experiments, metrics))
+    app.include_router(_record_routes(experiments))
+    app.include_router(_decision_routes(experiments))
+    app.include_router(_analysis_routes(experiments, metrics))
     app.include_router(_operation_routes(experiments, metrics))
     _handle_errors(app)
     _publish(app)
@@ -222,9 +224,8 @@ def _shadow_routes(experiments: Experiments) -> APIRouter:
     return router
 
 
-def _rollout_routes(experiments: Experiments, metrics: Metrics) -> APIRouter:
+def _record_routes(experiments: Experiments) -> APIRouter:
     router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
-    pages = Pages()
 
     @router.put(
         "/{rollout}",
@@ -250,6 +251,13 @@ def _rollout_routes(experiments: Experiments, metrics: Metrics) -> APIRouter:
     def get_rollout(rollout: str) -> Response:
         """Answer the record of a rollout."""
         return JSONResponse(build_rollout(experiments.get_rollout(rollout)))
+
+    return router
+
+
+def _decision_routes(experiments: Experiments) -> APIRouter:
+    router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
+    pages = Pages()
 
     @router.put(
         "/{rollout}/decisions/{decision}",
@@ -279,6 +287,12 @@ def _rollout_routes(experiments: Experiments, metrics: Metrics) -> APIRouter:
     def get_report(rollout: str) -> Response:
         """Answer the report of a rollout: a page that needs nothing from elsewhere."""
         return HTMLResponse(pages.render(experiments.report(rollout)), headers=_PAGE_HEADERS)
+
+    return router
+
+
+def _analysis_routes(experiments: Experiments, metrics: Metrics) -> APIRouter:
+    router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
 
     @router.get(
         "/{rollout}/analysis",
