@@ -21,7 +21,9 @@ import statistics
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,14 +31,20 @@ from typing import Any
 
 import orjson
 import psutil
-from sqlalchemy import text
+from rich.console import Console
+from rich.progress import track
+from sqlalchemy import Table
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "services/experiments/tests"))
 
 from experiments_postgresql import PostgresServer
 from experiments_process import Server, serving
 
-from fairlead_experiments.adapters.database import open_engine
+from fairlead_experiments.adapters.bulk import insert_rows
+from fairlead_experiments.adapters.database import open_engine, writing
+from fairlead_experiments.adapters.partitions import make_room
+from fairlead_experiments.adapters.schema import EXPOSURES, OUTCOMES, UNIT_OUTCOMES, UNITS
 
 BATCH = 1000
 REPLAYED = 50  # One batch in so many comes twice.
@@ -47,6 +55,10 @@ STEPS = (100, 1000, 5000)
 # As an operator would have it, but for the socket folder: a commit waits for the disk.
 SETTINGS = ("unix_socket_directories=", "listen_addresses=127.0.0.1")
 DAY = 86_400
+UNAVAILABLE = 503
+HOUR = 3_600_000_000  # Microseconds.
+CHUNK = 10_000  # Units that are filled in at once.
+DETAILED = {"window": 3600, "covariate": "x"}
 
 
 def main() -> int:
@@ -85,6 +97,9 @@ ROWS = (
     ("units in the rollout", "analysedUnits", ""),
     ("counting all of it afresh", "countSeconds", "s"),
     ("an analysis (median)", "analysisSeconds", "s"),
+    ("with window and covariate, counting afresh", "detailedCountSeconds", "s"),
+    ("with window and covariate, an analysis", "detailedAnalysisSeconds", "s"),
+    ("units measured then", "measuredUnits", ""),
     ("memory of the service at the end", "residentMiB", "MiB"),
 )
 
@@ -181,7 +196,7 @@ def moment(at: float) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(at))}.{int(at * 1000) % 1000:03}Z"
 
 
-def record(slower_than: float) -> dict[str, Any]:
+def record(slower_than: float, **objective: Any) -> dict[str, Any]:
     """Answer the rollout's record; another bound makes the service count afresh."""
     return {
         "model": "bench",
@@ -190,7 +205,7 @@ def record(slower_than: float) -> dict[str, Any]:
         "startedAt": moment(time.time() - 20 * DAY),
         "state": "running",
         "steps": [{"index": index, "weight": weight} for index, weight in enumerate(STEPS)],
-        "objective": {"outcome": "y", "better": "lower", "minimumEffect": 0.01},
+        "objective": {"outcome": "y", "better": "lower", "minimumEffect": 0.01, **objective},
         "guardrails": {
             "errors": {"margin": 0.25},
             "latency": {"slowerThan": slower_than, "margin": 0.25},
@@ -204,57 +219,88 @@ def record(slower_than: float) -> dict[str, Any]:
 def analyse(server: Server, url: str, options: argparse.Namespace) -> dict[str, Any]:
     """Fill the rollout up, have it counted afresh, and time its analysis."""
     fill(url, options)
-    began = time.perf_counter()
     without = {**record(0.2), "objective": None}
     server.call("/v1/rollouts/bench", without, "PUT", timeout=3600)
+    began = time.perf_counter()
     server.call("/v1/rollouts/bench", record(0.3), "PUT", timeout=3600)
     counted = time.perf_counter() - began
-    times = []
-    for _ in range(LOOKS):
-        began = time.perf_counter()
-        found = server.call("/v1/rollouts/bench/analysis")
-        times.append(time.perf_counter() - began)
+    plain, found = look(server)
+    began = time.perf_counter()
+    server.call("/v1/rollouts/bench", record(0.3, **DETAILED), "PUT", timeout=3600)
+    detailed_counted = time.perf_counter() - began
+    detailed, of_details = look(server)
+    arms = found["arms"].values()
     return {
         "countSeconds": counted,
-        "analysisSeconds": statistics.median(times),
-        "analysedExposures": sum(arm["requests"] for arm in found["arms"].values()),
-        "analysedUnits": sum(arm["units"] for arm in found["arms"].values()),
+        "analysisSeconds": plain,
+        "detailedCountSeconds": detailed_counted,
+        "detailedAnalysisSeconds": detailed,
+        "analysedExposures": sum(arm["requests"] for arm in arms),
+        "analysedUnits": sum(arm["units"] for arm in arms),
+        "measuredUnits": of_details["objective"]["unitsStable"]
+        + of_details["objective"]["unitsCandidate"],
     }
 
 
+def look(server: Server) -> tuple[float, dict[str, Any]]:
+    """Analyse some times; answer the median of the seconds, and the analysis.
+
+    Windows that have ended are counted by the first looks, which are told to come again.
+    """
+    times, found = [], {}
+    while len(times) < LOOKS:
+        began = time.perf_counter()
+        try:
+            found = server.call("/v1/rollouts/bench/analysis", timeout=60)
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code != UNAVAILABLE:
+                    raise
+            continue
+        times.append(time.perf_counter() - began)
+    return statistics.median(times), found
+
+
 def fill(url: str, options: argparse.Namespace) -> None:
-    """Add exposures of units of their own beside the service, ten of each unit, in three steps."""
+    """Add rows of units of their own beside the service, in the store's own way: by COPY.
+
+    Each unit has ten exposures in three steps, an outcome of its first in each step, and an older
+    one of its own. What is counted of them is counted when the record changes.
+    """
     engine = open_engine(url)
-    series = (
-        "(WITH RECURSIVE s(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM s WHERE n < {0} - 1)"
-        " SELECT n FROM s)"
-        if engine.dialect.name == "sqlite"
-        else "generate_series(0, {0} - 1) AS s(n)"
-    )
     units, at = options.fill // 10, int((time.time() - 10 * DAY) * 1e6)
-    arm = "CASE WHEN n * 7919 % 10000 < 5000 THEN 'candidate' ELSE 'stable' END"
-    version = "CASE WHEN n * 7919 % 10000 < 5000 THEN '4' ELSE '3' END"
-    with engine.begin() as connection:
-        for turn in range(10 if units else 0):
-            made = series.format(units)
-            connection.execute(
-                text(
-                    f"INSERT INTO exposures SELECT 'fill-{turn}-' || n, 'bench', {turn % 3}, {arm},"  # noqa: S608
-                    f" {version}, 'unit-' || n, {at} + n, 200, 1, n % 300 FROM {made}"
-                )
-            )
-        for step in range(3 if units else 0):
-            made = series.format(units)
-            connection.execute(
-                text(f"INSERT INTO units SELECT 'bench', 'unit-' || n, {step}, {arm} FROM {made}")  # noqa: S608
-            )
-            connection.execute(
-                text(
-                    f"INSERT INTO unit_outcomes SELECT 'bench', 'unit-' || n, 'y', {step}, {arm}, 1,"  # noqa: S608
-                    f" n % 1000 FROM {made}"
-                )
-            )
+    chunks = range(0, units, CHUNK)
+    for start in track(chunks, "  filling", console=Console(stderr=True)):
+        some = range(start, min(start + CHUNK, units))
+        with writing(engine, is_long=True) as connection:
+            times = (at - HOUR, at, at + units)
+            for table, rows in filled(some, at).items():
+                if table in (EXPOSURES, OUTCOMES):
+                    make_room(connection, table, times)
+                insert_rows(connection, table, rows)
     engine.dispose()
+
+
+def filled(units: range, at: int) -> dict[Table, list[tuple[Any, ...]]]:
+    """Answer the rows of some units, for each table."""
+    rows: dict[Table, list[tuple[Any, ...]]] = defaultdict(list)
+    for n in units:
+        unit, is_candidate = f"unit-{n}", n * 7919 % 10_000 < 5000
+        arm, version = ("candidate", "4") if is_candidate else ("stable", "3")
+        for turn in range(10):
+            key = f"fill-{turn}-{n}", "bench", turn % 3, arm, version, unit
+            rows[EXPOSURES].append((*key, at + n, 200, 1, float(n % 300)))
+        for step in range(3):
+            value = float(n * (step + 7) % 1000)
+            rows[UNITS].append(("bench", unit, step, arm))
+            rows[UNIT_OUTCOMES].append(("bench", unit, "y", step, arm, 1, value))
+            given = f"fill-{step}-{n}"
+            told = f"inference:{given}", "y", 0, value, at + n, given, None, None
+            rows[OUTCOMES].append(told)
+        before = at - HOUR
+        own = f"unit:bench:{unit}", "x", before, float(n % 500), before, None, "bench", unit
+        rows[OUTCOMES].append(own)
+    return rows
 
 
 # --- processes ------------------------------------------------------------------------------
