@@ -37,6 +37,7 @@ from sqlalchemy import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "services/experiments/tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests/support"))
 
 from experiments_postgresql import PostgresServer
 from experiments_process import Server, serving

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "services/gateway/tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests/support"))
 
 from gateway_client import Load, answered_within
 from gateway_lab import Gateway, plan, running, wait_for, write
