@@ -105,6 +105,7 @@ class Load:
 
     gateway: str
     rate: float = 120.0
+    callers: int = 500
     failures: list[str] = field(default_factory=list)
     answers: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     first: dict[str, float] = field(default_factory=dict)
@@ -140,7 +141,7 @@ class Load:
         number = worker
         while not self._stop.is_set():
             began = time.monotonic()
-            await self._ask(http, f"unit-{number % 500}")
+            await self._ask(http, f"unit-{number % self.callers}")
             number += CONNECTIONS
             await asyncio.sleep(max(0.0, CONNECTIONS / self.rate - (time.monotonic() - began)))
 
@@ -331,17 +332,18 @@ class Stack:
         document: dict[str, Any] = answer.raise_for_status().json()
         return document
 
-    def load(self, rate: float = 120.0) -> Load:
-        """Return a load through the gateway, to be entered."""
-        return Load(self.url("gateway"), rate)
+    def load(self, rate: float = 120.0, callers: int = 500) -> Load:
+        """Return a load of so many units through the gateway, to be entered."""
+        return Load(self.url("gateway"), rate, callers)
 
     def await_version(self, version: str) -> None:
         """Wait until a version is the stable one and nothing is on trial."""
 
         def serves() -> bool:
             status = self.status()
-            active = self.rollout().get("state") in {"pending", "running"}
-            return status.get("stable") == version and self.is_applied() and not active
+            if status.get("stable") != version or self.is_on_trial():
+                return False
+            return self.is_applied()
 
         wait_until(serves, 60, f"version {version} serves")
 
@@ -353,7 +355,7 @@ class Stack:
 
     def settle_on(self, version: str) -> None:
         """Have a version serve, whatever was before."""
-        if self.rollout().get("state") in {"pending", "running"}:
+        if self.is_on_trial():
             self.run("abort", NAME)
         if self.status().get("stable") == version:
             self.promote(version)
@@ -361,9 +363,13 @@ class Stack:
             return
         self.promote(version)
         if self.status().get("stable") is not None:
-            wait_until(lambda: self.rollout().get("candidate") == version)
+            wait_until(lambda: self.is_on_trial() and self.rollout()["candidate"] == version)
             self.run("promote", NAME)
         self.await_version(version)
+
+    def is_on_trial(self) -> bool:
+        """Say whether a version is on trial."""
+        return self.rollout().get("state") in {"pending", "running"}
 
     def _all_ready(self) -> bool:
         assert self.up is not None

@@ -26,7 +26,7 @@ def shadowed(
     until(lambda: (stack.status().get("traffic") or {}).get("shadow") == wanted, 90)
     until(stack.is_applied)
     yield disagreeing
-    if stack.rollout().get("state") in {"pending", "running"}:
+    if stack.is_on_trial():
         stack.run("abort", NAME)
     stack.apply(spec)
     stack.promote("1")
