@@ -63,6 +63,7 @@ load: $(VENV)/.dev  ## Load the local stack with real flights, fail above thresh
 bench: $(VENV)/.dev  ## Measure serving beside its peers; needs wrk (BENCH='--models m1 --peers usual,others')
 	@python tests/bench/bad_input.py
 	@python tests/bench/gateway.py
+	@python tests/bench/gateway_requests.py
 	@python tests/bench/experiments.py
 	@python tests/bench/serving $(BENCH)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = ("controller", "experiments", "gateway")
+SCRIPTS = ("controller", "experiments", "gateway", "gateway_requests")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
