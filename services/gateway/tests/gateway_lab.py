@@ -323,7 +323,7 @@ class Served:
     def close(self) -> None:
         """Take the model away."""
         shutil.rmtree(self.gateway.home / "served-models" / self.model, ignore_errors=True)
-        for version in ("3", "4", "5"):
+        for version in ("3", "4", "5", "6"):
             shutil.rmtree(
                 self.gateway.home / "workloads" / f"{self.model}-v{version}", ignore_errors=True
             )

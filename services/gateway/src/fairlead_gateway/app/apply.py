@@ -303,7 +303,7 @@ class Applier:
         parts = [
             Part(name=model, inputs=(plan,), render=partial(render_model_routes, plan))
             for model, plan in sorted(plans.items())
-            if plan.rollout is not None or model in self._shared
+            if plan.is_on_trial or model in self._shared
         ]
         wrap = partial(render_rollouts, self._units)
         return "rollouts", self._ports.files.write_rollouts(parts, wrap)
@@ -316,7 +316,7 @@ class Applier:
         return "scopes", self._ports.files.write_scopes([shared, *parts])
 
     def _scope(self, plan: TrafficPlan) -> Part:
-        if plan.rollout is not None:
+        if plan.is_on_trial:
             name = plan.model
             return Part(name=name, inputs=(name,), render=partial(render_shared_scope, name))
         render = partial(render_scope, self._units, plan)
@@ -394,7 +394,7 @@ class Applier:
             same = good is not None and (good.plan is plan or good.plan == plan)
             confirmed[model] = good if good and same else Applied(plan=plan, at=now)
         self._confirmed = confirmed
-        self._shared = frozenset(model for model, plan in plans.items() if plan.rollout is not None)
+        self._shared = frozenset(model for model, plan in plans.items() if plan.is_on_trial)
         if confirmed != self._good:
             self._good = confirmed
             self._ports.memory.save(confirmed)
@@ -435,14 +435,14 @@ def _has_taken(status: EnvoyStatus, kind: str, version: str) -> bool:
 
 def _structure(plan: TrafficPlan) -> TrafficPlan:
     """Reduce a plan to what Envoy could refuse: a weight or a step changes nothing there."""
-    return replace(plan, step=None if plan.rollout is None else 0, arms=_evened(plan))
+    lanes = tuple(replace(lane, step=0, arms=_evened(lane.arms)) for lane in plan.lanes)
+    step = None if plan.rollout is None else 0
+    return replace(plan, step=step, arms=_evened(plan.arms), lanes=lanes)
 
 
-def _evened(plan: TrafficPlan) -> tuple[Arm, ...]:
-    weights = [0] * (len(plan.arms) - 1) + [TOTAL_WEIGHT]
-    return tuple(
-        replace(arm, weight=weight) for arm, weight in zip(plan.arms, weights, strict=True)
-    )
+def _evened(arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
+    weights = [0] * (len(arms) - 1) + [TOTAL_WEIGHT]
+    return tuple(replace(arm, weight=weight) for arm, weight in zip(arms, weights, strict=True))
 
 
 def health_of(snapshot: Snapshot, healthy: Mapping[str, int]) -> dict[str, dict[str, Health]]:

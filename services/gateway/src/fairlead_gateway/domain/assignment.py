@@ -2,8 +2,8 @@
 
 import xxhash
 
-from fairlead_gateway.domain.eligibility import BUCKETS
-from fairlead_gateway.domain.plan import TOTAL_WEIGHT, ArmName, TrafficPlan
+from fairlead_gateway.domain.eligibility import BUCKETS, Range
+from fairlead_gateway.domain.plan import LANES, TOTAL_WEIGHT, Arm, ArmName, TrafficPlan
 
 
 def bucket_of(salt: str, unit: str) -> int:
@@ -11,16 +11,34 @@ def bucket_of(salt: str, unit: str) -> int:
     return xxhash.xxh64_intdigest(f"{salt}:{unit}".encode()) % TOTAL_WEIGHT
 
 
+def _holds(each: Range, unit: str) -> bool:
+    bucket = xxhash.xxh64_intdigest(unit.encode(), seed=each.seed) % BUCKETS
+    return each.start <= bucket < each.end
+
+
 def outside_of(plan: TrafficPlan, unit: str) -> str | None:
-    """Return why a unit is not eligible for the candidate; None if it is."""
+    """Return why a unit is not eligible for any candidate; None if it is."""
     for each in plan.eligible:
-        bucket = xxhash.xxh64_intdigest(unit.encode(), seed=each.seed) % BUCKETS
-        if not each.start <= bucket < each.end:
+        if not _holds(each, unit):
             return each.reason
+    if plan.lanes and trial_of(plan, unit) is None:
+        return LANES
     return None
 
 
+def trial_of(plan: TrafficPlan, unit: str) -> TrafficPlan | None:
+    """Return what a unit is routed by: its lane's plan, None in no lane; the plan without lanes."""
+    if not plan.lanes:
+        return plan
+    return next((plan.in_lane(lane) for lane in plan.lanes if _holds(lane.range, unit)), None)
+
+
 def assign(plan: TrafficPlan, unit: str | None) -> ArmName:
+    """Assign a unit to the name of an arm; see `assign_arm`."""
+    return assign_arm(plan, unit).arm
+
+
+def assign_arm(plan: TrafficPlan, unit: str | None) -> Arm:
     """Assign a unit to an arm.
 
     Args:
@@ -28,15 +46,16 @@ def assign(plan: TrafficPlan, unit: str | None) -> ArmName:
         unit: The unit as Envoy saw it; where the plan's unit is each request, the inference id.
 
     Returns:
-        The first arm whose cumulative weight exceeds the unit's bucket; stable for a unit that
-        is absent, empty or not eligible.
+        The first arm, of the unit's lane if there are lanes, whose cumulative weight exceeds the
+        unit's bucket; stable for a unit that is absent, empty or not eligible.
     """
-    if not unit or outside_of(plan, unit) is not None:
-        return ArmName.STABLE
-    bucket = bucket_of(plan.salt, unit)
+    trial = trial_of(plan, unit) if unit and outside_of(plan, unit) is None else None
+    if not unit or trial is None:
+        return plan.stable
+    bucket = bucket_of(trial.salt, unit)
     reached = 0
-    for arm in plan.arms:
+    for arm in trial.arms:
         reached += arm.weight
         if bucket < reached:
-            return arm.arm
-    return ArmName.STABLE  # Unreachable: the weights sum to the number of buckets.
+            return arm
+    return trial.stable  # Unreachable: the weights sum to the number of buckets.

@@ -23,7 +23,7 @@ FIELD = "eligible"
 """The field of a traffic plan."""
 
 _REASON = re.compile(r"[a-z]{1,32}")
-_SALT = re.compile(r"[A-Za-z0-9:._-]{1,128}")
+SCALE_SALT = re.compile(r"[A-Za-z0-9:._-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class Range:
     def __post_init__(self) -> None:
         """Check that some units are inside, and some may be outside."""
         require_match(_REASON, self.reason, f"{FIELD}.reason")
-        require_match(_SALT, self.salt, f"{FIELD}.salt")
+        require_match(SCALE_SALT, self.salt, f"{FIELD}.salt")
         require_within(self.start, 0, BUCKETS, f"{FIELD}.from")
         require_within(self.end, 0, BUCKETS, f"{FIELD}.to")
         require(self.start < self.end, f"{FIELD}.to", "must be above from")

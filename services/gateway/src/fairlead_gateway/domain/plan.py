@@ -3,11 +3,13 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from fairlead_gateway.domain.access import OPTIONAL, Access, By, access_to_dict, parse_access
 from fairlead_gateway.domain.documents import (
+    PlanError,
     read_boolean,
     read_integer,
     read_items,
@@ -20,7 +22,12 @@ from fairlead_gateway.domain.documents import (
     require_within,
 )
 from fairlead_gateway.domain.eligibility import FIELD as ELIGIBLE
-from fairlead_gateway.domain.eligibility import Range, eligible_to_dict, parse_eligible
+from fairlead_gateway.domain.eligibility import (
+    SCALE_SALT,
+    Range,
+    eligible_to_dict,
+    parse_eligible,
+)
 
 TOTAL_WEIGHT = 10_000
 """Weights are shares of this total; it never changes, or units would change sides."""
@@ -97,6 +104,36 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """The units of one candidate, where several candidates are on trial beside each other.
+
+    Attributes:
+        salt: What sets the scale that all lanes of a plan lie on apart from every other.
+        start: The first bucket inside, of `BUCKETS`.
+        end: The first bucket behind it.
+        rollout: The rollout's UUID.
+        step: The rollout's step.
+        arms: The sides of the lane's own split, the candidate first; their weights sum to 10,000.
+    """
+
+    salt: str
+    start: int
+    end: int
+    rollout: str
+    step: int
+    arms: tuple[Arm, ...]
+
+    @property
+    def range(self) -> Range:
+        """The lane as a range of units."""
+        return Range(reason=LANES, salt=self.salt, start=self.start, end=self.end)
+
+
+LANES = "lane"
+"""What is said of a unit that is in no lane with a trial."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shadow:
     """A version that gets copies of requests and never answers.
 
@@ -141,6 +178,8 @@ class TrafficPlan:
         max_body_bytes: The largest request body.
         access: Who may ask.
         eligible: The ranges a unit must be in to be assigned to the candidate, and counted.
+        lanes: One for each of several rollouts beside each other, each of other units; then
+            `rollout` is None and `arms` hold stable alone.
     """
 
     model: str
@@ -156,6 +195,7 @@ class TrafficPlan:
     max_body_bytes: int
     access: Access = field(default_factory=Access)
     eligible: tuple[Range, ...] = ()
+    lanes: tuple[Lane, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every rule a single field or several together must keep."""
@@ -164,6 +204,7 @@ class TrafficPlan:
         _check_rollout(self)
         _check_arms(self)
         _check_shadow(self.shadow)
+        _check_lanes(self)
         needs_jwt = self.unit.kind is UnitKind.JWT_CLAIM and self.access.jwt is None
         require(not needs_jwt, "jwt", "is required where the unit is a claim of it")
         limit = self.access.rate_limit
@@ -182,9 +223,32 @@ class TrafficPlan:
         return self.arms[-1]
 
     @property
+    def is_on_trial(self) -> bool:
+        """Whether a rollout is running, or several."""
+        return self.rollout is not None or bool(self.lanes)
+
+    @property
+    def trials(self) -> "tuple[TrafficPlan, ...]":
+        """What each rollout's units are routed by: the plan itself, or one plan for each lane."""
+        return tuple(self.in_lane(lane) for lane in self.lanes) or (self,)
+
+    def in_lane(self, lane: Lane) -> "TrafficPlan":
+        """Return the plan that the units of a lane are routed by: one rollout, as if alone."""
+        return replace(
+            self,
+            rollout=lane.rollout,
+            step=lane.step,
+            salt=lane.rollout,
+            arms=lane.arms,
+            fallback=self.stable.version,
+            lanes=(),
+        )
+
+    @property
     def versions(self) -> tuple[str, ...]:
         """Every version the plan names, each once, the arms' first."""
-        named = [arm.version for arm in self.arms] + [copy.version for copy in self.shadow]
+        arms = [*self.arms, *(arm for lane in self.lanes for arm in lane.arms)]
+        named = [arm.version for arm in arms] + [copy.version for copy in self.shadow]
         return tuple(dict.fromkeys([*named, *filter(None, [self.fallback])]))
 
 
@@ -203,7 +267,7 @@ def parse_plan(document: object) -> TrafficPlan:
     known = (
         "model rollout step salt unit arms shadow fallback timeout retries limits".split()  # noqa: SIM905
     )
-    fields = read_object(document, "plan", known, optional=[*OPTIONAL, ELIGIBLE])
+    fields = read_object(document, "plan", known, optional=[*OPTIONAL, ELIGIBLE, "lanes"])
     retries = read_object(fields["retries"], "retries", ["attempts", "onReset"])
     limits = read_object(fields["limits"], "limits", ["maxBodyBytes"])
     return TrafficPlan(
@@ -223,6 +287,7 @@ def parse_plan(document: object) -> TrafficPlan:
         max_body_bytes=read_integer(limits["maxBodyBytes"], "limits.maxBodyBytes"),
         access=parse_access(fields),
         eligible=parse_eligible(fields),
+        lanes=_parse_lanes(fields),
     )
 
 
@@ -235,9 +300,7 @@ def to_dict(plan: TrafficPlan) -> dict[str, object]:
         "step": plan.step,
         "salt": plan.salt,
         "unit": {str(plan.unit.kind): {} if request else plan.unit.name},
-        "arms": [
-            {"arm": str(arm.arm), "version": arm.version, "weight": arm.weight} for arm in plan.arms
-        ],
+        "arms": _arms_to_list(plan.arms),
         "shadow": [{"version": copy.version, "share": copy.share} for copy in plan.shadow],
         "fallback": plan.fallback,
         "timeout": plan.timeout,
@@ -245,7 +308,28 @@ def to_dict(plan: TrafficPlan) -> dict[str, object]:
         "limits": {"maxBodyBytes": plan.max_body_bytes},
         **access_to_dict(plan.access),
         **eligible_to_dict(plan.eligible),
+        **_lanes_to_dict(plan.lanes),
     }
+
+
+def _arms_to_list(arms: tuple[Arm, ...]) -> list[dict[str, object]]:
+    return [{"arm": str(arm.arm), "version": arm.version, "weight": arm.weight} for arm in arms]
+
+
+def _lanes_to_dict(lanes: tuple[Lane, ...]) -> dict[str, object]:
+    if not lanes:
+        return {}
+    trials = [
+        {
+            "from": lane.start,
+            "to": lane.end,
+            "rollout": lane.rollout,
+            "step": lane.step,
+            "arms": _arms_to_list(lane.arms),
+        }
+        for lane in lanes
+    ]
+    return {"lanes": {"salt": lanes[0].salt, "trials": trials}}
 
 
 def plan_digest(plan: TrafficPlan) -> str:
@@ -307,6 +391,58 @@ def _check_shadow(shadow: tuple[Shadow, ...]) -> None:
         require_within(copy.share, 1, TOTAL_WEIGHT, f"shadow[{index}].share")
     versions = {copy.version for copy in shadow}
     require(len(versions) == len(shadow), "shadow", "must not name one version twice")
+
+
+def _check_lanes(plan: TrafficPlan) -> None:
+    """Check that lanes do not touch each other, and that each is a plan that could stand alone."""
+    if not plan.lanes:
+        return
+    require(plan.rollout is None, "lanes", "must be absent while one rollout is running alone")
+    require(plan.unit.kind is not UnitKind.COOKIE, "lanes", "must be absent for a cookie's unit")
+    reached = 0
+    for index, lane in enumerate(plan.lanes):
+        field = f"lanes.trials[{index}]"
+        require_within(lane.start, 0, TOTAL_WEIGHT, f"{field}.from")
+        require_within(lane.end, 0, TOTAL_WEIGHT, f"{field}.to")
+        require(lane.start >= reached, f"{field}.from", "must not be within the lane before")
+        require(lane.start < lane.end, f"{field}.to", "must be above from")
+        reached = lane.end
+        _check_trial(plan, lane, field)
+    candidates = [lane.arms[0].version for lane in plan.lanes]
+    require(len(set(candidates)) == len(candidates), "lanes", "must not try one version twice")
+
+
+def _check_trial(plan: TrafficPlan, lane: Lane, field: str) -> None:
+    try:
+        trial = plan.in_lane(lane)
+    except PlanError as error:
+        raise PlanError(f"{field}.{error.field}", error.reason) from error
+    same = trial.stable.version == plan.stable.version
+    require(same, f"{field}.arms", "must name the plan's stable version")
+    require(len(trial.arms) > 1, f"{field}.arms", "must hold a candidate")
+
+
+def _parse_lanes(plan: Mapping[str, object]) -> tuple[Lane, ...]:
+    if "lanes" not in plan:
+        return ()
+    fields = read_object(plan["lanes"], "lanes", ["salt", "trials"])
+    salt = read_text(fields["salt"], "lanes.salt")
+    require_match(SCALE_SALT, salt, "lanes.salt")
+    items = read_items(fields["trials"], "lanes.trials")
+    require(bool(items), "lanes.trials", "must not be empty")
+    return tuple(_parse_lane(salt, *item) for item in items)
+
+
+def _parse_lane(salt: str, field: str, value: object) -> Lane:
+    fields = read_object(value, field, ["from", "to", "rollout", "step", "arms"])
+    return Lane(
+        salt=salt,
+        start=read_integer(fields["from"], f"{field}.from"),
+        end=read_integer(fields["to"], f"{field}.to"),
+        rollout=read_text(fields["rollout"], f"{field}.rollout"),
+        step=read_integer(fields["step"], f"{field}.step"),
+        arms=tuple(_parse_arm(*item) for item in read_items(fields["arms"], f"{field}.arms")),
+    )
 
 
 def _parse_unit(value: object) -> Unit:

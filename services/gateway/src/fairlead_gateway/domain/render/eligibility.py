@@ -7,6 +7,21 @@ from fairlead_gateway.domain.render.units import TEXT
 _HASHING = f"{TYPE}extensions.matching.input_matchers.consistent_hashing.v3.ConsistentHashing"
 
 
+def render_inside(each: Range, header: str) -> JSON:
+    """Render what matches a request whose unit is inside a range; one without a unit is not.
+
+    Args:
+        each: The range.
+        header: The request header that holds the unit.
+    """
+    parts = [render_text(header)]
+    if each.start > 0:
+        parts.append(_reaches(each, each.start, header))
+    if each.end < BUCKETS:
+        parts.append({"not_matcher": _reaches(each, each.end, header)})
+    return parts[0] if len(parts) == 1 else {"and_matcher": {"predicate": parts}}
+
+
 def render_outside(each: Range, header: str) -> JSON:
     """Render what matches a request whose unit is outside a range; one without a unit is inside.
 
@@ -20,7 +35,7 @@ def render_outside(each: Range, header: str) -> JSON:
     if each.end < BUCKETS:
         ends.append(_reaches(each, each.end, header))
     outside = ends[0] if len(ends) == 1 else {"or_matcher": {"predicate": ends}}
-    return {"and_matcher": {"predicate": [_is_text(header), outside]}}
+    return {"and_matcher": {"predicate": [render_text(header), outside]}}
 
 
 def _reaches(each: Range, bucket: int, header: str) -> JSON:
@@ -37,7 +52,8 @@ def _reaches(each: Range, bucket: int, header: str) -> JSON:
     }
 
 
-def _is_text(header: str) -> JSON:
+def render_text(header: str) -> JSON:
+    """Render what matches a request with a unit."""
     text = {"safe_regex": {"google_re2": {}, "regex": TEXT}}
     return {"single_predicate": {"input": _input(header), "value_match": text}}
 

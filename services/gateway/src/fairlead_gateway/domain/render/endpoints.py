@@ -16,7 +16,8 @@ def fallbacks_of(plans: Iterable[TrafficPlan]) -> Mapping[VersionKey, str]:
     """Return which version stands in for which."""
     return {
         (plan.model, arm.version): plan.fallback
-        for plan in plans
+        for whole in plans
+        for plan in whole.trials
         for arm in plan.arms
         if plan.fallback is not None and plan.fallback != arm.version
     }

@@ -3,7 +3,15 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from fairlead_gateway.domain.plan import Arm, ArmName, Shadow, TrafficPlan, Unit, UnitKind
+from fairlead_gateway.domain.plan import (
+    LANES,
+    Arm,
+    ArmName,
+    Shadow,
+    TrafficPlan,
+    Unit,
+    UnitKind,
+)
 from fairlead_gateway.domain.render.access import (
     JWT_FILTER,
     KEY_FILTER,
@@ -12,7 +20,7 @@ from fairlead_gateway.domain.render.access import (
     render_keys,
 )
 from fairlead_gateway.domain.render.clusters import cluster_name
-from fairlead_gateway.domain.render.eligibility import render_outside
+from fairlead_gateway.domain.render.eligibility import render_inside, render_outside, render_text
 from fairlead_gateway.domain.render.rates import RATE_FILTER, render_rate_limit
 from fairlead_gateway.domain.render.shared import (
     CLAIM_HEADER,
@@ -118,22 +126,32 @@ def render_model_routes(plan: TrafficPlan) -> JSON:
 
 
 def _eligible_first(plan: TrafficPlan) -> JSON:
-    """Render the routes of units outside each range, and of all others.
+    """Render the routes of units outside each range, of those in each lane, and of all others.
 
     While no rollout is running there is nothing to be kept out of.
     """
-    others = _routes(_routes_of(plan))
-    if plan.rollout is None or not plan.eligible:
-        return others
+    others = _routes(_routes_of(plan.trials[0]))
     header = source_of(plan).header
-    outside = [
-        {
-            "predicate": render_outside(each, header),
-            "on_match": _routes(_routes_of(plan, outside=each.reason)),
-        }
-        for each in plan.eligible
-    ]
-    return {"matcher": {"matcher_list": {"matchers": outside}, "on_no_match": others}}
+    outside = [_match(render_outside(each, header), plan, each.reason) for each in plan.eligible]
+    matchers = [*outside, *_in_lanes(plan, header)]
+    if not plan.is_on_trial or not matchers:
+        return others
+    return {"matcher": {"matcher_list": {"matchers": matchers}, "on_no_match": others}}
+
+
+def _in_lanes(plan: TrafficPlan, header: str) -> list[JSON]:
+    """Render the routes of each lane, and those of units in a lane that has no trial any more.
+
+    A request without a unit is left: it counts as one without a unit in the first lane's rollout.
+    """
+    if not plan.lanes:
+        return []
+    inside = [_match(render_inside(lane.range, header), plan.in_lane(lane)) for lane in plan.lanes]
+    return [*inside, _match(render_text(header), plan, LANES)]
+
+
+def _match(predicate: JSON, plan: TrafficPlan, outside: str | None = None) -> JSON:
+    return {"predicate": predicate, "on_match": _routes(_routes_of(plan, outside=outside))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
