@@ -298,6 +298,29 @@ class Stack:
         answer = httpx.post(url, json={**body, "archive_existing_versions": True}, timeout=30)
         answer.raise_for_status()
 
+    def alias(self, alias: str, version: str) -> None:
+        """Have an alias name a version in MLflow."""
+        body = {"name": MODEL, "alias": alias, "version": version}
+        url = f"{self.url('mlflow')}{API}/registered-models/alias"
+        httpx.post(url, json=body, timeout=30).raise_for_status()
+
+    def unalias(self, alias: str) -> None:
+        """Have an alias name nothing in MLflow."""
+        body = {"name": MODEL, "alias": alias}
+        url = f"{self.url('mlflow')}{API}/registered-models/alias"
+        httpx.request("DELETE", url, json=body, timeout=30).raise_for_status()
+
+    def trials(self) -> dict[str, dict[str, Any]]:
+        """Return the rollouts that run, by their candidates."""
+        status = self.status()
+        found = [status.get("rollout") or {}, *status.get("beside", ())]
+        return {r["candidate"]: r for r in found if r.get("state") in {"pending", "running"}}
+
+    def lanes(self) -> dict[str, int]:
+        """Return each candidate's weight in its lane, of 10,000."""
+        lanes = (self.status().get("traffic") or {}).get("lanes", {"trials": ()})["trials"]
+        return {lane["arms"][0]["version"]: lane["arms"][0]["weight"] for lane in lanes}
+
     def comparisons(self, shadow: str, tolerance: float = 0.0) -> list[dict[str, Any]]:
         """Return how a shadow compares with what has answered beside it."""
         url = f"{self.url('experiments')}/v1/models/{NAME}/shadow"

@@ -78,12 +78,15 @@ class World:
     time: datetime = START
     production: str | None = "1"
     shadow: str | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
     approvals: dict[str, str] = field(default_factory=dict)
     registry_up: bool = True
     gateway_up: bool = True
     experiments_up: bool = True
     verdict: Verdict = Verdict.INSUFFICIENT
     why: str = "not enough units yet"
+    verdicts: dict[str, Verdict] = field(default_factory=dict)  # of versions, other than `verdict`
+    effects: dict[str, float] = field(default_factory=dict)  # of versions
     guardrails: tuple[Mapping[str, Any], ...] = ()
     shadow_state: str | None = None
     requests: int = 1_000
@@ -152,6 +155,20 @@ class World:
         return sum(arm["weight"] for arm in arms if arm["arm"] == "candidate")
 
     @property
+    def lanes(self) -> dict[str, tuple[int, int, int]]:
+        """Return where the lane of each candidate is in the plan, and its weight there."""
+        lanes = (self.status.traffic or {}).get("lanes", {"trials": ()})["trials"]
+        return {
+            lane["arms"][0]["version"]: (lane["from"], lane["to"], lane["arms"][0]["weight"])
+            for lane in lanes
+        }
+
+    def trial(self, version: str) -> Rollout:
+        """Return the newest rollout of a version, whether it runs or not."""
+        found = (*self.status.history, *self.status.trials)
+        return next(r for r in reversed(found) if r.candidate == version)
+
+    @property
     def is_gone(self) -> bool:
         """Say whether the ServedModel was deleted and is held by nobody."""
         return self.deleted_at is not None and not self.is_held
@@ -163,9 +180,16 @@ class World:
         assert served is not None
         return self.cluster_.workloads(served)
 
-    def ask(self, verb: Verb, request: str = "request-1", step: int | None = None) -> None:
-        """Ask as a person would."""
-        wanted = Request(id=request, verb=verb, rollout=self.rollout.id, by="ada", step=step)
+    def ask(
+        self,
+        verb: Verb,
+        request: str = "request-1",
+        step: int | None = None,
+        rollout: str | None = None,
+    ) -> None:
+        """Ask as a person would, of the current rollout unless another is named."""
+        of = rollout or self.rollout.id
+        wanted = Request(id=request, verb=verb, rollout=of, by="ada", step=step)
         self.store_.ask(NAME, wanted)
 
     # -- the outside
@@ -235,7 +259,12 @@ class World:
         if not self.registry_up:
             return None
         approval = self.approvals.get(approval_of, "") if approval_of else None
-        return RegistryView(production=self.production, shadow=self.shadow, approval=approval)
+        return RegistryView(
+            production=self.production,
+            shadow=self.shadow,
+            approval=approval,
+            candidates={a: v for a, v in self.aliases.items() if a in spec.candidates},
+        )
 
     def write(self, spec: ServedModelSpec, item: Writeback) -> None:
         """See Registry."""
@@ -293,15 +322,18 @@ class World:
             raise NotFoundError(rollout)
         counts = StepCounts(stable=self.requests, candidate=self.requests)
         steps = len(self.records_[rollout]["steps"])  # all of the record's, as the service does
-        reached = (self.routed or {}).get("step") or 0
+        candidate = self.records_[rollout]["candidate"]
+        lanes = (self.routed or {}).get("lanes", {"trials": ()})["trials"]
+        routed = next((lane for lane in lanes if lane["rollout"] == rollout), self.routed or {})
+        reached = routed.get("step") or 0
         return Analysis(
-            verdict=self.verdict,
+            verdict=self.verdicts.get(candidate, self.verdict),
             reason=self.why,
             at=self.time,
             steps={n: counts if n <= reached else NO_REQUESTS for n in range(steps)},
             objective={
                 "outcome": "squared_error",
-                "effect": -0.013,
+                "effect": self.effects.get(candidate, -0.013),
                 "ciLow": -0.02,
                 "ciHigh": -0.005,
                 "evalue": 54.0,

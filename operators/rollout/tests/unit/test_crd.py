@@ -1,6 +1,7 @@
 """The CustomResourceDefinition: structural, described, with defaults that are valid."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import jsonschema
@@ -8,7 +9,8 @@ import pytest
 
 from fairlead_rollout.adapters.crd import build_crd
 from fairlead_rollout.adapters.schema import complete_manifest
-from fairlead_rollout.domain.status import Status, to_document
+from fairlead_rollout.domain.lanes import Lane
+from fairlead_rollout.domain.status import Rollout, RolloutState, Status, to_document
 from fairlead_rollout.domain.summary import summary_of
 
 Document = dict[str, Any]
@@ -90,7 +92,11 @@ def test_only_the_pod_template_and_what_is_told_are_kept_unknown() -> None:
     ("path", "words"),
     [
         ("", "metadata.name must have at most 40"),
+        (".spec", "registry.candidates needs rollout.objective"),
+        (".spec", "cannot be told apart by a cookie"),
         (".spec.model", "cannot be changed"),
+        (".spec.registry", "must not name one alias twice"),
+        (".spec.registry", "must not name the alias of production"),
         (".spec.registry.shadow.share", "in steps of 0.01"),
         (".spec.traffic", "needs traffic.jwt"),
         (".spec.traffic", "ask for one of both"),
@@ -126,7 +132,7 @@ def test_what_a_schema_cannot_say_is_a_rule(path: str, words: str) -> None:
 
 def test_every_rule_has_a_test() -> None:
     """A rule that is added is added above."""
-    assert sum(len(s.get("x-kubernetes-validations", ())) for s in ALL.values()) == 27
+    assert sum(len(s.get("x-kubernetes-validations", ())) for s in ALL.values()) == 31
 
 
 def test_the_columns_show_fields_that_exist() -> None:
@@ -149,7 +155,19 @@ def test_the_status_has_its_own_writer() -> None:
 
 def test_the_schema_knows_every_part_of_a_status() -> None:
     """The API server drops what a schema does not know, and says nothing."""
-    document = {**to_document(Status()), "summary": to_document(summary_of(Status()))}
+    rollout = Rollout(
+        id="",
+        candidate="2",
+        baseline="1",
+        state=RolloutState.RUNNING,
+        started_at=datetime(2026, 1, 1, tzinfo=UTC),
+        alias="a",
+        lane=Lane(index=0, of=2),
+    )
+    status = Status(rollout=rollout, beside=(rollout,), turned_away=("3",))
+    document = {**to_document(status), "summary": to_document(summary_of(status))}
+    written = document["rollout"].keys()
+    assert written == ROOT["properties"]["status"]["properties"]["rollout"]["properties"].keys()
     assert document.keys() == ROOT["properties"]["status"]["properties"].keys()
 
 

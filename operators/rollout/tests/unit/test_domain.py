@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fairlead_rollout.domain.durations import format_duration, parse_duration
 from fairlead_rollout.domain.errors import FairleadError, InvalidSpecError
 from fairlead_rollout.domain.explain import explain
 from fairlead_rollout.domain.keys import hash_key
+from fairlead_rollout.domain.lanes import Lane
 from fairlead_rollout.domain.names import MAX_LABEL, slug, workload_name
 from fairlead_rollout.domain.processes import LONGEST_WAIT, restart_wait
 from fairlead_rollout.domain.spec import parse_weight
@@ -374,6 +376,8 @@ def full_status() -> Status:
         writeback=(item,),
         conditions=(condition,),
         history=(rollout,),
+        beside=(replace(rollout, id="s", alias="challenger", lane=Lane(index=1, of=2)),),
+        turned_away=("5",),
     )
 
 

@@ -61,6 +61,15 @@ def test_verdicts_and_errors_name_the_namespace(metrics: ControllerMetrics) -> N
     assert value("fairlead_controller_reconcile_errors_total", labels) == 1
 
 
+def test_rollouts_that_end_together_are_all_counted(metrics: ControllerMetrics) -> None:
+    """Of several candidates one is promoted and the others end in the same pass."""
+    ends = (rollout("r", RolloutState.ABORTED), rollout("s", RolloutState.PROMOTED))
+    metrics.saw("team-a/flights", "flights", Status(stable="2", history=ends))
+    for verdict in ("aborted", "promoted"):
+        labels = {"namespace": "team-a", "model": "flights", "verdict": verdict}
+        assert metrics.registry.get_sample_value("fairlead_rollout_verdicts_total", labels) == 1
+
+
 @pytest.mark.parametrize("order", [("team-a", "team-b"), ("team-b", "team-a")])
 def test_gateways_are_behind_the_plan_that_is_served(order: tuple[str, str]) -> None:
     """The plan of a ServedModel whose name is taken is none that a gateway follows."""

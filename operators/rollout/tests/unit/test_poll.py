@@ -35,6 +35,7 @@ class Mlflow:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.production: dict[str, str] = {}
+        self.aliases: list[dict[str, str]] = []  # of every model
         self.untagged: dict[str, str] = {}
         self.takes = 0.0
         self.tagging_takes = 0.0
@@ -52,7 +53,11 @@ class Mlflow:
         if self.takes > request.extensions["timeout"]["read"]:
             raise httpx.ReadTimeout("too slow", request=request)
         models = [
-            {"name": n, "latest_versions": [{"version": v, "current_stage": "Production"}]}
+            {
+                "name": n,
+                "latest_versions": [{"version": v, "current_stage": "Production"}],
+                "aliases": self.aliases,
+            }
             for n, v in self.production.items()
         ]
         return httpx.Response(200, content=json.dumps({"registered_models": models}))
@@ -127,6 +132,25 @@ def test_only_models_with_news_are_woken(registry: MlflowRegistry, mlflow: Mlflo
     mlflow.production["model-7"] = "2"
     assert registry.poll() == {"model-7"}
     assert registry.poll() == frozenset()
+
+
+def test_aliases_of_candidates_are_seen(
+    registry: MlflowRegistry, mlflow: Mlflow, build_manifest: Callable[..., Any]
+) -> None:
+    """Those that the ServedModel names, and only where they name a version."""
+    mlflow.production = {"a": "1"}
+    mlflow.aliases = [{"alias": "b", "version": "2"}, {"alias": "other", "version": "3"}]
+    candidates = [{"alias": "b"}, {"alias": "c"}]
+    asked = read_spec(build_manifest(model="a", registry={"candidates": candidates}))
+    with pytest.raises(NotLookedYetError):
+        registry.view(asked)
+    assert registry.poll() == {"a"}
+    assert registry.view(asked) == RegistryView(production="1", candidates={"b": "2"})
+    mlflow.aliases.append({"alias": "c", "version": "3"})
+    assert registry.poll() == {"a"}
+    seen = registry.view(asked)
+    assert seen is not None
+    assert seen.candidates == {"b": "2", "c": "3"}
 
 
 def test_a_poll_that_fails_is_followed_by_another(registry: MlflowRegistry, mlflow: Mlflow) -> None:

@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
 from fairlead_rollout.domain.reasons import Reason
 from fairlead_rollout.domain.status import ConditionType, Rollout, Status
-from fairlead_rollout.domain.summary import weight_of
+from fairlead_rollout.domain.summary import candidates_weight
 from fairlead_rollout.domain.traffic import plan_digest
 
 _WHOSE = ("namespace", "model")
@@ -78,13 +78,14 @@ class ControllerMetrics:
             self._errors.labels(namespace, name).inc()
 
     def saw(self, key: str, model: str, status: Status) -> None:
-        """Note a served model's status; a rollout that has just ended is counted."""
+        """Note a served model's status; rollouts that have just ended are counted."""
         before = self._statuses.get(key)
         self._statuses[key] = (model, status)
-        ended = status.history[-1] if status.history else None
-        if before is None or ended is None or _is_in(before[1], ended):
+        if before is None:
             return
-        self._verdicts.labels(_namespace(key), model, ended.state.value).inc()
+        for ended in status.history:
+            if not _is_in(before[1], ended):
+                self._verdicts.labels(_namespace(key), model, ended.state.value).inc()
 
     def forget(self, key: str) -> None:
         """Note that a served model is gone."""
@@ -111,7 +112,7 @@ class ControllerMetrics:
         """Yield what is read off the statuses; asked for by the registry."""
         info = InfoMetricFamily("fairlead_rollout", "Where the last rollout of a model is.")
         weight = GaugeMetricFamily(
-            "fairlead_rollout_weight_ratio", "The candidate's share of traffic.", labels=_WHOSE
+            "fairlead_rollout_weight_ratio", "The share of traffic that is on trial.", labels=_WHOSE
         )
         since = GaugeMetricFamily(
             "fairlead_rollout_state_since_seconds",
@@ -121,7 +122,7 @@ class ControllerMetrics:
         for key, (model, status) in list(self._statuses.items()):
             whose = (_namespace(key), model)
             info.add_metric([], {**dict(zip(_WHOSE, whose, strict=True)), **_info(status)})
-            weight.add_metric(whose, weight_of(status) / 10_000)
+            weight.add_metric(whose, candidates_weight(status) / 10_000)
             if status.rollout is not None:
                 since.add_metric(whose, _since(status.rollout).timestamp())
         yield from (info, weight, since)
@@ -144,7 +145,7 @@ def _info(status: Status) -> dict[str, str]:
     rollout = status.rollout
     return {
         "stable": status.stable or "",
-        "candidate": rollout.candidate if rollout and rollout.is_active else "",
+        "candidate": ", ".join(trial.candidate for trial in status.trials),
         "state": rollout.state.value if rollout else "none",
     }
 

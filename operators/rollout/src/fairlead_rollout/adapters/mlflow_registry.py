@@ -206,6 +206,7 @@ class MlflowRegistry:
         return RegistryView(
             production=pointers.get(_key(spec.production)),
             shadow=pointers.get(_key(shadow)) if shadow else None,
+            candidates={a: v for a in spec.candidates if (v := pointers.get(f"alias/{a}"))},
             approval=self._tags.want(spec.model, approval_of) if approval_of else None,
         )
 

@@ -1,8 +1,10 @@
 """Reconcile one served model: gather, decide, apply, one status write."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 from fairlead_rollout.app.ports import Ports, ServedModel
 from fairlead_rollout.domain import conditions
@@ -23,9 +25,9 @@ from fairlead_rollout.domain.errors import (
 from fairlead_rollout.domain.reasons import Reason
 from fairlead_rollout.domain.rebuild import records_of
 from fairlead_rollout.domain.ruling import IDLE, SELDOM, SOON
-from fairlead_rollout.domain.snapshot import Analysis, Snapshot
+from fairlead_rollout.domain.snapshot import Analysis, Sight, Snapshot
 from fairlead_rollout.domain.spec import ServedModelSpec
-from fairlead_rollout.domain.status import ConditionType, Status, Writeback
+from fairlead_rollout.domain.status import ConditionType, Rollout, Status, Writeback
 from fairlead_rollout.domain.writebacks import FILES, with_decisions, with_page
 
 log = logging.getLogger(__name__)
@@ -80,13 +82,12 @@ def reconcile(key: str, ports: Ports) -> timedelta | None:
 
 def _after_refusal(status: Status) -> timedelta:
     """Return when to try again: nobody tells of a quota raised, and a trial must be guarded on."""
-    is_on_trial = status.rollout is not None and status.rollout.is_active
-    return AFTER_MENDING if is_on_trial else SELDOM
+    return AFTER_MENDING if status.trials else SELDOM
 
 
 def _hold(served: ServedModel, status: Status, ports: Ports) -> None:
     """Keep a ServedModel from going while others still hold its rollout for a running one."""
-    is_owed = (status.rollout is not None and status.rollout.is_active) or bool(status.writeback)
+    is_owed = bool(status.trials or status.writeback)
     if served.deleted_at is not None:  # no hold can be laid on it any more
         is_late = ports.clock.now() - served.deleted_at > FAREWELL
         is_owed = is_owed and served.is_held and not is_late
@@ -108,14 +109,16 @@ def gather(served: ServedModel, spec: ServedModelSpec, ports: Ports) -> Snapshot
         if records is None:
             return Obstacle(conditions.experiments_away(ports.experiments.problem))
         records = records_of(records, spec)
+    trials = status.trials if status else ()
     try:
-        registry = ports.registry.view(spec, _approval_of(status, spec))
+        registry = ports.registry.view(spec, _approval_of(trials[:1], spec))
     except NotLookedYetError:
         return Obstacle(None)
     if status is None and registry is None:
         return Obstacle(conditions.registry_away(ports.registry.problem))
-    rollout = _rollout_to_analyse(status, spec, records)
-    analysis, is_record_lost = _analysis(rollout, ports)
+    approval = registry.approval if registry else None
+    sights = _gather_sights(status, spec, records, approval, ports)
+    first = next(iter(sights.values()), Sight())
     return Snapshot(
         name=served.name,
         uid=served.uid,
@@ -125,21 +128,55 @@ def gather(served: ServedModel, spec: ServedModelSpec, ports: Ports) -> Snapshot
         registry=registry,
         workloads=ports.cluster.workloads(served),
         applied=ports.gateway.applied(served.name),
-        analysis=analysis,
-        is_record_lost=is_record_lost,
+        analysis=first.analysis,
+        is_record_lost=first.is_record_lost,
         records=records,
         request=served.request,
         is_deleted=served.deleted_at is not None,
         registry_problem=ports.registry.problem,
         experiments_problem=ports.experiments.problem,
+        beside=sights if len(sights) > 1 else {},
     )
 
 
-def _approval_of(status: Status | None, spec: ServedModelSpec) -> str | None:
+def _gather_sights(
+    status: Status | None,
+    spec: ServedModelSpec,
+    records: tuple[Mapping[str, Any], ...] | None,
+    approval: str | None,
+    ports: Ports,
+) -> dict[str, Sight]:
+    """Read what `decide` may know of each rollout on trial, by id.
+
+    Without a status they are those of the newest records. The first one's approval is known.
+    """
+    if status is None:
+        newest = (records or ({},))[-1].get("startedAt")
+        ids = [str(r["id"]) for r in records or () if r["startedAt"] == newest]
+        return {i: _sight(i, ports, is_met=True) for i in ids}
+    sights = {r.id: _sight(r.id, ports, is_met=_is_met(r, status, spec)) for r in status.trials}
+    for place, rollout in enumerate(status.trials):
+        view = ports.registry.view(spec, _approval_of((rollout,), spec)) if place else None
+        told = view.approval if view else None
+        sights[rollout.id] = replace(sights[rollout.id], approval=told if place else approval)
+    return sights
+
+
+def _sight(rollout: str, ports: Ports, *, is_met: bool) -> Sight:
+    """Read the analysis of a rollout that anybody has met."""
+    analysis, is_record_lost = _analysis(rollout if is_met else None, ports)
+    return Sight(analysis=analysis, is_record_lost=is_record_lost)
+
+
+def _is_met(rollout: Rollout, status: Status, spec: ServedModelSpec) -> bool:
+    is_told = all((i.kind, i.rollout) != ("record", rollout.id) for i in status.writeback)
+    is_gated = spec.rollout.guardrails.shadow is not None and is_told
+    return rollout.step is not None or is_gated
+
+
+def _approval_of(rollouts: tuple[Rollout, ...], spec: ServedModelSpec) -> str | None:
     """Return the candidate that a person may have to approve; looked at before it is asked."""
-    rollout = status.rollout if status else None
-    is_asked = rollout is not None and rollout.is_active and spec.rollout.asks_a_person
-    return rollout.candidate if rollout is not None and is_asked else None
+    return next((r.candidate for r in rollouts if spec.rollout.asks_a_person), None)
 
 
 def _known(served: ServedModel) -> Status | None:
@@ -155,20 +192,6 @@ def _analysis(rollout: str | None, ports: Ports) -> tuple[Analysis | None, bool]
         return ports.experiments.analysis(rollout), False
     except NotFoundError:
         return None, True
-
-
-def _rollout_to_analyse(
-    status: Status | None, spec: ServedModelSpec, records: tuple[object, ...] | None
-) -> str | None:
-    if status is None:
-        newest = records[-1] if records else None
-        return newest["id"] if isinstance(newest, dict) else None
-    rollout = status.rollout
-    if rollout is None or not rollout.is_active:
-        return None
-    is_told = all((i.kind, i.rollout) != ("record", rollout.id) for i in status.writeback)
-    is_gated = spec.rollout.guardrails.shadow is not None and is_told
-    return rollout.id if rollout.step is not None or is_gated else None
 
 
 def _apply_all(

@@ -77,9 +77,10 @@ def _question(context: Context) -> str:
     step = rollout.step or 0
     wanted = "its promotion"
     if step + 1 < len(steps):
-        wanted = f"{share_of(steps[step + 1])} for it"
+        wanted = f"{share_of(steps[step + 1], rollout)} for it"
+    which = f" --candidate {rollout.candidate}" if rollout.lane else ""
     return (
         f"version {rollout.candidate} has passed at {current_share(context)}; a person has to "
-        f"approve {wanted}: 'fairlead approve {context.snapshot.name}', or the tag {APPROVE_TAG} "
+        f"approve {wanted}: 'fairlead approve {context.snapshot.name}{which}', or the tag {APPROVE_TAG} "
         f"with the value {ANY_ROLLOUT} on version {rollout.candidate} in MLflow"
     )

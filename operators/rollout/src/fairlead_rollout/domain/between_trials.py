@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 
+from fairlead_rollout.domain.candidates import candidates_named
 from fairlead_rollout.domain.changes import start_rollout, tell
 from fairlead_rollout.domain.reasons import Reason
 from fairlead_rollout.domain.rollback import version_before
@@ -20,10 +21,10 @@ def _request_without_rollout(context: Context) -> Ruling | None:
     request, rollout = context.request, context.status.rollout
     if request is None:
         return None
-    settled = context.status.settled
+    status, settled = context.status, context.status.settled
     if request.verb is Verb.RETRY and rollout is not None and request.rollout == rollout.id:
-        settled = None
-    status = context.status
+        status = replace(status, turned_away=())
+        settled = settled if rollout.alias else None  # else MLflow is yet to name the promoted one
     if request.verb is Verb.ROLLBACK and rollout is not None and request.rollout == rollout.id:
         status = _pointer_moved_back(status, rollout)
     status = replace(status, settled=settled, handled_request=request.id)
@@ -35,7 +36,7 @@ def _pointer_moved_back(status: Status, rollout: Rollout) -> Status:
     before, left = version_before(status), status.production
     if before is None or left is None:
         return status
-    return tell(status, production_moved(rollout, left=left, back_to=before))
+    return tell(status, production_moved(rollout, left=left, to=before))
 
 
 def _nothing_new(context: Context) -> Ruling | None:
@@ -51,11 +52,27 @@ def _serving(context: Context, requeue_after: timedelta) -> Ruling:
     if status.production is None:
         message += f"; {context.spec.production} names no version in MLflow"
         return context.rule(Reason.PRODUCTION_MISSING, message, requeue_after)
-    if status.settled is not None:
+    if _waits_for_pointer(status):
+        message += f"; {context.spec.production} names version {status.production} until MLflow has moved it"
+    elif status.settled is not None:
         message += f"; version {status.settled} was {_turned_away(status)} and stays out until it is promoted again or retried"
+    if status.turned_away:
+        message += f"; {_out(status.turned_away)} out until an alias is moved or 'fairlead retry'"
     is_settled = applied is not None and applied.has(status.traffic)
     wait = requeue_after if is_settled else min(requeue_after, _until_gateway(context))
     return context.rule(Reason.SERVING, message, wait)
+
+
+def _out(turned_away: tuple[str, ...]) -> str:
+    names = ", ".join(turned_away)
+    return f"version {names} stays" if len(turned_away) == 1 else f"versions {names} stay"
+
+
+def _waits_for_pointer(status: Status) -> bool:
+    """Say whether production names the version that a candidate of an alias has replaced."""
+    rollout = status.rollout
+    is_alias_s = rollout is not None and rollout.alias and rollout.candidate == status.stable
+    return bool(is_alias_s) and rollout is not None and status.settled == rollout.baseline
 
 
 def _turned_away(status: Status) -> str:
@@ -74,6 +91,7 @@ def _until_gateway(context: Context) -> timedelta:
 WITHOUT_ROLLOUT: tuple[Check, ...] = (
     _going,  # nothing is started any more
     _request_without_rollout,  # a person wants an aborted version on trial again
+    candidates_named,  # aliases name versions that are to be tried beside each other
     _nothing_new,  # the registry names what serves, or what was aborted, or is away
     start_rollout,
 )

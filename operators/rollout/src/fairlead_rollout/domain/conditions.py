@@ -6,6 +6,7 @@ from datetime import datetime
 from fairlead_rollout.domain.reasons import Reason
 from fairlead_rollout.domain.ruling import Context, Ruling
 from fairlead_rollout.domain.status import Condition, ConditionType, RolloutState, Status
+from fairlead_rollout.domain.words import versions
 
 STALLING = frozenset({Reason.FIRST_VERSION_FAILED, Reason.INVALID_SPEC})
 AGAINST = frozenset(
@@ -94,12 +95,15 @@ def _ready(status: Status, context: Context, ruling: Ruling) -> Seen:
 
 
 def _candidate_available(status: Status, context: Context) -> Seen:
-    kind, rollout = ConditionType.CANDIDATE_AVAILABLE, status.rollout
-    if rollout is None or not rollout.is_active:
+    kind, trials = ConditionType.CANDIDATE_AVAILABLE, status.trials
+    if not trials:
         return kind, "False", Reason.NO_CANDIDATE, "no version is on trial"
-    if context.is_available(rollout.candidate):
-        message = f"version {rollout.candidate} is ready and healthy in the gateway"
+    missing = [r for r in trials if not context.is_available(r.candidate)]
+    if not missing:
+        are = "is" if len(trials) == 1 else "are"
+        message = f"{versions(trials)} {are} ready and healthy in the gateway"
         return kind, "True", Reason.CANDIDATE_AVAILABLE, message
+    rollout = missing[0]
     starting = rollout.state is RolloutState.PENDING
     reason = Reason.STARTING_CANDIDATE if starting else Reason.CANDIDATE_UNAVAILABLE
     message = f"version {rollout.candidate} has no ready process"

@@ -126,7 +126,8 @@ def _digest(content: Document) -> str:
 def _place(status: Status) -> Document:
     rollout = status.rollout
     assert rollout is not None
-    return {"state": rollout.state.value, "step": rollout.step, "weight": weight_of(status)}
+    weight = weight_of(status, rollout)
+    return {"state": rollout.state.value, "step": rollout.step, "weight": weight}
 
 
 def thresholds_of(rules: RolloutSpec) -> Document:
@@ -195,7 +196,8 @@ def _analysis(analysis: Analysis | None, before: Rollout | None) -> Document | N
 
 def word_decision(verdict: str, rollout: Rollout, context: Context, ruling: Ruling) -> str:
     """Word a decision in one sentence; every place that shows it shows this one."""
-    who, weight = f"Version {rollout.candidate}", percent(weight_of(context.status))
+    who = f"Version {rollout.candidate}"
+    weight = percent(weight_of(context.status, rollout)) + (" of its lane" if rollout.lane else "")
     if verdict == "started":
         return f"{who} is put on trial against version {rollout.baseline}."
     if verdict == "step":
@@ -213,7 +215,7 @@ def word_decision(verdict: str, rollout: Rollout, context: Context, ruling: Ruli
 
 def _step_words(rollout: Rollout, context: Context) -> str:
     rules, step, before = context.spec.rollout, rollout.step or 0, context.rollout.step
-    share = share_of(rules.steps[step])
+    share = share_of(rules.steps[step], rollout)
     why = rollout.message.removeprefix(f"version {rollout.candidate} gets {share}")
     gets = f"{share}{why} (step {step + 1} of {len(rules.steps)})"
     if before is None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from fairlead_rollout.domain.decisions import changes, deciding
 from fairlead_rollout.domain.durations import format_duration
+from fairlead_rollout.domain.lanes import spec_in
 from fairlead_rollout.domain.snapshot import Analysis
 from fairlead_rollout.domain.spec import Objective, OnInconclusive, ServedModelSpec
 from fairlead_rollout.domain.status import (
@@ -28,6 +30,9 @@ def explain(  # noqa: PLR0913 -- what is known of a served model, each from a pl
     *,
     decisions: Sequence[Mapping[str, Any]] = (),
     comparisons: Sequence[Mapping[str, Any]] = (),
+    beside: Mapping[str, tuple[Analysis | None, Sequence[Mapping[str, Any]]]] = MappingProxyType(
+        {}
+    ),
 ) -> str:
     """Tell a person how a served model is.
 
@@ -40,17 +45,22 @@ def explain(  # noqa: PLR0913 -- what is known of a served model, each from a pl
         decisions: That rollout's decisions, the earliest first, as the experiments service has them;
             empty if they cannot be had.
         comparisons: How its shadows compare with what answers.
+        beside: The analysis and the decisions of the rollouts beside that one, by their ids.
     """
-    rollout = status.rollout
     parts = [_headline(name, spec, status)]
     parts.extend(_troubles(status))
-    parts.extend(_newcomers(status))
+    parts.extend(_newcomers(spec, status))
     parts.extend(_shadows(status, comparisons))
-    if rollout is not None:
-        parts.append(_story(rollout, spec, now))
-        parts.extend(_decided(decisions))
-        parts.extend(_numbers(_decided_on(decisions) or to_document(analysis)))
-        parts.append(_what_next(rollout, spec, status))
+    if status.rollout is not None:
+        known = {status.rollout.id: (analysis, decisions), **beside}
+        for rollout in (status.rollout, *status.beside):
+            numbers, told = known.get(rollout.id, (None, ()))
+            rules = spec_in(spec, rollout.lane)
+            parts.append(_story(rollout, rules, now))
+            parts.extend(_decided(told))
+            parts.extend(_numbers(_decided_on(told) or to_document(numbers)))
+            parts.append(_what_next(rollout, rules, status))
+        parts.append(_waiting(status) if status.beside else "")
     return "\n".join(part for part in parts if part)
 
 
@@ -70,14 +80,21 @@ def _troubles(status: Status) -> Iterable[str]:
             yield f"Attention: {condition.message}."
 
 
-def _newcomers(status: Status) -> Iterable[str]:
+def _newcomers(spec: ServedModelSpec, status: Status) -> Iterable[str]:
     rollout = status.rollout
     if status.waiting is not None and rollout is not None:
         yield f"Version {status.waiting} waits until version {rollout.candidate} is decided."
-    if status.settled is not None and (rollout is None or rollout.candidate != status.settled):
+    if rollout and rollout.alias and status.settled == rollout.baseline != status.stable:
+        yield f"MLflow is to let {spec.production} name version {status.stable}."
+    elif status.settled is not None and (rollout is None or rollout.candidate != status.settled):
         yield (
             f"Version {status.settled} arrived during a trial and was refused: promote it again "
             "in MLflow, or 'fairlead retry' once nothing is on trial."
+        )
+    for version in status.turned_away:
+        yield (
+            f"Version {version} stays out until its alias moves to another version and back, "
+            "or 'fairlead retry' puts it on trial again."
         )
 
 
@@ -133,7 +150,8 @@ def _story(rollout: Rollout, spec: ServedModelSpec, now: datetime) -> str:
     if rollout.step is None:
         return f"On trial since {age}: {who}. It gets no traffic yet: {rollout.message}."
     step = spec.rollout.steps[rollout.step]
-    share = f"with {share_of(step)}" if step.shadow else f"at {share_of(step)}"
+    share = share_of(step, rollout)
+    share = f"with {share}" if step.shadow else f"at {share}"
     where = f"step {rollout.step + 1} of {len(spec.rollout.steps)} {share}"
     return f"On trial since {age}: {who}, {where}."
 
@@ -183,19 +201,30 @@ def _what_next(rollout: Rollout, spec: ServedModelSpec, status: Status) -> str:
     if rollout.state is RolloutState.PROMOTED:
         return "A version that is promoted in MLflow next is put on trial against it."
     if not rollout.is_active:
-        if status.settled is None:
-            return "It is put on trial again when it is promoted again in MLflow."
-        return (
-            f"It stays out until {spec.production} moves to another version, "
-            "or 'fairlead retry' starts it again."
-        )
+        return _what_brings_it_back(rollout, spec, status)
     if rollout.paused:
         return "A person paused it: 'fairlead resume' goes on, 'fairlead abort' ends it."
     if rollout.awaiting:
         return _approval(rollout, status) + _what_decides(spec)
+    shared = " When one is promoted, the others end." if rollout.lane else ""
+    waiting = "" if status.beside else _waiting(status)
+    return waiting + _what_decides(spec) + shared
+
+
+def _what_brings_it_back(rollout: Rollout, spec: ServedModelSpec, status: Status) -> str:
+    if rollout.candidate in status.turned_away:
+        return ""  # said of all that are turned away
+    if status.settled is None:
+        return "It is put on trial again when it is promoted again in MLflow."
+    return (
+        f"It stays out until {spec.production} moves to another version, "
+        "or 'fairlead retry' starts it again."
+    )
+
+
+def _waiting(status: Status) -> str:
     progressing = status.condition(ConditionType.PROGRESSING)
-    waiting = f"Waiting: {progressing.message}. " if progressing else ""
-    return waiting + _what_decides(spec)
+    return f"Waiting: {progressing.message}. " if progressing else ""
 
 
 def _approval(rollout: Rollout, status: Status) -> str:

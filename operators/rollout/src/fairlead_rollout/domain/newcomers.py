@@ -35,8 +35,11 @@ def _newcomer(status: Status, snapshot: Snapshot) -> str | None:
     rollout, version = status.rollout, status.production
     if rollout is None or not rollout.is_active or status.stable is None:
         return None
-    if version in {None, rollout.candidate, status.stable}:
+    on_trial = None if rollout.alias else rollout.candidate
+    if version in {None, on_trial, status.stable}:
         return None
+    if rollout.alias and version == status.settled:
+        return None  # it was stable until a candidate was promoted, and production is being moved
     return None if is_immediate(status, snapshot.spec, version) else version
 
 

@@ -37,7 +37,10 @@ def _changes(status: Status, context: Context, ruling: Ruling) -> tuple[Action, 
 def _is_bad(ruling: Ruling, context: Context) -> bool:
     if ruling.reason not in STARTING:
         return ruling.reason in conditions.STALLING | conditions.AGAINST
-    workload = context.snapshot.workload(ruling.status.production)
+    rollout = ruling.status.rollout
+    is_trial = rollout is not None and rollout.is_active
+    version = rollout.candidate if is_trial and rollout else ruling.status.production
+    workload = context.snapshot.workload(version)
     return workload is not None and workload.failure is not None
 
 
@@ -74,7 +77,7 @@ def _headline(status: Status) -> tuple[object, ...]:
     rollout = status.rollout
     return (
         status.stable,
-        rollout and (rollout.id, rollout.state, rollout.step, rollout.reason),
+        [(r.id, r.state, r.step, r.reason) for r in (rollout, *status.beside) if r],
         {c.message for c in status.conditions if c.reason in STARTING and c.type in TOLD_BY},
         {c.type for c in status.conditions if c.type in conditions.TROUBLES},
     )

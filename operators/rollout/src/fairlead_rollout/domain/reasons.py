@@ -44,6 +44,8 @@ class Reason(StrEnum):
     )
     INCONCLUSIVE = "Inconclusive"  # `maxDuration` passed without a decision.
     SPLIT_OVER = "SplitOver"  # A fixed split lasted `maxDuration`, and no person promoted.
+    OTHER_PROMOTED = "OtherPromoted"  # Another of several candidates is promoted, or was.
+    CANDIDATE_WITHDRAWN = "CandidateWithdrawn"  # Its alias names it no more.
     SUPERSEDED = "Superseded"  # A newer version arrived.
     QUEUED = "Queued"  # A newer version waits until the one on trial has been decided.
     REFUSED = "Refused"  # A newer version arrived during a trial, and stays out.

@@ -4,10 +4,13 @@ What serves is told by the processes that run and by the experiments' rollout re
 be told holds at the version that is serving; no rollout is invented.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
+from fairlead_rollout.domain.candidates import aliases_of
+from fairlead_rollout.domain.lanes import Lane, spec_in
 from fairlead_rollout.domain.snapshot import Snapshot
 from fairlead_rollout.domain.spec import ServedModelSpec
 from fairlead_rollout.domain.status import Rollout, RolloutState, Status, parse_time, with_history
@@ -19,8 +22,8 @@ UNKNOWN_RULES = "unknown"  # equal to no fingerprint: the trial starts over
 def rebuild_status(snapshot: Snapshot) -> Status:
     """Return a status for a ServedModel that has none: a new one, or a rebuilt one."""
     status = Status()
-    for record in snapshot.records or ():
-        status = _replay(status, _rollout(record, snapshot))
+    for together in _together(snapshot.records or ()):
+        status = _replay_all(status, together, snapshot)
     if status.stable is None:
         return replace(status, stable=_serving_version(snapshot))
     return _resume(status, snapshot)
@@ -37,7 +40,31 @@ def records_of(
     return tuple(r for r in records if r.get("registeredModel") in {None, spec.model})
 
 
+def _together(
+    records: tuple[Mapping[str, Any], ...],
+) -> Iterable[tuple[Mapping[str, Any], ...]]:
+    """Group the records of rollouts that began together: they ran beside each other, by lane."""
+    for _, group in groupby(records, key=lambda r: r["startedAt"]):
+        yield tuple(sorted(group, key=lambda r: int(r["candidate"])))
+
+
+def _replay_all(
+    status: Status, records: tuple[Mapping[str, Any], ...], snapshot: Snapshot
+) -> Status:
+    """Take over rollouts that began together; the one that was promoted last, as it was."""
+    of = len(records)
+    lanes = [Lane(index=i, of=of) if of > 1 else None for i in range(of)]
+    rollouts = [_rollout(r, lane, snapshot) for r, lane in zip(records, lanes, strict=True)]
+    for rollout in sorted(rollouts, key=lambda r: r.state is RolloutState.PROMOTED):
+        status = _replay(status, rollout)
+    running = tuple(r for r in rollouts if r.is_active)
+    current = running[0] if running else status.rollout
+    return replace(status, rollout=current, beside=running[1:])
+
+
 def _replay(status: Status, rollout: Rollout) -> Status:
+    turned_away = tuple(v for v in status.turned_away if v != rollout.candidate)
+    status = replace(status, turned_away=turned_away)
     status = replace(status, stable=rollout.baseline, attempts=status.attempts + 1, settled=None)
     if rollout.is_active:
         return replace(status, rollout=rollout)
@@ -45,11 +72,13 @@ def _replay(status: Status, rollout: Rollout) -> Status:
     if rollout.state is RolloutState.PROMOTED:
         return replace(status, stable=rollout.candidate)
     if rollout.state in {RolloutState.ABORTED, RolloutState.INVALID}:
+        if rollout.alias:
+            return replace(status, turned_away=(*turned_away, rollout.candidate))
         return replace(status, settled=rollout.candidate)
     return status
 
 
-def _rollout(record: Mapping[str, Any], snapshot: Snapshot) -> Rollout:
+def _rollout(record: Mapping[str, Any], lane: Lane | None, snapshot: Snapshot) -> Rollout:
     decided_at = record.get("decidedAt")
     rollout = Rollout(
         id=record["id"],
@@ -61,22 +90,40 @@ def _rollout(record: Mapping[str, Any], snapshot: Snapshot) -> Rollout:
         reason="StatusRebuilt",
         message=record.get("reason") or "rebuilt from the experiments' record",
         rules=UNKNOWN_RULES,
+        alias=_alias_of(record["candidate"], snapshot),
+        lane=lane,
     )
-    written = record_of(snapshot.name, snapshot.spec, rollout).content
+    spec = spec_in(snapshot.spec, lane)
+    written = record_of(snapshot.name, spec, rollout).content
     if all(record.get(key) == written[key] for key in ("steps", "objective", "guardrails")):
-        return replace(rollout, rules=snapshot.spec.rollout.fingerprint)
+        return replace(rollout, rules=spec.rollout.fingerprint)
     return rollout
 
 
+def _alias_of(candidate: str, snapshot: Snapshot) -> str:
+    """Return the alias that names a candidate now; the record does not tell which did."""
+    if snapshot.registry is None or snapshot.registry.production == candidate:
+        return ""
+    return aliases_of(snapshot.registry, snapshot.spec).get(candidate, "")
+
+
 def _resume(status: Status, snapshot: Snapshot) -> Status:
-    """Put a running rollout back on the step whose requests came last; a pending one starts over."""
-    rollout, analysis = status.rollout, snapshot.analysis
-    if rollout is None or rollout.state is not RolloutState.RUNNING:
-        return status
+    """Put running rollouts back on the step whose requests came last; pending ones start over."""
+    rollout = status.rollout and _resumed(status.rollout, snapshot)
+    return replace(
+        status, rollout=rollout, beside=tuple(_resumed(r, snapshot) for r in status.beside)
+    )
+
+
+def _resumed(rollout: Rollout, snapshot: Snapshot) -> Rollout:
+    if rollout.state is not RolloutState.RUNNING:
+        return rollout
+    sight = snapshot.beside.get(rollout.id)
+    analysis = sight.analysis if sight else snapshot.analysis
     steps = analysis.steps.items() if analysis else ()
     reached = max((i for i, seen in steps if seen.stable + seen.candidate), default=0)
     step = min(reached, len(snapshot.spec.rollout.steps) - 1)
-    return replace(status, rollout=replace(rollout, step=step))
+    return replace(rollout, step=step)
 
 
 def _serving_version(snapshot: Snapshot) -> str | None:

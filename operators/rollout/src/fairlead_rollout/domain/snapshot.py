@@ -58,6 +58,7 @@ class RegistryView:
     """Where the registry's pointers stand for one registered model; None is nowhere.
 
     Attributes:
+        candidates: The versions that the aliases of `spec.registry.candidates` name, by alias.
         approval: What the candidate's tag `rollout.approve` holds, empty where it has none; None
             while nobody has looked.
     """
@@ -65,6 +66,7 @@ class RegistryView:
     production: str | None
     shadow: str | None = None
     approval: str | None = None
+    candidates: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +162,15 @@ class Analysis:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sight:
+    """What was seen of a rollout beside the first; see `Snapshot` and `RegistryView`."""
+
+    analysis: Analysis | None = None
+    is_record_lost: bool = False
+    approval: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """Everything `decide` may know.
 
@@ -174,6 +185,7 @@ class Snapshot:
         registry_problem: Why MLflow does not answer.
         experiments_problem: Why the experiments service does not answer.
         is_record_lost: The experiments service answers, and knows nothing of the rollout.
+        beside: What was seen of the rollouts beside the first, by their ids.
     """
 
     name: str
@@ -191,6 +203,7 @@ class Snapshot:
     is_deleted: bool = False
     registry_problem: str | None = None
     experiments_problem: str | None = None
+    beside: Mapping[str, Sight] = field(default_factory=dict)
 
     def workload(self, version: str | None) -> Workload | None:
         """Return the observed workload of a version."""

@@ -19,6 +19,7 @@ from fairlead_rollout.domain.errors import InvalidSpecError
 from fairlead_rollout.domain.shares import parse_share
 
 TOTAL_WEIGHT = 10_000  # of every TrafficPlan; a changed sum would move units between arms
+SMALLEST_ALPHA = 1e-6  # the experiments service takes no smaller one
 LONGEST_TIMEOUT = timedelta(hours=1)  # the gateway takes no longer one
 
 
@@ -228,6 +229,7 @@ class ServedModelSpec:
 
     Attributes:
         shadow_share: Requests that the shadow gets copies of, of 10,000.
+        candidates: Aliases whose versions are put on trial beside each other.
         replicas: Processes of the stable version, at least.
         image: The serving image; None is the installation's own. On one machine it means nothing,
             as `resources`, `autoscaling` and `template` do.
@@ -239,6 +241,7 @@ class ServedModelSpec:
     production: Pointer
     shadow: Pointer | None
     shadow_share: int
+    candidates: tuple[str, ...]
     on_abort: OnAbort
     unit: Mapping[str, Any]
     timeout: timedelta
@@ -272,11 +275,13 @@ def parse_spec(spec: Mapping[str, Any]) -> ServedModelSpec:
         InvalidSpecError: Something a schema cannot say is wrong; the message names the field.
     """
     registry, traffic, server = spec["registry"], spec["traffic"], spec["server"]
+    candidates = _parse_candidates(spec)
     return ServedModelSpec(
         model=spec["model"],
         production=Pointer(**registry["production"]),
         shadow=_parse_shadow(registry),
         shadow_share=_parse_share("spec.registry.shadow", registry.get("shadow", {})),
+        candidates=candidates,
         on_abort=OnAbort(registry["onAbort"]),
         unit=traffic["unit"],
         timeout=_parse_timeout(traffic["timeout"]),
@@ -293,6 +298,35 @@ def parse_spec(spec: Mapping[str, Any]) -> ServedModelSpec:
         autoscaling=_parse_autoscaling(server),
         template=_parse_template(server.get("template", {})),
     )
+
+
+def _parse_candidates(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """Read the aliases of several candidates, and check what they need beside them."""
+    registry, field = spec["registry"], "spec.registry.candidates"
+    aliases = tuple(entry["alias"] for entry in registry.get("candidates", ()))
+    if not aliases:
+        return ()
+    if len(set(aliases)) < len(aliases):
+        raise InvalidSpecError(f"{field}: must not name one alias twice")
+    for other in ("production", "shadow"):
+        if registry.get(other, {}).get("alias") in aliases:
+            raise InvalidSpecError(f"{field}: must not name the alias of spec.registry.{other}")
+    if "objective" not in spec["rollout"]:
+        raise InvalidSpecError(
+            f"{field}: needs spec.rollout.objective, which tells the best of them from the others"
+        )
+    alpha = spec["rollout"]["objective"]["alpha"]
+    if alpha / len(aliases) < SMALLEST_ALPHA:
+        raise InvalidSpecError(
+            f"spec.rollout.objective.alpha: {alpha:g} is too small for {len(aliases)} candidates, "
+            f"who share it; take at least {len(aliases) * SMALLEST_ALPHA:g}"
+        )
+    if "cookie" in spec["traffic"]["unit"]:
+        raise InvalidSpecError(
+            f"{field}: their units cannot be told apart by a cookie; "
+            "take the unit from a header, a query parameter or a token's claim"
+        )
+    return aliases
 
 
 def _parse_shadow(registry: Mapping[str, Any]) -> Pointer | None:

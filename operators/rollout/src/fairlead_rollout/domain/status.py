@@ -6,9 +6,11 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from fairlead_rollout.domain.lanes import Lane
 from fairlead_rollout.domain.traffic import Plan
 
 MAX_HISTORY = 50
+SPARSE = {"sparse": True}  # of a field: not written while it says nothing
 
 
 class RolloutState(StrEnum):
@@ -80,6 +82,8 @@ class Rollout:
             it approves nothing. None before that look.
         promoting: The decision to promote is taken and the candidate is being scaled.
         reason: Why it is as it is, or why it ended.
+        alias: The alias that names the candidate; empty if the production pointer does.
+        lane: Its units, where others run beside it; None is all.
     """
 
     id: str
@@ -98,6 +102,8 @@ class Rollout:
     reason: str = ""
     message: str = ""
     numbers: Numbers = field(default_factory=Numbers)
+    alias: str = field(default="", metadata=SPARSE)
+    lane: Lane | None = field(default=None, metadata=SPARSE)
 
     @property
     def is_active(self) -> bool:
@@ -140,6 +146,8 @@ class Status:
         waiting: A production version that waits until the one on trial has been decided.
         attempts: Rollouts started so far; makes their ids unique and repeatable.
         handled_request: Id of the last request of a person that was dealt with.
+        beside: The rollouts that run beside `rollout`, by lane.
+        turned_away: Versions that an alias names and that are not to be put on trial (again).
     """
 
     observed_generation: int = 0
@@ -155,6 +163,14 @@ class Status:
     handled_request: str = ""
     conditions: tuple[Condition, ...] = ()
     history: tuple[Rollout, ...] = ()
+    beside: tuple[Rollout, ...] = field(default=(), metadata=SPARSE)
+    turned_away: tuple[str, ...] = field(default=(), metadata=SPARSE)
+
+    @property
+    def trials(self) -> tuple[Rollout, ...]:
+        """Return the rollouts that run, by lane."""
+        current = () if self.rollout is None else (self.rollout,)
+        return tuple(r for r in (*current, *self.beside) if r.is_active)
 
     def condition(self, kind: ConditionType) -> Condition | None:
         """Return the condition of a type, if it is there."""
@@ -185,7 +201,9 @@ def parse_time(text: str) -> datetime:
 def to_document(value: Any) -> Any:
     """Turn a status, or any part of one, into JSON values with camelCase keys."""
     if is_dataclass(value):
-        return {_camel(f.name): to_document(getattr(value, f.name)) for f in fields(value)}
+        given = {f: getattr(value, f.name) for f in fields(value)}
+        said = {f: v for f, v in given.items() if v != f.default or not f.metadata.get("sparse")}
+        return {_camel(f.name): to_document(v) for f, v in said.items()}
     if isinstance(value, datetime):
         return format_time(value)
     if isinstance(value, StrEnum):
@@ -212,6 +230,8 @@ def from_document(document: Mapping[str, Any]) -> Status:
         writeback=_each(lambda d: _read(Writeback, d)),
         conditions=_each(lambda d: _read(Condition, d, last_transition_time=parse_time)),
         history=_each(_rollout),
+        beside=_each(_rollout),
+        turned_away=tuple,
     )
     return status
 
@@ -229,6 +249,7 @@ def _rollout(document: Mapping[str, Any]) -> Rollout:
         step_started_at=_optional_time,
         decided_at=_optional_time,
         numbers=lambda d: _read(Numbers, d),
+        lane=lambda d: _read(Lane, d) if d else None,
     )
     return rollout
 

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from fairlead_rollout.domain.access import render_access
 from fairlead_rollout.domain.eligibility import render_eligible
+from fairlead_rollout.domain.lanes import Lane, lane_salt
 from fairlead_rollout.domain.spec import TOTAL_WEIGHT, ServedModelSpec
 
 Plan = dict[str, Any]
@@ -24,6 +25,7 @@ def build_plan(  # noqa: PLR0913 -- one argument for each thing the plan names
     rollout: str | None = None,
     step: int | None = None,
     shadows: Mapping[str, int] = MappingProxyType({}),
+    lanes: Sequence[Mapping[str, Any]] = (),
 ) -> Plan:
     """Build the plan of one served model.
 
@@ -36,10 +38,9 @@ def build_plan(  # noqa: PLR0913 -- one argument for each thing the plan names
         rollout: The rollout's id; it is the salt too.
         step: The step's index.
         shadows: Versions that get copies, each with its share of the requests, of 10,000.
+        lanes: What `build_lane` made of each of several rollouts beside each other.
     """
-    arms = [{"arm": "stable", "version": stable, "weight": TOTAL_WEIGHT - weight}]
-    if candidate is not None:
-        arms.insert(0, {"arm": "candidate", "version": candidate, "weight": weight})
+    arms = _build_arms(stable, candidate, weight)
     eligible = render_eligible(spec.eligibility, name)
     return {
         "model": name,
@@ -55,7 +56,38 @@ def build_plan(  # noqa: PLR0913 -- one argument for each thing the plan names
         "limits": {"maxBodyBytes": spec.max_body_bytes},
         **render_access(spec.access),
         **({"eligible": eligible} if eligible else {}),
+        **({"lanes": {"salt": lane_salt(name), "trials": list(lanes)}} if lanes else {}),
     }
+
+
+def build_lane(  # noqa: PLR0913 -- one argument for each thing the lane names
+    lane: Lane, *, stable: str, candidate: str, weight: int, rollout: str, step: int
+) -> Mapping[str, Any]:
+    """Build the part of a plan that one of several rollouts is.
+
+    Args:
+        lane: Its units.
+        stable: The version of the stable arm.
+        candidate: The version on trial.
+        weight: The candidate's share of the lane, of 10,000.
+        rollout: The rollout's id; it is the salt of the lane's split too.
+        step: The step's index.
+    """
+    arms = _build_arms(stable, candidate, weight)
+    return {"from": lane.start, "to": lane.end, "rollout": rollout, "step": step, "arms": arms}
+
+
+def lanes_in(plan: Plan | None) -> Sequence[Mapping[str, Any]]:
+    """Return the parts of a plan that several rollouts beside each other are; none for one."""
+    trials: Sequence[Mapping[str, Any]] = (plan or {}).get("lanes", {"trials": ()})["trials"]
+    return trials
+
+
+def _build_arms(stable: str, candidate: str | None, weight: int) -> list[dict[str, Any]]:
+    arms = [{"arm": "stable", "version": stable, "weight": TOTAL_WEIGHT - weight}]
+    if candidate is not None:
+        arms.insert(0, {"arm": "candidate", "version": candidate, "weight": weight})
+    return arms
 
 
 def plan_digest(plan: Plan) -> str:
@@ -68,5 +100,6 @@ def versions_in(plan: Plan | None) -> frozenset[str]:
     """Return the versions that get requests or copies under a plan, the fallback included."""
     if plan is None:
         return frozenset()
-    versions = {entry["version"] for entry in (*plan["arms"], *plan["shadow"])}
+    arms = [*plan["arms"], *(arm for lane in lanes_in(plan) for arm in lane["arms"])]
+    versions = {entry["version"] for entry in (*arms, *plan["shadow"])}
     return frozenset(versions | ({plan["fallback"]} if plan["fallback"] else set()))

@@ -7,6 +7,7 @@ from fairlead_rollout.domain.approval import (
     approval_needed,
     approve_by_request,
 )
+from fairlead_rollout.domain.candidates import candidate_moved, other_promoted, other_promoting
 from fairlead_rollout.domain.changes import end_rollout, promote, set_step
 from fairlead_rollout.domain.durations import format_duration
 from fairlead_rollout.domain.gate import shadow_gate
@@ -56,6 +57,8 @@ def _follow(context: Context, request: Request) -> Ruling | None:
 
 
 def _production_moved(context: Context) -> Ruling | None:
+    if context.rollout.alias:
+        return candidate_moved(context)
     status, candidate = context.status, context.rollout.candidate
     if context.snapshot.registry is None or status.production in {candidate, None}:
         return None
@@ -137,7 +140,9 @@ def _candidate_starting(context: Context) -> Ruling | None:
     rollout = context.rollout
     if rollout.state is not RolloutState.PENDING:
         return None
-    if not context.is_available(rollout.candidate, at_least=trial_replicas(context.spec)):
+    if not context.is_available(
+        rollout.candidate, at_least=trial_replicas(context.spec, rollout.lane)
+    ):
         message = f"version {rollout.candidate} is starting"
         message += because(context.snapshot.workload(rollout.candidate))
         return context.rule(Reason.STARTING_CANDIDATE, message, SOON)
@@ -227,7 +232,8 @@ def _not_enough_requests(context: Context) -> Ruling | None:
 
 def _not_ready_for_weight(context: Context) -> Ruling | None:
     """Hold a candidate back that has broken where no exposure could count against it."""
-    candidate, wanted = context.rollout.candidate, trial_replicas(context.spec)
+    candidate = context.rollout.candidate
+    wanted = trial_replicas(context.spec, context.rollout.lane)
     if _has_weight(context) or context.is_available(candidate, at_least=wanted):
         return None
     message = f"version {candidate} has not {wanted} ready processes for its first weight"
@@ -264,6 +270,7 @@ def _step_over(context: Context) -> Ruling:
 
 IN_ROLLOUT: tuple[Check, ...] = (
     _deleted,  # there is nothing left to decide for
+    other_promoted,  # another of several candidates has won
     _rules_changed,  # what was counted so far does not fit the new rules
     _request_in_rollout,  # people come next
     _production_moved,  # the registry no longer asks for this candidate
@@ -271,6 +278,7 @@ IN_ROLLOUT: tuple[Check, ...] = (
     _deadline_exceeded,  # it takes too long to start
     _analysis_against,  # the numbers say stop
     _promoting,  # decided: only scaling is left
+    other_promoting,  # another of several candidates is being scaled
     _candidate_starting,  # before the first weight
     _traffic_pending,  # the step's time runs from when the gateway has applied it
     _too_long,  # no decision in time

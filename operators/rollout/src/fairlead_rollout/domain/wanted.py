@@ -1,15 +1,18 @@
 """What is wanted, derived from the state alone: the traffic plan, and each version's processes."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from fairlead_rollout.domain.actions import Action, EnsureWorkload, RemoveWorkload
+from fairlead_rollout.domain.lanes import Lane
 from fairlead_rollout.domain.ruling import SOON, Context
 from fairlead_rollout.domain.snapshot import Snapshot
 from fairlead_rollout.domain.spec import TOTAL_WEIGHT, ServedModelSpec, Step
-from fairlead_rollout.domain.status import Retiring, RolloutState, Status
-from fairlead_rollout.domain.traffic import Plan, build_plan, versions_in
+from fairlead_rollout.domain.status import Retiring, Rollout, RolloutState, Status
+from fairlead_rollout.domain.traffic import Plan, build_lane, build_plan, versions_in
 
 RETIRE_AFTER = timedelta(seconds=5)  # at least; requests under way have ended by then
 
@@ -24,8 +27,12 @@ def traffic_plan(snapshot: Snapshot, status: Status) -> Plan | None:
 
 
 def _newest_plan(snapshot: Snapshot, status: Status, stable: str) -> Plan:
-    rollout, step = status.rollout, _step(snapshot, status)
-    shadows = _shadows(snapshot, status, step)
+    shadows, lanes = _shadows(snapshot, status), _lanes(snapshot, status)
+    rollout = next((r for r in status.trials if r.lane is None), None)
+    step = _step(snapshot, rollout)
+    if lanes:
+        name = snapshot.name
+        return build_plan(snapshot.spec, name=name, stable=stable, shadows=shadows, lanes=lanes)
     if rollout is None or step is None or step.weight == 0:
         # No rollout is named, and so nothing counted: a unit counts in the step it is first met in.
         return build_plan(snapshot.spec, name=snapshot.name, stable=stable, shadows=shadows)
@@ -41,40 +48,58 @@ def _newest_plan(snapshot: Snapshot, status: Status, stable: str) -> Plan:
     )
 
 
-def _step(snapshot: Snapshot, status: Status) -> Step | None:
+def _lanes(snapshot: Snapshot, status: Status) -> tuple[Mapping[str, Any], ...]:
+    """Return the lanes whose candidate has a weight; nothing is counted in the others."""
+    return tuple(
+        build_lane(
+            rollout.lane,
+            stable=rollout.baseline,
+            candidate=rollout.candidate,
+            weight=step.weight,
+            rollout=rollout.id,
+            step=rollout.step or 0,
+        )
+        for rollout in status.trials
+        if rollout.lane and (step := _step(snapshot, rollout)) and step.weight
+    )
+
+
+def _step(snapshot: Snapshot, rollout: Rollout | None) -> Step | None:
     """Return the step a running rollout is at."""
-    rollout = status.rollout
-    if rollout is None or not rollout.is_active or rollout.step is None:
+    if rollout is None or rollout.step is None:
         return None
     return snapshot.spec.rollout.steps[rollout.step]
 
 
-def _shadows(snapshot: Snapshot, status: Status, step: Step | None) -> dict[str, int]:
-    """Return the versions that get copies: the registry's once it is ready, and a candidate."""
+def _shadows(snapshot: Snapshot, status: Status) -> dict[str, int]:
+    """Return the versions that get copies: the registry's once it is ready, and candidates."""
     version, shares = _wanted_shadow(snapshot, status), {}
     workload = snapshot.workload(version)
     if version is not None and workload is not None and workload.ready:
         shares[version] = snapshot.spec.shadow_share
-    if status.rollout is not None and step is not None and step.shadow:
-        shares[status.rollout.candidate] = step.shadow
-    return shares | _gated_candidate(snapshot, status)
+    for rollout in status.trials:
+        step = _step(snapshot, rollout)
+        if step is not None and step.shadow:
+            shares[rollout.candidate] = step.shadow
+        shares |= _gated_candidate(snapshot, rollout)
+    return shares
 
 
 def _wanted_shadow(snapshot: Snapshot, status: Status) -> str | None:
     """Return the version the registry names as shadow, if it is in no arm."""
-    candidate = status.rollout.candidate if status.rollout and status.rollout.is_active else None
+    in_an_arm = {status.stable, *(r.candidate for r in status.trials), None}
     named = [snapshot.registry.shadow] if snapshot.registry else _shadows_before(status)
-    return next((v for v in named if v not in {status.stable, candidate, None}), None)
+    return next((v for v in named if v not in in_an_arm), None)
 
 
 def _shadows_before(status: Status) -> list[str]:
     return [entry["version"] for entry in (status.traffic or {}).get("shadow", ())]
 
 
-def _gated_candidate(snapshot: Snapshot, status: Status) -> dict[str, int]:
+def _gated_candidate(snapshot: Snapshot, rollout: Rollout) -> dict[str, int]:
     """Return the candidate that gets copies before the first step, once it is ready."""
-    rollout, guardrail = status.rollout, snapshot.spec.rollout.guardrails.shadow
-    if guardrail is None or rollout is None or not rollout.is_active or rollout.step is not None:
+    guardrail = snapshot.spec.rollout.guardrails.shadow
+    if guardrail is None or rollout.step is not None:
         return {}
     workload = snapshot.workload(rollout.candidate)
     is_ready = workload is not None and workload.ready > 0
@@ -88,12 +113,11 @@ def _wanted_workloads(snapshot: Snapshot, status: Status) -> dict[str, int]:
         wanted[shadow] = 1
     if status.stable is None:
         return wanted | ({status.production: snapshot.spec.replicas} if status.production else {})
-    rollout = status.rollout
-    if rollout is not None and rollout.is_active:
+    for rollout in status.trials:
         full = full_replicas(snapshot, status)
         there = snapshot.workload(rollout.candidate)
         kept = min(full, there.wanted) if there else 0  # of a version that was stable lately
-        trial = max(trial_replicas(snapshot.spec), kept)
+        trial = max(trial_replicas(snapshot.spec, rollout.lane), kept)
         wanted[rollout.candidate] = full if rollout.promoting else trial
     wanted[status.stable] = snapshot.spec.replicas
     return wanted
@@ -107,9 +131,10 @@ def full_replicas(snapshot: Snapshot, status: Status) -> int:
     return max(spec.replicas, min(stable.ready, spec.autoscaling.max_replicas))
 
 
-def trial_replicas(spec: ServedModelSpec) -> int:
+def trial_replicas(spec: ServedModelSpec, lane: Lane | None) -> int:
     """Return the processes a candidate needs for the largest share it is to get on trial."""
-    largest = max(max(step.weight, step.shadow) for step in spec.rollout.steps)
+    of = lane.of if lane else 1
+    largest = max(max(step.weight / of, step.shadow) for step in spec.rollout.steps)
     return max(1, math.ceil(spec.replicas * largest / TOTAL_WEIGHT))
 
 

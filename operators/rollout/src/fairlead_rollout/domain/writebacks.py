@@ -147,11 +147,9 @@ def turn_of(version: str, rollout: Rollout, state: str, reason: str) -> Writebac
     return Writeback(kind="tags", rollout=rollout.id, version=version, content=content)
 
 
-def production_moved(rollout: Rollout, *, left: str, back_to: str) -> Writeback:
-    """Build the request to move the registry's pointer back, if it still names what is left."""
-    return Writeback(
-        kind="production", rollout=rollout.id, version=back_to, content={"candidate": left}
-    )
+def production_moved(rollout: Rollout, *, left: str, to: str) -> Writeback:
+    """Build the request to move the production pointer, if it still names what is left."""
+    return Writeback(kind="production", rollout=rollout.id, version=to, content={"candidate": left})
 
 
 def approval_counted(rollout: Rollout) -> Writeback:

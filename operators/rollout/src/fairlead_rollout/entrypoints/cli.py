@@ -8,6 +8,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -130,6 +131,7 @@ def _add_model_commands(commands: Any) -> None:
     report.add_argument(
         "--output", metavar="FILE", help="where to, - for standard output (NAME-rollout.html)"
     )
+    _add_candidate(report)
     report.set_defaults(run=_report)
     _add_named(commands, "history", "list the rollouts that were decided", _history)
     helps = {
@@ -142,13 +144,22 @@ def _add_model_commands(commands: Any) -> None:
         Verb.APPROVE: "approve what the rollout waits for: the next step, or the promotion",
     }
     for verb, text in helps.items():
-        _add_named(commands, verb.value, text, _ask(verb))
+        command = _add_named(commands, verb.value, text, _ask(verb))
+        if verb not in {Verb.RETRY, Verb.ROLLBACK}:
+            _add_candidate(command)
 
 
-def _add_named(commands: Any, name: str, text: str, run: Callable[[Arguments], int]) -> None:
+def _add_named(commands: Any, name: str, text: str, run: Callable[[Arguments], int]) -> Any:
     command = commands.add_parser(name, help=text)
     command.add_argument("name", help="the served model")
     command.set_defaults(run=run)
+    return command
+
+
+def _add_candidate(command: Any) -> None:
+    command.add_argument(
+        "--candidate", metavar="VERSION", help="which one, where several versions are on trial"
+    )
 
 
 def _port(text: str) -> int:
@@ -300,8 +311,9 @@ def _explain(arguments: Arguments) -> int:
         return 0
     status, now = served.status or Status(), SystemClock().now()
     analysis, decisions = _from_experiments(arguments, status.rollout)
+    beside = {r.id: _from_experiments(arguments, r) for r in status.beside}
     compared = _comparisons(arguments, served.name, served.spec, status)
-    told = {"decisions": decisions, "comparisons": compared}
+    told: dict[str, Any] = {"decisions": decisions, "comparisons": compared, "beside": beside}
     print(explain(served.name, served.spec, status, analysis, now, **told))
     return 0
 
@@ -336,7 +348,8 @@ def _from_experiments(
 
 
 def _report(arguments: Arguments) -> int:
-    rollout = (_read(arguments).status or Status()).rollout
+    status = _read(arguments).status or Status()
+    rollout = _chosen(arguments, status, (*status.trials, *reversed(status.history)))
     if rollout is None:
         raise NotFoundError(f"{arguments.name}: there was no rollout yet")
     url = _experiments_url(arguments)
@@ -403,7 +416,9 @@ def _ask(verb: Verb) -> Callable[[Arguments], int]:
     def run(arguments: Arguments) -> int:
         status = _read(arguments).status or Status()
         rollout = status.rollout
-        _check_possible(verb, arguments.name, status)
+        if "candidate" in arguments:
+            rollout = _chosen(arguments, status, status.trials)
+        _check_possible(verb, arguments.name, replace(status, rollout=rollout))
         assert rollout is not None
         request = Request(
             id=str(uuid4()),
@@ -416,6 +431,27 @@ def _ask(verb: Verb) -> Callable[[Arguments], int]:
         return _await_handled(arguments, request)
 
     return run
+
+
+def _chosen(arguments: Arguments, status: Status, rollouts: Sequence[Rollout]) -> Rollout | None:
+    """Return the rollout that a person means; the only one, or the last, if none is named.
+
+    Raises:
+        FairleadError: Several are on trial and none is named, or none has that candidate.
+    """
+    names = ", ".join(dict.fromkeys(r.candidate for r in rollouts))
+    if arguments.candidate is not None:
+        found = [r for r in rollouts if r.candidate == arguments.candidate]
+        if not found:
+            raise NotFoundError(
+                f"{arguments.name}: version {arguments.candidate} is not one of: {names or 'none'}"
+            )
+        return found[0]
+    if len(status.trials) > 1:
+        raise FairleadError(
+            f"{arguments.name}: several versions are on trial; say which by --candidate: {names}"
+        )
+    return status.rollout
 
 
 def _check_possible(verb: Verb, name: str, status: Status) -> None:
