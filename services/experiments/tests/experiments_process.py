@@ -23,8 +23,8 @@ COMMAND = "from fairlead_experiments.entrypoints.cli import main; raise SystemEx
 class Server:
     """The service over the database at an address."""
 
-    def __init__(self, url: str, options: Sequence[str] = ()) -> None:
-        self.port = free_port()
+    def __init__(self, url: str, options: Sequence[str] = (), port: int | None = None) -> None:
+        self.port = port or free_port()
         self._ready = threading.Event()
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self.process = subprocess.Popen(
