@@ -35,7 +35,6 @@ from rich.console import Console
 from rich.progress import track
 from sqlalchemy import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "services/experiments/tests"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests/support"))
 
