@@ -155,6 +155,29 @@ def test_xgboost_models_predict_row_by_row(case: str, tmp_path: Path) -> None:
     _assert_rowwise(_load(XgboostLoader(1), tmp_path / "model.ubj", kind, method))
 
 
+@pytest.mark.parametrize("case", [*XGBOOST_MODELS, "stopped early"])
+def test_xgboost_models_answer_as_the_library_does(case: str, tmp_path: Path) -> None:
+    """To the bit what the class itself predicts after loading, also with the best trees only."""
+    make, labels, method = XGBOOST_MODELS.get(case, XGBOOST_MODELS["regressor"])
+    options: dict[str, Any] = {"group": GROUPS} if case == "ranker" else {}
+    model = make(n_estimators=8, n_jobs=1, **_size(case))
+    if case == "stopped early":
+        model.set_params(n_estimators=60, early_stopping_rounds=2, learning_rate=1)
+        options = {"eval_set": [(FILLED, NUMBER[::-1])], "verbose": False}
+    model.fit(FILLED, labels, **options)
+    assert (
+        case != "stopped early"
+        or model.best_iteration + 1 < model.get_booster().num_boosted_rounds()
+    )
+    model.save_model(tmp_path / "model.ubj")
+    again = type(model)(n_jobs=1)
+    again.load_model(tmp_path / "model.ubj")
+    kind = f"xgboost.sklearn.{type(model).__name__}"
+    served = _load(XgboostLoader(1), tmp_path / "model.ubj", kind, method)
+    found = served.predict(Records(LAYOUT, [tuple(row) for row in FILLED.tolist()]), {})
+    np.testing.assert_array_equal(found, getattr(again, method)(FILLED))
+
+
 def test_threads_change_no_answer_of_xgboost(tmp_path: Path) -> None:
     """How the rows of a call are shared out among threads is not to be seen."""
     booster = xgboost.train({"nthread": 1}, xgboost.DMatrix(ROWS, NUMBER), 8)
