@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.local, pytest.mark.timeout(900)]
 Stack = Any
 NAME = "flight-delay-eu"
 MODEL = "Flight Delay (EU) – 2026.v1"
@@ -141,7 +141,7 @@ def test_a_split_holds_its_weight_whatever_is_found_until_a_person_ends_it(
         stack.promote("2")
         stack.await_weight(5_000)
         rollout = stack.rollout()["id"]
-        until(lambda: sum(key[0] == rollout for key in list(load.units)) == CALLERS, 120)
+        until(lambda: sum(key[0] == rollout for key in list(load.units)) == CALLERS)
         report(stack, load, rollout)
         until(lambda: stack.analysis(rollout)["verdict"] == "better", what="it is better")
         stack.kill("controller/0")

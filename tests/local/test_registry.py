@@ -18,7 +18,7 @@ from fairlead_rollout.domain.snapshot import RegistryView
 from fairlead_rollout.domain.spec import ServedModelSpec
 from fairlead_rollout.domain.status import Writeback
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.local, pytest.mark.timeout(900)]
 
 
 class Mlflow:

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.local, pytest.mark.timeout(900)]
 Stack = Any
 NAME = "flight-delay-eu"
 REQUESTS = 400
@@ -23,7 +23,7 @@ def shadowed(
     patient = {**spec, "traffic": {"timeout": "30s"}}  # What is tested is not how fast it is.
     stack.apply({**patient, "registry": {"shadow": {"stage": "Staging"}}})
     wanted = [{"version": disagreeing, "share": 10_000}]
-    until(lambda: (stack.status().get("traffic") or {}).get("shadow") == wanted, 90)
+    until(lambda: (stack.status().get("traffic") or {}).get("shadow") == wanted)
     until(stack.is_applied)
     yield disagreeing
     if stack.is_on_trial():
@@ -54,7 +54,7 @@ def test_what_a_shadow_predicts_is_compared_and_gates_its_promotion(
     assert {answer.headers["x-model-version"] for answer in answers} == {"1"}
     assert {answer.json()["predictions"][0] for answer in answers} == {1.0}
 
-    until(lambda: [c["pairs"] for c in stack.comparisons(shadowed)] == [REQUESTS], 60)
+    until(lambda: [c["pairs"] for c in stack.comparisons(shadowed)] == [REQUESTS])
     (compared,) = stack.comparisons(shadowed)
     assert (compared["stable"], compared["shadow"]) == ("1", shadowed)
     assert (compared["compared"], compared["disagreed"]) == (REQUESTS, REQUESTS // 10)
@@ -91,6 +91,6 @@ def test_predictions_by_the_open_inference_protocol_are_compared_too(
     answers = ask(stack, f"/v2/models/{NAME}/infer", tensors * 5)
     assert {answer.status_code for answer in answers} == {200}
 
-    until(lambda: [c["pairs"] for c in stack.comparisons(shadowed)] == [10], 60)
+    until(lambda: [c["pairs"] for c in stack.comparisons(shadowed)] == [10])
     (compared,) = stack.comparisons(shadowed)
     assert (compared["compared"], compared["disagreed"], compared["unread"]) == (10, 5, 0)

@@ -17,7 +17,7 @@ import yaml
 from fairlead_load.local import NAME, Stack, running
 from free_ports import free_port
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.local, pytest.mark.timeout(900)]
 API = "/api/2.0/mlflow"
 PACKAGE = Path(__file__).parent.parent
 
