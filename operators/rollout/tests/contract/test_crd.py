@@ -92,7 +92,11 @@ BAD: dict[str, tuple[str, Any, str]] = {
         {"candidates": [{"alias": x} for x in "abcde"]},
         "candidates",
     ),
-    "a candidate without alias": ("spec.registry", {"candidates": [{"stage": "Staging"}]}, "alias"),
+    "a candidate without alias": (
+        "spec.registry",
+        {"candidates": [{"stage": "Staging"}]},
+        "candidates",
+    ),
     "one candidate twice": (
         "spec.registry",
         {"candidates": [{"alias": "a"}, {"alias": "a"}]},
