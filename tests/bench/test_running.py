@@ -41,6 +41,11 @@ def port_of_the_system() -> int:
         return port
 
 
+def below_us() -> set[psutil.Process]:
+    """All that this process has started; some of it are servers that other tests share."""
+    return set(psutil.Process().children(recursive=True))
+
+
 Start = Callable[..., Server]
 
 
@@ -108,8 +113,9 @@ def test_a_server_that_dies_at_the_start_has_its_last_words(start: Start) -> Non
 
 def test_a_server_that_died_gives_no_answer(start: Start) -> None:
     """What it did before does not count."""
+    others = below_us()
     server = start()
-    for process in psutil.Process().children(recursive=True):
+    for process in below_us() - others:
         process.kill()
         process.wait(10)
 
@@ -124,9 +130,10 @@ def test_a_server_ends_with_all_that_it_started(model: Path) -> None:
         command=(sys.executable, "-c", SERVER, str(port), "answer", "1"), port=port, path="/"
     )
 
+    others = below_us()
     with started(launch, model, model / "log", freezes=True) as (server, seconds):
         server.freeze()
-        processes = psutil.Process().children(recursive=True)
+        processes = below_us() - others
 
     assert seconds > 0
     assert len(processes) >= 2
