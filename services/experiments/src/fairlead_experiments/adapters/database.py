@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -204,6 +204,31 @@ def writing(engine: Engine, *, is_long: bool = False) -> Iterator[Connection]:
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})"))
             if is_server(engine) and is_long:
                 connection.execute(text("SET LOCAL statement_timeout = 0"))
+            yield connection
+
+
+class Checked:
+    """Whatever keeps rows in a database, and uses it only while its tables are up to date.
+
+    Args:
+        engine: The database.
+        check_tables: Raises while the tables are not up to date.
+    """
+
+    def __init__(self, engine: Engine, check_tables: Callable[[], None] = lambda: None) -> None:
+        self._engine = engine
+        self._check_tables = check_tables
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        self._check_tables()
+        with reading(self._engine) as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self, *, is_long: bool = False) -> Iterator[Connection]:
+        self._check_tables()
+        with writing(self._engine, is_long=is_long) as connection:
             yield connection
 
 

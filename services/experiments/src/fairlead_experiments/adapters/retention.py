@@ -6,16 +6,15 @@ transaction of the one writer, so batches that are sent meanwhile come in betwee
 dies leaves what the next one goes on with.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, delete, func, select, text, tuple_, update
+from sqlalchemy import Connection, Table, delete, func, select, text, tuple_, update
 
 from fairlead_experiments.adapters import pairs
 from fairlead_experiments.adapters.bulk import delete_rows
-from fairlead_experiments.adapters.database import among, is_server, reading, writing
+from fairlead_experiments.adapters.database import Checked, among, is_server
 from fairlead_experiments.adapters.partitions import (
     drop,
     is_before,
@@ -87,29 +86,8 @@ def outcomes_of_closed(connection: Connection, outcomes: Sequence[Outcome]) -> s
 # --- what goes ------------------------------------------------------------------------------
 
 
-class SqlArchive:
-    """Lets go what is older than it has to be (see `app.ports.Archive`).
-
-    Args:
-        engine: The database.
-        check_tables: Raises while the tables are not up to date.
-    """
-
-    def __init__(self, engine: Engine, check_tables: Callable[[], None] = lambda: None) -> None:
-        self._engine = engine
-        self._check_tables = check_tables
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        self._check_tables()
-        with writing(self._engine) as connection:
-            yield connection
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        self._check_tables()
-        with reading(self._engine) as connection:
-            yield connection
+class SqlArchive(Checked):
+    """Lets go what is older than it has to be (see `app.ports.Archive`)."""
 
     def close(self, *, decided_before: datetime, now: datetime) -> int:
         """Close the rollouts that were decided before a time; answer how many."""

@@ -6,8 +6,7 @@ sum after the fact (a replaced value, an outcome that belongs to another exposur
 counts that unit afresh from the rows, so that its sum stays exact.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from operator import attrgetter
@@ -16,7 +15,6 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Engine,
     and_,
     bindparam,
     func,
@@ -28,7 +26,7 @@ from sqlalchemy import (
 
 from fairlead_experiments.adapters import aggregates, pairs
 from fairlead_experiments.adapters.bulk import delete_rows, insert_rows
-from fairlead_experiments.adapters.database import among, reading, writing
+from fairlead_experiments.adapters.database import Checked, among, writing
 from fairlead_experiments.adapters.details import is_far
 from fairlead_experiments.adapters.ledger import (
     Ledger,
@@ -73,29 +71,8 @@ _STEPS = 5
 """How often one look writes down windows that have ended; the next look goes on from there."""
 
 
-class SqlStore:
-    """Keeps exposures, outcomes and rollouts in a database (see `app.ports.Store`).
-
-    Args:
-        engine: The database.
-        check_tables: Raises while the tables are not up to date.
-    """
-
-    def __init__(self, engine: Engine, check_tables: Callable[[], None] = lambda: None) -> None:
-        self._engine = engine
-        self._check_tables = check_tables
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        self._check_tables()
-        with reading(self._engine) as connection:
-            yield connection
-
-    @contextmanager
-    def _writing(self, *, is_long: bool = False) -> Iterator[Connection]:
-        self._check_tables()
-        with writing(self._engine, is_long=is_long) as connection:
-            yield connection
+class SqlStore(Checked):
+    """Keeps exposures, outcomes and rollouts in a database (see `app.ports.Store`)."""
 
     def check(self) -> None:
         """Raise unless the database answers."""
