@@ -3,12 +3,14 @@
 import json
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
+from free_ports import free_port
 from peers import Launch
 from running import SINGLES, Server, ServerFailedError, free_ports, started
 
@@ -34,16 +36,17 @@ ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 
 
-def port_of_the_system() -> int:
-    """A port that is free."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def below_us() -> set[psutil.Process]:
     """All that this process has started; some of it are servers that other tests share."""
     return set(psutil.Process().children(recursive=True))
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process runs; one that nobody asks after its end (no init reaps it) does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 Start = Callable[..., Server]
@@ -67,7 +70,7 @@ def start(model: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def begin(program: str = SERVER, *, many: str = "answer", factor: float = 1.0) -> Server:
-            port = port_of_the_system()
+            port = free_port()
             arguments = (str(port), many, str(factor))
             launch = Launch(
                 command=(sys.executable, "-c", program, *arguments), port=port, path="/"
@@ -115,9 +118,13 @@ def test_a_server_that_died_gives_no_answer(start: Start) -> None:
     """What it did before does not count."""
     others = below_us()
     server = start()
-    for process in below_us() - others:
+    processes = below_us() - others
+    for process in processes:
         process.kill()
-        process.wait(10)
+    deadline = time.monotonic() + 30
+    while any(map(is_alive, processes)):
+        assert time.monotonic() < deadline, "killed processes live on"
+        time.sleep(0.01)
 
     with pytest.raises(ServerFailedError, match="it gave no answer"), server.awake():
         server.verify()
@@ -125,7 +132,7 @@ def test_a_server_that_died_gives_no_answer(start: Start) -> None:
 
 def test_a_server_ends_with_all_that_it_started(model: Path) -> None:
     """Stopped or not, nothing of it is left."""
-    port = port_of_the_system()
+    port = free_port()
     launch = Launch(
         command=(sys.executable, "-c", SERVER, str(port), "answer", "1"), port=port, path="/"
     )
@@ -137,7 +144,7 @@ def test_a_server_ends_with_all_that_it_started(model: Path) -> None:
 
     assert seconds > 0
     assert len(processes) >= 2
-    assert not any(process.is_running() for process in processes)
+    assert not any(map(is_alive, processes))
 
 
 def test_ports_that_are_taken_are_passed_over() -> None:
