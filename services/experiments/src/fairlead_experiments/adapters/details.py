@@ -128,8 +128,10 @@ def due_until(connection: Connection, rollout: str) -> int:
 
 def is_far(connection: Connection, rollout: Rollout, at: int) -> bool:
     """Tell whether the windows of many cells have ended since a rollout was counted."""
+    if window_of(rollout) is None:
+        return False
     since = due_until(connection, rollout.id)
-    if window_of(rollout) is None or at <= since:
+    if at <= since:
         return False
     ended = select(DETAILS.c.unit).where(_between(rollout, since, at)).limit(AT_ONCE + 1)
     return len(connection.execute(ended).all()) > AT_ONCE
@@ -141,11 +143,12 @@ def change_until(
     """Answer what the counts change by when they become those of another time."""
     counted: Counter[CountKey] = Counter()
     sums: dict[Pair, Sums] = {}
+    if window_of(rollout) is None:
+        return counted, sums
     since = due_until(connection, rollout.id)
-    if window_of(rollout) is not None:
-        ended = select(DETAILS.c.unit).where(_between(rollout, *sorted((since, at)))).distinct()
-        for unit in _units(connection, rollout.id, list(connection.scalars(ended))):
-            count_change(rollout, (unit, since), (unit, at), counted, sums)
+    ended = select(DETAILS.c.unit).where(_between(rollout, *sorted((since, at)))).distinct()
+    for unit in _units(connection, rollout.id, list(connection.scalars(ended))):
+        count_change(rollout, (unit, since), (unit, at), counted, sums)
     return counted, sums
 
 

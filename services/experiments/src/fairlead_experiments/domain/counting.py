@@ -377,18 +377,14 @@ def count_change(
         counted: What the counts change by.
         sums: What the sums change by.
     """
-    for key, n in counts(*_as_of(rollout, after)):
+    (was, then), (unit, at) = before, after
+    for key, n in counts(unit, rollout, at):
         counted[key] += n
-    for key, n in counts(*_as_of(rollout, before)):
+    for key, n in counts(was, rollout, then):
         counted[key] -= n
-    changed = moments(vectors(*_as_of(rollout, before)), vectors(*_as_of(rollout, after)))
+    changed = moments(vectors(was, rollout, then), vectors(unit, rollout, at))
     for pair, found in changed.items():
         sums[pair] = plus(sums[pair], found) if pair in sums else found
-
-
-def _as_of(rollout: Rollout, known: tuple[Unit, int]) -> tuple[Unit, Rollout, int]:
-    unit, at = known
-    return unit, rollout, at
 
 
 def plus(first: Sums, second: Sums) -> Sums:

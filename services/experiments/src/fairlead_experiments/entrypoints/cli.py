@@ -21,7 +21,7 @@ from fairlead_experiments.app.errors import StoreUnavailableError
 from fairlead_experiments.app.retention import Retention
 from fairlead_experiments.app.service import Experiments
 from fairlead_experiments.entrypoints.http import create_app
-from fairlead_experiments.entrypoints.periodic import Periodic
+from fairlead_experiments.entrypoints.periodic import REST, Periodic
 
 URL_VARIABLE = "FAIRLEAD_DATABASE_URL"
 KEEP = timedelta(days=90)
@@ -92,7 +92,7 @@ def _remove(engine: Engine, options: argparse.Namespace) -> int:
 
 def _rest() -> bool:
     """Let a service's batches in between two steps."""
-    time.sleep(0.05)
+    time.sleep(REST)
     return False
 
 

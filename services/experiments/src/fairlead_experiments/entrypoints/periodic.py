@@ -11,7 +11,8 @@ from fairlead_experiments.app.retention import Retention
 _log = logging.getLogger(__name__)
 _EVERY = 6 * 3600.0  # seconds
 _AGAIN = 5.0
-_REST = 0.05
+REST = 0.05
+"""Seconds between two steps, in which batches that wait for the database come in."""
 
 
 class Periodic:
@@ -37,7 +38,7 @@ class Periodic:
 
     def rest(self) -> bool:
         """Let batches that wait for the database in; answer whether the pass ends here."""
-        return self._is_ended.wait(_REST)
+        return self._is_ended.wait(REST)
 
     def _run(self) -> None:
         wait = 0.0
