@@ -370,7 +370,7 @@ TOLD = {"no message", "half a message", "half a frame", "a message byte by byte"
 @pytest.mark.parametrize("half", HALVES)
 def test_slow_sender_does_not_keep_a_connection(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who stops amid a call is told so in time, then the connection is closed; others are served."""
-    monkeypatch.setattr(rpc, "_IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(rpc, "KEEP_ALIVE_SECONDS", 0.2)
     port = free_port()
 
     async def stay(server: RpcServer) -> bytes:
@@ -413,7 +413,7 @@ def test_calls_at_a_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             assert b"did not arrive" in await halves
             assert _hours(await callers[1](_row(2.0))) == [2.0]
 
-    monkeypatch.setattr(rpc, "_IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(rpc, "KEEP_ALIVE_SECONDS", 0.2)
     limits = Limits(queue=1)
     run_rpc(RpcServer(port, model, COLUMNS, limits=limits, receive_seconds=2.0), ask)
 

@@ -179,7 +179,9 @@ def _leaves(values: Any) -> Sequence[Any]:
 
 def _words(name: str, values: Any) -> Output:
     listed = values.tolist() if isinstance(values, np.ndarray) else values
-    table = np.array(listed, dtype=object) if isinstance(listed, list) else None
+    # What begins with a string is no table, and most answers do.
+    may_be_table = isinstance(listed, list) and listed and not isinstance(listed[0], str)
+    table = np.array(listed, dtype=object) if may_be_table else None
     if table is not None and table.ndim >= _SMALLEST:
         flat = table.ravel().tolist()
         if all(word is None or isinstance(word, str) for word in flat):

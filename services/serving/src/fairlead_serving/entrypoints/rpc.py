@@ -20,7 +20,7 @@ from fairlead_serving.domain.errors import (
 )
 from fairlead_serving.domain.v2 import Infer, Input, Wanted, to_request, unpack
 from fairlead_serving.entrypoints.hot import LONG, to_request_error
-from fairlead_serving.entrypoints.settings import Settings
+from fairlead_serving.entrypoints.settings import KEEP_ALIVE_SECONDS, Settings
 from fairlead_serving.entrypoints.state import State
 from fairlead_serving.entrypoints.v2 import (
     check_model,
@@ -53,9 +53,6 @@ _CONTENTS: Mapping[str, str] = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-_IDLE_SECONDS = 75.0
-"""How long a connection without a call is kept; as long as over HTTP."""
-
 _PING_SECONDS = 30.0
 """How long a connection on which nothing comes is thought to be alive, and then how long it may
 take to answer."""
@@ -127,7 +124,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     """Bound what a connection may take and how long; seconds are told as whole milliseconds."""
     seconds = {
         "grpc.server_handshake_timeout_ms": settings.receive_seconds,
-        "grpc.max_connection_idle_ms": _IDLE_SECONDS,
+        "grpc.max_connection_idle_ms": KEEP_ALIVE_SECONDS,
         "grpc.keepalive_time_ms": _PING_SECONDS,
         "grpc.keepalive_timeout_ms": _PING_SECONDS,
         "grpc.max_connection_age_ms": _AGE_SECONDS,

@@ -24,7 +24,7 @@ from fairlead_serving.app.serving import Served
 from fairlead_serving.domain.errors import CannotFetchError, CannotLoadError, CannotStartError
 from fairlead_serving.entrypoints.hot import HotPath
 from fairlead_serving.entrypoints.http import create_app
-from fairlead_serving.entrypoints.settings import Settings
+from fairlead_serving.entrypoints.settings import KEEP_ALIVE_SECONDS, Settings
 from fairlead_serving.entrypoints.state import State
 from fairlead_serving.entrypoints.transport import HotProtocol, PlainProtocol
 from fairlead_serving.entrypoints.watches import Watch, open_watches
@@ -36,9 +36,6 @@ if TYPE_CHECKING:  # An extra.
 UNEXPECTED = 1
 CANNOT_LOAD = 3
 CANNOT_FETCH = 4
-
-_KEEP_ALIVE_SECONDS = 75
-"""Longer than the gateway keeps idle connections, so that it is the gateway that closes them."""
 
 _RPC_GRACE_SECONDS = 5.0
 
@@ -157,7 +154,7 @@ def _config(settings: Settings, app: HotPath, tracing: "Tracing | None") -> uvic
         log_config=None,
         lifespan="off",
         server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
 
 

@@ -6,6 +6,10 @@ from pathlib import Path
 from fairlead_serving.adapters.metrics import SECONDS
 from fairlead_serving.app.lane import Limits
 
+KEEP_ALIVE_SECONDS = 75
+"""How long a connection without a request is kept, over HTTP and gRPC: longer than the gateway keeps
+idle ones, so that it is the gateway that closes them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
