@@ -154,12 +154,18 @@ def _gather_sights(
         newest = (records or ({},))[-1].get("startedAt")
         ids = [str(r["id"]) for r in records or () if r["startedAt"] == newest]
         return {i: _sight(i, ports, is_met=True) for i in ids}
-    sights = {r.id: _sight(r.id, ports, is_met=_is_met(r, status, spec)) for r in status.trials}
-    for place, rollout in enumerate(status.trials):
-        view = ports.registry.view(spec, _approval_of((rollout,), spec)) if place else None
-        told = view.approval if view else None
-        sights[rollout.id] = replace(sights[rollout.id], approval=told if place else approval)
+    sights: dict[str, Sight] = {}
+    for rollout in status.trials:
+        told = _approval(rollout, spec, ports) if sights else approval
+        sight = _sight(rollout.id, ports, is_met=_is_met(rollout, status, spec))
+        sights[rollout.id] = replace(sight, approval=told)
     return sights
+
+
+def _approval(rollout: Rollout, spec: ServedModelSpec, ports: Ports) -> str | None:
+    """Read what a candidate's tag of approval holds, where a person may have to approve it."""
+    view = ports.registry.view(spec, _approval_of((rollout,), spec))
+    return view.approval if view else None
 
 
 def _sight(rollout: str, ports: Ports, *, is_met: bool) -> Sight:
