@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, delete
 
+from fairlead_experiments.adapters import details
 from fairlead_experiments.adapters.database import open_engine
 from fairlead_experiments.adapters.schema import METADATA
 from fairlead_experiments.adapters.sql import SqlStore
@@ -416,3 +417,43 @@ def test_the_analysis_is_of_the_time_it_is_asked(engine: Engine) -> None:
 
     assert early.standing[0, Arm.STABLE] == Standing(0, waiting=2)
     assert late.standing[0, Arm.STABLE] == Standing(1, waiting=1)
+
+
+def instructions_of_a_look(units: int, **objective: Any) -> int:
+    """How many instructions SQLite runs for an analysis of units that nothing happens to."""
+    engine, rollout, ran = emptied(), rollout_with(**objective), 0
+    met = exposures_of([(f"u{n}", n % 3, "stable", n % 7) for n in range(units)])
+    outcomes = [outcome(float(n), 8, inferenceId=f"i{n:03}") for n in range(units)]
+    read(engine, rollout, met, outcomes, 600)
+    connection = engine.raw_connection().driver_connection
+    assert connection is not None
+
+    def count() -> None:
+        nonlocal ran
+        ran += 1
+
+    connection.set_progress_handler(count, 1)
+    try:
+        SqlStore(engine).read_aggregates(rollout, START + timedelta(minutes=601))
+    finally:
+        connection.set_progress_handler(None, 1)
+    return ran
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        pytest.param({}, id="mean"),
+        pytest.param({"kind": "binary"}, id="binary"),
+        pytest.param({"window": 300}, id="window"),
+        pytest.param({"window": 300, "covariate": "x"}, id="window and covariate"),
+    ],
+)
+def test_an_analysis_reads_no_unit_that_nothing_happened_to(
+    monkeypatch: pytest.MonkeyPatch, objective: dict[str, Any]
+) -> None:
+    """Ten times the units are as quick to analyse: what is read are sums."""
+    monkeypatch.setattr(details, "AT_ONCE", 0)  # Windows that have ended are counted at once.
+    few, many = (instructions_of_a_look(units, **objective) for units in (30, 300))
+
+    assert 0 < many < 1.2 * few

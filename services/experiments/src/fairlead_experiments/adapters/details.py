@@ -146,8 +146,9 @@ def change_until(
     if window_of(rollout) is None:
         return counted, sums
     since = due_until(connection, rollout.id)
-    ended = select(DETAILS.c.unit).where(_between(rollout, *sorted((since, at)))).distinct()
-    for unit in _units(connection, rollout.id, list(connection.scalars(ended))):
+    # Not DISTINCT: SQLite would walk through all units in their order for it.
+    ended = select(DETAILS.c.unit).where(_between(rollout, *sorted((since, at))))
+    for unit in _units(connection, rollout.id, sorted(set(connection.scalars(ended)))):
         count_change(rollout, (unit, since), (unit, at), counted, sums)
     return counted, sums
 
