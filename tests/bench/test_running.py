@@ -12,7 +12,7 @@ import psutil
 import pytest
 from free_ports import free_port
 from peers import Launch
-from running import SINGLES, Server, ServerFailedError, free_ports, started
+from running import SINGLES, Server, ServerFailedError, free_ports, is_alive, started
 
 SERVER = """
 import json, subprocess, sys
@@ -39,14 +39,6 @@ ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 def below_us() -> set[psutil.Process]:
     """All that this process has started; some of it are servers that other tests share."""
     return set(psutil.Process().children(recursive=True))
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """Whether a process runs; one that nobody asks after its end (no init reaps it) does not."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 Start = Callable[..., Server]

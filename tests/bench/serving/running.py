@@ -117,7 +117,7 @@ class Server:
         """Send one body again and again on some connections, and count.
 
         Raises:
-            ServerFailedError: It has ended.
+            ServerFailedError: It has ended, or answered nothing.
         """
         before, busy = self._cpu(), _busy()
         client = os.times().children_user + os.times().children_system
@@ -126,8 +126,10 @@ class Server:
         wall = time.perf_counter() - started
         used = sum(now - before.get(process, 0.0) for process, now in self._cpu().items())
         client = os.times().children_user + os.times().children_system - client
-        if not self._process.is_running() or not requests:
-            raise ServerFailedError("it ended under load, or answered nothing")
+        if not is_alive(self._process):
+            raise ServerFailedError("it ended under load")
+        if not requests:
+            raise ServerFailedError(f"it answered nothing in {seconds} s of load; give it longer")
         return Measured(
             rate=requests / took,
             cpu=used / requests,
@@ -265,6 +267,14 @@ def _gone() -> Iterator[None]:
         yield
     except psutil.NoSuchProcess:
         return
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process runs; one that nobody asks after its end (no init reaps it) does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def tree(process: psutil.Process) -> list[psutil.Process]:
