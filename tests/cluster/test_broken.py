@@ -100,4 +100,5 @@ def test_candidate_that_raises(serve: Serve) -> None:
     )
     assert len(report.failures) <= 0.3 * report.sent
     assert report.refused == []
-    assert_told_everywhere(served, broken, "GuardrailWorse", "requests failed")
+    # All of the first requests, or more than stable's: either may be seen first
+    assert_told_everywhere(served, broken, "GuardrailWorse", "failed")
