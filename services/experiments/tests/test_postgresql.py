@@ -115,15 +115,21 @@ def test_the_driver_is_psycopg_however_the_url_begins(scheme: str) -> None:
 def test_a_connection_is_set_up_to_wait_so_long_and_to_keep_what_is_committed(
     opened: Engine,
 ) -> None:
-    """Locks, statements and idle transactions have limits; a commit waits for the disk."""
-    names = ("lock_timeout", "statement_timeout", "synchronous_commit", "transaction_isolation")
+    """Statements have limits, a commit waits for the disk, no plan outlives its table's size."""
+    names = (
+        "lock_timeout",
+        "statement_timeout",
+        "synchronous_commit",
+        "transaction_isolation",
+        "plan_cache_mode",
+    )
     with reading(opened) as connection:
         read = [connection.scalar(text(f"SHOW {name}")) for name in names]
     with writing(opened, is_long=True) as connection:
         written = [connection.scalar(text(f"SHOW {name}")) for name in names]
 
-    assert read == ["5s", "30s", "on", "repeatable read"]
-    assert written == ["5s", "0", "on", "read committed"]
+    assert read == ["5s", "30s", "on", "repeatable read", "force_custom_plan"]
+    assert written == ["5s", "0", "on", "read committed", "force_custom_plan"]
 
 
 def test_another_writer_is_not_waited_for_without_end(

@@ -74,6 +74,7 @@ _SESSION = {
     "synchronous_commit": "on",
     "timezone": "UTC",
     "jit": "off",
+    "plan_cache_mode": "force_custom_plan",
 }
 
 # Two replicas hold at most 20 connections of PostgreSQL's usual 100.
