@@ -394,6 +394,14 @@ def test_calls_at_a_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half messages are held up to a number, one more is refused; after their time there is room."""
     monkeypatch.setattr(rpc, "_MOST_CALLS", 1)
     port, model = free_port(), Echo()
+    admitted = []
+    arrived = rpc._Service.arrived
+
+    async def admit(service: Any, context: Any) -> Any:
+        admitted.append(context)
+        return await arrived(service, context)
+
+    monkeypatch.setattr(rpc._Service, "arrived", admit)
 
     async def ask(server: RpcServer) -> None:
         async with server.callers(3) as callers:
@@ -401,13 +409,10 @@ def test_calls_at_a_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             first = asyncio.ensure_future(callers[0](_row(7.0)))
             await until(lambda: model.calls)
             halves = asyncio.create_task(send_half(port, "half a message"))
-            refused = None
-            while refused is None:  # Until the half has arrived.
-                found = await asyncio.gather(
-                    callers[1](_row(1.0), timeout=0.1), return_exceptions=True
-                )
-                refused = found[0] if "limit exceeded" in found[0].details() else None
-            assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            await until(lambda: len(admitted) == 2)
+            with pytest.raises(grpc.aio.AioRpcError, match="limit exceeded") as told:
+                await callers[1](_row(1.0), timeout=LIMIT)
+            assert told.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             model.free.set()
             assert _hours(await first) == [7.0]
             assert b"did not arrive" in await halves
