@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fairlead_rollout.domain.errors import InvalidSpecError
-from fairlead_rollout.domain.shares import PARTS, parse_share
+from fairlead_rollout.domain.shares import TOTAL_WEIGHT, parse_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,8 @@ def render_eligible(eligibility: Eligibility, name: str) -> list[dict[str, Any]]
     holdout, layer = eligibility.holdout, eligibility.layer
     ranges = []
     if holdout:
-        ranges.append(_range("holdout", f"holdout:{name}", holdout, PARTS))
-    if layer is not None and (layer.start, layer.end) != (0, PARTS):
+        ranges.append(_range("holdout", f"holdout:{name}", holdout, TOTAL_WEIGHT))
+    if layer is not None and (layer.start, layer.end) != (0, TOTAL_WEIGHT):
         ranges.append(_range("layer", f"layer:{layer.name}", layer.start, layer.end))
     return ranges
 

@@ -6,7 +6,7 @@ but its own rollout moves a unit of a candidate, whatever becomes of the others.
 
 from dataclasses import dataclass, replace
 
-from fairlead_rollout.domain.shares import PARTS
+from fairlead_rollout.domain.shares import TOTAL_WEIGHT
 from fairlead_rollout.domain.spec import ServedModelSpec
 
 
@@ -25,12 +25,12 @@ class Lane:
     @property
     def start(self) -> int:
         """Return the first place inside, of 10,000."""
-        return PARTS * self.index // self.of
+        return TOTAL_WEIGHT * self.index // self.of
 
     @property
     def end(self) -> int:
         """Return the first place behind it."""
-        return PARTS * (self.index + 1) // self.of
+        return TOTAL_WEIGHT * (self.index + 1) // self.of
 
 
 def lane_salt(name: str) -> str:

@@ -4,7 +4,7 @@ import math
 
 from fairlead_rollout.domain.errors import InvalidSpecError
 
-PARTS = 10_000  # what a TrafficPlan counts shares by
+TOTAL_WEIGHT = 10_000  # of every TrafficPlan; a changed sum would move units between arms
 
 
 def parse_share(field: str, percent: float) -> int:
@@ -18,7 +18,7 @@ def parse_share(field: str, percent: float) -> int:
         InvalidSpecError: The share is finer than 0.01 or outside 0 to 100.
     """
     share = round(percent * 100) if math.isfinite(percent) else -1
-    if not math.isclose(share, percent * 100, abs_tol=1e-6) or not 0 <= share <= PARTS:
+    if not math.isclose(share, percent * 100, abs_tol=1e-6) or not 0 <= share <= TOTAL_WEIGHT:
         raise InvalidSpecError(
             f"{field} {percent} is not a percentage between 0 and 100 in steps of 0.01"
         )

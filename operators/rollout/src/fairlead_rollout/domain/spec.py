@@ -18,7 +18,6 @@ from fairlead_rollout.domain.eligibility import Eligibility, parse_eligibility
 from fairlead_rollout.domain.errors import InvalidSpecError
 from fairlead_rollout.domain.shares import parse_share
 
-TOTAL_WEIGHT = 10_000  # of every TrafficPlan; a changed sum would move units between arms
 SMALLEST_ALPHA = 1e-6  # the experiments service takes no smaller one
 LONGEST_TIMEOUT = timedelta(hours=1)  # the gateway takes no longer one
 

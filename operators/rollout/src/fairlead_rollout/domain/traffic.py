@@ -9,7 +9,8 @@ from typing import Any
 from fairlead_rollout.domain.access import render_access
 from fairlead_rollout.domain.eligibility import render_eligible
 from fairlead_rollout.domain.lanes import Lane, lane_salt
-from fairlead_rollout.domain.spec import TOTAL_WEIGHT, ServedModelSpec
+from fairlead_rollout.domain.shares import TOTAL_WEIGHT
+from fairlead_rollout.domain.spec import ServedModelSpec
 
 Plan = dict[str, Any]
 RETRY_ATTEMPTS = 3  # by turns the version and its fallback, so that one of each may be lost

@@ -9,8 +9,9 @@ from typing import Any
 from fairlead_rollout.domain.actions import Action, EnsureWorkload, RemoveWorkload
 from fairlead_rollout.domain.lanes import Lane
 from fairlead_rollout.domain.ruling import SOON, Context
+from fairlead_rollout.domain.shares import TOTAL_WEIGHT
 from fairlead_rollout.domain.snapshot import Snapshot
-from fairlead_rollout.domain.spec import TOTAL_WEIGHT, ServedModelSpec, Step
+from fairlead_rollout.domain.spec import ServedModelSpec, Step
 from fairlead_rollout.domain.status import Retiring, Rollout, RolloutState, Status
 from fairlead_rollout.domain.traffic import Plan, build_lane, build_plan, versions_in
 
