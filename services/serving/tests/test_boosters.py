@@ -1,5 +1,6 @@
 """Boosters of XGBoost and LightGBM: the rows of several requests give what each alone does."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,10 @@ import pandas as pd
 import pytest
 import xgboost
 
+from fairlead_serving.adapters import xgboost_native
 from fairlead_serving.adapters.lightgbm import LightgbmLoader
 from fairlead_serving.adapters.xgboost import XgboostLoader
+from fairlead_serving.adapters.xgboost_native import Predict, through_native
 from fairlead_serving.app.ports import FlavorLoader, Model, ModelFolder
 from fairlead_serving.domain.data import Layout, Records
 from fairlead_serving.domain.signature import Kind
@@ -176,6 +179,84 @@ def test_xgboost_models_answer_as_the_library_does(case: str, tmp_path: Path) ->
     served = _load(XgboostLoader(1), tmp_path / "model.ubj", kind, method)
     found = served.predict(Records(LAYOUT, [tuple(row) for row in FILLED.tolist()]), {})
     np.testing.assert_array_equal(found, getattr(again, method)(FILLED))
+
+
+@pytest.fixture
+def booster() -> xgboost.Booster:
+    """A booster that has seen missing values."""
+    return xgboost.train({"nthread": 1}, xgboost.DMatrix(ROWS, NUMBER), 8)
+
+
+def _through_native(booster: xgboost.Booster) -> tuple[Predict, list[object]]:
+    """What predicts through the native library, and what it has left to the package since."""
+    left: list[object] = []
+
+    def own(data: Any) -> Any:
+        left.append(data)
+        return booster.inplace_predict(data)
+
+    predict = through_native(booster, (0, 0), math.nan, own)
+    left.clear()
+    return predict, left
+
+
+NATIVE = {
+    "doubles": ROWS,
+    "floats": ROWS.astype(np.float32),
+    "one row": ROWS[:1],
+}
+LEFT = {
+    "columns after columns": np.asfortranarray(ROWS),
+    "a part": ROWS[:, ::-1],
+    "no rows": ROWS[:0],
+    "whole numbers": FILLED.astype(int),
+    "a frame": pd.DataFrame(ROWS),
+}
+
+
+@pytest.mark.parametrize("case", NATIVE | LEFT)
+def test_native_calls_are_for_rows_of_floats(case: str, booster: xgboost.Booster) -> None:
+    """They give what the package does; what else there is, the package predicts on."""
+    predict, left = _through_native(booster)
+    data = (NATIVE | LEFT)[case]
+    found = predict(data)
+    expected = booster.inplace_predict(data)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+    assert len(left) == (case in LEFT)
+
+
+@pytest.mark.parametrize("width", [3, 5])
+def test_native_calls_leave_the_wrong_width_to_the_package(
+    width: int, booster: xgboost.Booster
+) -> None:
+    """It refuses in its own words, where the library would read beside the array."""
+    predict, _ = _through_native(booster)
+    with pytest.raises(ValueError, match="Feature shape mismatch"):
+        predict(np.zeros((2, width)))
+
+
+@pytest.mark.parametrize("fault", ["missing", "refuses", "differs", "refuses later"])
+def test_package_predicts_where_the_native_library_does_not(
+    fault: str, booster: xgboost.Booster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another XGBoost may lack the function, change it, or fail in it: only speed is lost."""
+    native = xgboost_native._Native
+
+    def refuse(*_: object) -> None:
+        raise xgboost_native.NativeError
+
+    if fault == "missing":
+        monkeypatch.setattr(xgboost_native, "_FUNCTION", "XGBoosterPredictFromNowhere")
+    elif fault == "refuses":
+        monkeypatch.setattr(xgboost_native, "_ARRAY", b"%d %d %d %s")
+    elif fault == "differs":
+        monkeypatch.setattr(native, "predict", lambda _, data: np.zeros(len(data), np.float32))
+    predict, left = _through_native(booster)
+    if fault == "refuses later":
+        monkeypatch.setattr(native, "predict", refuse)
+    np.testing.assert_array_equal(predict(ROWS), booster.inplace_predict(ROWS))
+    assert len(left) == 1
 
 
 def test_threads_change_no_answer_of_xgboost(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from fairlead_serving.adapters.arrays import Arrays, to_answer
 from fairlead_serving.adapters.code import add_code, data_path
+from fairlead_serving.adapters.xgboost_native import Predict, through_native
 from fairlead_serving.app.ports import Model, ModelFolder, Predictor
 from fairlead_serving.domain.data import Data
 from fairlead_serving.domain.errors import CannotLoadError
@@ -88,15 +90,7 @@ def _predict_fn(model: Any, name: str, threads: int) -> Callable[..., Any]:
     import xgboost  # noqa: PLC0415
 
     if isinstance(model, xgboost.Booster):
-        is_linear = _is_linear(model)
-
-        def predict(data: Any, **params: object) -> Any:
-            if params or is_linear:
-                matrix = xgboost.DMatrix(data, feature_names=model.feature_names, nthread=threads)
-                return model.predict(matrix, **params)
-            return model.inplace_predict(data)
-
-        return predict
+        return _of_booster(model, threads)
     method = getattr(model, name, None)
     if method is None:
         raise CannotLoadError(f"The model has no method '{name}' to predict with.")
@@ -106,20 +100,38 @@ def _predict_fn(model: Any, name: str, threads: int) -> Callable[..., Any]:
     return _straight(model, own) if is_plain and not _is_linear(model.get_booster()) else own
 
 
+def _of_booster(booster: Any, threads: int) -> Callable[..., Any]:
+    import xgboost  # noqa: PLC0415
+
+    in_place = None if _is_linear(booster) else _in_place(booster, (0, 0), math.nan)
+
+    def predict(data: Any, **params: object) -> Any:
+        if params or in_place is None:
+            matrix = xgboost.DMatrix(data, feature_names=booster.feature_names, nthread=threads)
+            return booster.predict(matrix, **params)
+        return in_place(data)
+
+    return predict
+
+
+def _in_place(booster: Any, trees: tuple[int, int], missing: float) -> Predict:
+    """Predict on data as it is, without the copy of it that XGBoost trains on."""
+    own = partial(
+        booster.inplace_predict, iteration_range=trees, missing=missing, validate_features=True
+    )
+    return through_native(booster, trees, missing, own)
+
+
 def _straight(model: Any, own: Callable[..., Any]) -> Callable[..., Any]:
     """Predict as `XGBModel.predict` does, but without looking at XGBoost's settings around each call.
 
     Those are the process's own, which nobody else changes; reading and writing them is a fifth of
     the price of a row.
     """
-    booster, missing = model.get_booster(), model.missing
     trees = (0, getattr(model, "best_iteration", -1) + 1)  # All, unless training stopped early.
+    in_place = _in_place(model.get_booster(), trees, model.missing)
 
     def predict(data: Any, **params: object) -> Any:
-        if params:
-            return own(data, **params)
-        return booster.inplace_predict(
-            data, iteration_range=trees, missing=missing, validate_features=True
-        )
+        return own(data, **params) if params else in_place(data)
 
     return predict
