@@ -138,7 +138,7 @@ def save(folder: Path, name: str) -> None:
     joblib.dump(model, here / "model.joblib")
     options: dict[str, Any] = {"signature": infer_signature(sample, predictions)}
     if name == "m3":
-        options |= {"model_format": "json", "pip_requirements": ["xgboost"]}
+        options |= {"pip_requirements": ["xgboost"]}
         mlflow.xgboost.save_model(model, str(here / "mlflow"), **options)
     else:
         options |= {"pip_requirements": ["scikit-learn"], "serialization_format": "cloudpickle"}
