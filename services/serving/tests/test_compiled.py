@@ -3,7 +3,7 @@
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -492,6 +492,46 @@ def test_what_takes_no_row_is_not_taken_for_the_same() -> None:
     estimator = Ridge().fit(FRAME[NUMBERS], VALUES)
     own = _Own(estimator, "predict")
     assert "took none" in find_difference(_NeverTaking(), own, estimator, NUMERIC, None)
+
+
+class _Odd:
+    """Predicts as the compiled model does, but for some rows on their own."""
+
+    tolerance = 1e-12
+
+    def __init__(self, compiled: Any, is_odd: Callable[[Sequence[Any]], bool]) -> None:
+        self.shape = compiled.shape
+        self._compiled, self._is_odd = compiled, is_odd
+
+    def predict(self, data: Data) -> Any:
+        found = self._compiled.predict(data)
+        assert isinstance(data, Records)
+        return found + (len(data.cells) == 1 and self._is_odd(data.cells[0])) * 1e-3
+
+
+@pytest.mark.parametrize(
+    ("is_odd", "told"),
+    [
+        (lambda _: False, ""),
+        (lambda row: row[-1] is None, "a missing value"),
+        (lambda row: row[0] < 0, "a single row"),
+    ],
+    ids=["none", "missing", "alone"],
+)
+def test_one_row_that_differs_is_found_with_few_calls_of_the_model(
+    is_odd: Callable[[Sequence[Any]], bool], told: str
+) -> None:
+    """Each row is asked for alone of what replaces the model; the model is asked for many at once."""
+    estimator = HistGradientBoostingRegressor(max_iter=3).fit(FRAME[NUMBERS], VALUES)
+    own, calls = _Own(estimator, "predict"), []
+
+    def ask(data: Data) -> Any:
+        calls.append(data)
+        return own(data)
+
+    odd = _Odd(compile_model(estimator, "predict", NUMERIC), is_odd)
+    assert find_difference(odd, ask, estimator, NUMERIC, None) == told
+    assert len(calls) <= 5
 
 
 def test_private_name_that_is_gone_costs_speed_only(

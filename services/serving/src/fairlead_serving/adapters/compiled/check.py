@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +13,7 @@ from fairlead_serving.adapters.compiled.errors import NotTakenError
 from fairlead_serving.adapters.compiled.parts import name_of, steps_of
 from fairlead_serving.adapters.compiled.pipeline import indexes_of
 from fairlead_serving.domain.data import Array as FlatArray
-from fairlead_serving.domain.data import Data, Layout, Records, Tensors
+from fairlead_serving.domain.data import Data, Layout, Records, Request, Tensors, merge
 from fairlead_serving.domain.signature import Kind, Signature
 
 _BATCH, _SINGLES, _COLUMNS = 64, 8, 32
@@ -59,19 +61,32 @@ def find_difference(
         What differs, in words without values; empty if rows were compared and nothing does.
     """
     compared = 0
-    for what, data in _samples(estimator, signature, replacement.shape, example):
-        try:
-            found = replacement.predict(data)
-        except NotTakenError:
+    for what, calls in _samples(estimator, signature, replacement.shape, example):
+        taken = list(_taken(replacement, calls))
+        if not taken:
             continue
+        asked = [data for data, _ in taken]
         try:
-            expected = np.asarray(predict(data))
+            expected = np.asarray(predict(_together(asked)))
         except Exception as error:  # noqa: BLE001  # Whatever it is, nothing should have come.
             return f"{what}: the model raises {type(error).__name__}"
-        if not _is_same(np.asarray(found), expected, replacement.tolerance):
+        ends = list(accumulate(data.rows for data in asked))
+        pairs = zip((found for _, found in taken), np.split(expected, ends[:-1]), strict=True)
+        if not all(_is_same(*pair, replacement.tolerance) for pair in pairs):
             return what
         compared += 1
     return "" if compared else "it took none of the rows it was compared on"
+
+
+def _together(calls: Sequence[Data]) -> Data:
+    return calls[0] if len(calls) == 1 else merge([Request(data) for data in calls]).data
+
+
+def _taken(replacement: Replacement, calls: Sequence[Data]) -> Iterator[tuple[Data, Any]]:
+    """Give the calls that a replacement does not leave to the model, and what it predicts."""
+    for data in calls:
+        with suppress(NotTakenError):
+            yield data, np.asarray(replacement.predict(data))
 
 
 def draw(estimator: Any, signature: Signature, shape: Shape) -> Data:
@@ -98,16 +113,24 @@ def _is_same(found: Any, expected: Any, tolerance: float) -> bool:
 
 def _samples(
     estimator: Any, signature: Signature, shape: Shape, example: Data | None
-) -> Iterator[tuple[str, Data]]:
-    if example is not None:
-        yield "the input example", example
+) -> Iterator[tuple[str, Sequence[Data]]]:
+    """Give what a replacement is asked, call by call; the model is asked all of a list at once.
+
+    It takes milliseconds for a call, whatever the rows, and a start would be mostly that.
+    """
     draw = _Drawer(shape, _categories(estimator, shape))
-    yield "many rows", _data([draw.row() for _ in range(_BATCH)], signature, shape)
-    for _ in range(_SINGLES):
-        yield "a single row", _data([draw.row()], signature, shape)
-    for at in range(min(len(shape.names), _COLUMNS)):
-        yield "a missing value", _data([draw.row(missing=at)], signature, shape)
-        yield "an unseen value", _data([draw.row(unseen=at)], signature, shape)
+
+    def call(*rows: list[Any]) -> Data:
+        return _data(list(rows), signature, shape)
+
+    if example is not None:
+        yield "the input example", [example]
+    yield "many rows", [call(*(draw.row() for _ in range(_BATCH)))]
+    yield "a single row", [call(draw.row())]
+    yield "a single row", [call(draw.row()) for _ in range(_SINGLES)]
+    columns = range(min(len(shape.names), _COLUMNS))
+    yield "a missing value", [call(draw.row(missing=at)) for at in columns]
+    yield "an unseen value", [call(draw.row(unseen=at)) for at in columns]
 
 
 class _Drawer:
