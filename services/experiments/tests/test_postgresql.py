@@ -26,7 +26,7 @@ from fairlead_experiments.adapters.database import migrate, open_engine, reading
 from fairlead_experiments.adapters.schema import EXPOSURES
 from fairlead_experiments.adapters.sql import SqlStore
 from fairlead_experiments.app.errors import StoreUnavailableError
-from fairlead_experiments.app.validation import read_rollout
+from fairlead_experiments.app.validation import read_exposures, read_rollout
 
 Build = Callable[..., dict[str, Any]]
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -122,14 +122,47 @@ def test_a_connection_is_set_up_to_wait_so_long_and_to_keep_what_is_committed(
         "synchronous_commit",
         "transaction_isolation",
         "plan_cache_mode",
+        "enable_seqscan",
     )
     with reading(opened) as connection:
         read = [connection.scalar(text(f"SHOW {name}")) for name in names]
     with writing(opened, is_long=True) as connection:
         written = [connection.scalar(text(f"SHOW {name}")) for name in names]
 
-    assert read == ["5s", "30s", "on", "repeatable read", "force_custom_plan"]
-    assert written == ["5s", "0", "on", "read committed", "force_custom_plan"]
+    assert read == ["5s", "30s", "on", "repeatable read", "force_custom_plan", "off"]
+    assert written == ["5s", "0", "on", "read committed", "force_custom_plan", "on"]
+
+
+def test_a_batch_reads_no_more_after_its_table_has_grown(
+    opened: Engine, record: Build, exposure: Build
+) -> None:
+    """Neither an earlier plan nor the want of figures has a batch walk through 100,000 exposures."""
+    store = SqlStore(opened)
+    store.put_rollout(read_rollout("r1", record()))
+    for number in range(15):  # psycopg prepares the sixth, PostgreSQL plans for good five later.
+        _send(store, exposure, f"before-{number}")
+    names = ", ".join(c.name for c in EXPOSURES.columns if c.name != "inference_id")
+    grown = (
+        "WITH one AS MATERIALIZED (SELECT * FROM exposures LIMIT 1) "  # noqa: S608 - our own names
+        f"INSERT INTO exposures (inference_id, {names}) "
+        f"SELECT 'grown-' || n, {names} FROM one, generate_series(1, 100000) AS n"
+    )
+    with opened.begin() as connection:
+        connection.execute(text(grown))
+
+    _send(store, exposure, "after")
+
+    opened.dispose()  # A connection that ends hands its figures over.
+    walked = text("SELECT sum(seq_tup_read) FROM pg_stat_user_tables")
+    with opened.connect() as connection:
+        assert connection.scalar(walked) < 50_000
+
+
+def _send(store: SqlStore, exposure: Build, name: str) -> None:
+    sent = [exposure(inferenceId=f"{name}-{n}", unit=f"{name}-{n}") for n in range(100)]
+    taken, rejected = read_exposures(sent, now=NOW)
+    assert not rejected
+    assert store.add_exposures(taken).accepted == 100
 
 
 def test_another_writer_is_not_waited_for_without_end(

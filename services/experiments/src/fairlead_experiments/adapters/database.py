@@ -66,7 +66,9 @@ _LIBPQ = {
 
 # A caller waits 10 s (the agent's patience): another writer is waited for half of that, a statement
 # runs no longer than it makes sense to try again. Set by statement, not among libpq's options, which
-# connection poolers refuse. synchronous_commit, because an answer means "kept".
+# connection poolers refuse. synchronous_commit, because an answer means "kept". What a
+# batch or an analysis asks for is found by an index; but of a table that has grown within the last
+# minute PostgreSQL has no figures, or it keeps a plan from before, and would walk through all of it.
 _SESSION = {
     "lock_timeout": "5s",
     "statement_timeout": "30s",
@@ -75,6 +77,7 @@ _SESSION = {
     "timezone": "UTC",
     "jit": "off",
     "plan_cache_mode": "force_custom_plan",
+    "enable_seqscan": "off",
 }
 
 # Two replicas hold at most 20 connections of PostgreSQL's usual 100.
@@ -204,6 +207,7 @@ def writing(engine: Engine, *, is_long: bool = False) -> Iterator[Connection]:
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})"))
             if is_server(engine) and is_long:
                 connection.execute(text("SET LOCAL statement_timeout = 0"))
+                connection.execute(text("SET LOCAL enable_seqscan = on"))
             yield connection
 
 
