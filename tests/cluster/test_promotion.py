@@ -82,6 +82,30 @@ def test_lose_is_aborted(serve: Serve) -> None:
     assert served.status()["stable"] == "2"
 
 
+def test_best_of_several_is_promoted(serve: Serve) -> None:
+    """Of two candidates by alias the better one becomes stable, the other one is out."""
+    # Given version 1 under load, and aliases for candidates
+    candidates = [{"alias": "challenger-a"}, {"alias": "challenger-b"}]
+    served = serve({**HELD, "registry": {"candidates": candidates}}, versions=1)
+    worse, better = served.register(0.0), served.register(2.0)
+    with served.load(outcomes=True, units=2 * MANY, rate=100) as load:
+        # When one alias names a version that answers less, and one a version that answers more
+        served.set_alias("challenger-a", worse)
+        served.set_alias("challenger-b", better)
+        # Then the better one gets all traffic, and MLflow has both verdicts
+        served.await_serving(better)
+        won = served.await_tag(better, "promoted")
+        lost = served.await_tag(worse, "aborted")
+        load.await_sent(60)
+    served.assert_unnoticed(load.report)
+    assert served.status()["stable"] == better
+    assert load.report.values(worse) == {0.0}
+    assert won["rollout.reason"].startswith("ObjectiveBetter")
+    assert lost["rollout.reason"].startswith(("ObjectiveWorse", "OtherPromoted"))
+    history = {(entry["candidate"], entry["state"]) for entry in served.status()["history"]}
+    assert history == {(worse, "aborted"), (better, "promoted")}
+
+
 def test_supersede(serve: Serve) -> None:
     """A newer version that arrives in a rollout takes the candidate's place."""
     served = serve(HELD, versions=3)
