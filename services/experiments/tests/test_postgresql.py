@@ -44,7 +44,7 @@ def own() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def opened(prepared_url: str) -> Iterator[Engine]:
-    """A PostgreSQL database, its tables up to date."""
+    """A PostgreSQL database, its tables up to date, to look at: others are copies of it."""
     engine = open_engine(prepared_url)
     yield engine
     engine.dispose()
@@ -134,10 +134,12 @@ def test_a_connection_is_set_up_to_wait_so_long_and_to_keep_what_is_committed(
 
 
 def test_a_batch_reads_no_more_after_its_table_has_grown(
-    opened: Engine, record: Build, exposure: Build
+    postgres_url: str, record: Build, exposure: Build
 ) -> None:
     """Neither an earlier plan nor the want of figures has a batch walk through 100,000 exposures."""
-    store = SqlStore(opened)
+    engine = open_engine(postgres_url)
+    migrate(engine)
+    store = SqlStore(engine)
     store.put_rollout(read_rollout("r1", record()))
     for number in range(15):  # psycopg prepares the sixth, PostgreSQL plans for good five later.
         _send(store, exposure, f"before-{number}")
@@ -147,15 +149,17 @@ def test_a_batch_reads_no_more_after_its_table_has_grown(
         f"INSERT INTO exposures (inference_id, {names}) "
         f"SELECT 'grown-' || n, {names} FROM one, generate_series(1, 100000) AS n"
     )
-    with opened.begin() as connection:
+    with engine.begin() as connection:
         connection.execute(text(grown))
 
     _send(store, exposure, "after")
 
-    opened.dispose()  # A connection that ends hands its figures over.
+    engine.dispose()  # A connection that ends hands its figures over.
     walked = text("SELECT sum(seq_tup_read) FROM pg_stat_user_tables")
-    with opened.connect() as connection:
-        assert connection.scalar(walked) < 50_000
+    with engine.connect() as connection:
+        rows = connection.scalar(walked)
+    engine.dispose()
+    assert rows < 50_000
 
 
 def _send(store: SqlStore, exposure: Build, name: str) -> None:
