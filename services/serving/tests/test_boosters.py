@@ -140,6 +140,14 @@ XGBOOST_MODELS: Mapping[str, tuple[Any, Any, str]] = {
     "dart regressor": (partial(xgboost.XGBRegressor, booster="dart"), NUMBER, "predict"),
     "classifier": (xgboost.XGBClassifier, CLASSES, "predict"),
     "chances": (xgboost.XGBClassifier, CLASSES, "predict_proba"),
+    "two classes": (xgboost.XGBClassifier, BINARY, "predict"),
+    "chances of two": (xgboost.XGBClassifier, BINARY, "predict_proba"),
+    "chances of the likeliest": (
+        partial(xgboost.XGBClassifier, objective="multi:softmax"),
+        CLASSES,
+        "predict_proba",
+    ),
+    "any": (xgboost.XGBModel, NUMBER, "predict"),
     "leaves": (xgboost.XGBClassifier, CLASSES, "apply"),
     "forest": (partial(xgboost.XGBRFRegressor, colsample_bynode=0.5), NUMBER, "predict"),
     "forest of classes": (xgboost.XGBRFClassifier, BINARY, "predict_proba"),
@@ -179,6 +187,54 @@ def test_xgboost_models_answer_as_the_library_does(case: str, tmp_path: Path) ->
     served = _load(XgboostLoader(1), tmp_path / "model.ubj", kind, method)
     found = served.predict(Records(LAYOUT, [tuple(row) for row in FILLED.tolist()]), {})
     np.testing.assert_array_equal(found, getattr(again, method)(FILLED))
+
+
+STRAIGHT = sorted(
+    XGBOOST_MODELS.keys() - {"linear regressor", "leaves", "chances of the likeliest"}
+)
+
+
+@pytest.mark.parametrize("case", STRAIGHT)
+def test_xgboost_models_go_past_the_package(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever method predicts, the trees are walked by the native library, called straight."""
+    make, labels, method = XGBOOST_MODELS[case]
+    model = make(n_estimators=8, n_jobs=1, **_size(case))
+    model.fit(FILLED, labels, **({"group": GROUPS} if case == "ranker" else {}))
+    model.save_model(tmp_path / "model.ubj")
+    asked, own = [], xgboost.Booster.inplace_predict
+
+    def ask(self: xgboost.Booster, *args: Any, **options: Any) -> Any:
+        asked.append(options)
+        return own(self, *args, **options)
+
+    monkeypatch.setattr(xgboost.Booster, "inplace_predict", ask)
+    served = _load(
+        XgboostLoader(1), tmp_path / "model.ubj", f"xgboost.sklearn.{type(model).__name__}", method
+    )
+    asked.clear()
+    served.predict(Records(LAYOUT, [tuple(row) for row in FILLED.tolist()]), {})
+    assert asked == []
+
+
+@pytest.mark.parametrize("case", ["regressor", "classifier"])
+@pytest.mark.parametrize(
+    "params",
+    [{"output_margin": True}, {"iteration_range": (0, 2)}, {"validate_features": False}],
+    ids=lambda params: next(iter(params)),
+)
+def test_parameters_of_a_caller_reach_xgboost(
+    params: dict[str, Any], case: str, tmp_path: Path
+) -> None:
+    """What a caller asks for beside the rows is the package's to do."""
+    make, labels, method = XGBOOST_MODELS[case]
+    model = make(n_estimators=8, n_jobs=1, **_size(case)).fit(FILLED, labels)
+    model.save_model(tmp_path / "model.ubj")
+    kind = f"xgboost.sklearn.{type(model).__name__}"
+    served = _load(XgboostLoader(1), tmp_path / "model.ubj", kind, method)
+    found = served.predict(Records(LAYOUT, [tuple(row) for row in FILLED.tolist()]), params)
+    np.testing.assert_array_equal(found, model.predict(FILLED, **params))
 
 
 @pytest.fixture

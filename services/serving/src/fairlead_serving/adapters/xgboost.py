@@ -4,7 +4,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 from fairlead_serving.adapters.arrays import Arrays, to_answer
@@ -91,13 +91,13 @@ def _predict_fn(model: Any, name: str, threads: int) -> Callable[..., Any]:
 
     if isinstance(model, xgboost.Booster):
         return _of_booster(model, threads)
+    if not _is_linear(model.get_booster()):
+        _go_straight(model)
     method = getattr(model, name, None)
     if method is None:
         raise CannotLoadError(f"The model has no method '{name}' to predict with.")
     checks = "validate_features" in inspect.signature(method).parameters  # `apply` does not.
-    own = partial(method, validate_features=True) if checks else method
-    is_plain = name == "predict" and type(model).predict is xgboost.XGBModel.predict
-    return _straight(model, own) if is_plain and not _is_linear(model.get_booster()) else own
+    return partial(method, validate_features=True) if checks else method
 
 
 def _of_booster(booster: Any, threads: int) -> Callable[..., Any]:
@@ -122,16 +122,27 @@ def _in_place(booster: Any, trees: tuple[int, int], missing: float) -> Predict:
     return through_native(booster, trees, missing, own)
 
 
-def _straight(model: Any, own: Callable[..., Any]) -> Callable[..., Any]:
-    """Predict as `XGBModel.predict` does, but without looking at XGBoost's settings around each call.
+def _go_straight(model: Any) -> None:
+    """Have a model predict without XGBoost's package around the call, whichever method is asked.
 
-    Those are the process's own, which nobody else changes; reading and writing them is a fifth of
-    the price of a row.
+    A classifier makes labels and chances of what `XGBModel.predict` gives. That one looks at
+    XGBoost's settings around each call, too: they are the process's own, which nobody else changes,
+    and reading and writing them is a fifth of the price of a row.
     """
+    import xgboost  # noqa: PLC0415
+
+    base = xgboost.XGBModel
     trees = (0, getattr(model, "best_iteration", -1) + 1)  # All, unless training stopped early.
     in_place = _in_place(model.get_booster(), trees, model.missing)
 
-    def predict(data: Any, **params: object) -> Any:
-        return own(data, **params) if params else in_place(data)
+    @wraps(base.predict)
+    def predict(self: Any, X: Any, **options: object) -> Any:  # noqa: N803  # XGBoost's name.
+        asked = (value for name, value in options.items() if name != "validate_features")
+        if all(value is None or value is False for value in asked):
+            return in_place(X)
+        return base.predict(self, X, **options)
 
-    return predict
+    kind, straight = type(model), type("Straight", (base,), {"predict": predict})
+    # Behind the model's class and before XGBModel: there `super().predict` finds it.
+    bases = (straight,) if kind is base else (kind, straight)
+    model.__class__ = type(kind.__name__, bases, {})
