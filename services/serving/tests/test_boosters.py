@@ -155,15 +155,25 @@ XGBOOST_MODELS: Mapping[str, tuple[Any, Any, str]] = {
 }
 
 
+def _fitted(case: str) -> tuple[Any, str]:
+    """Train one of `XGBOOST_MODELS`; give it and the method that predicts."""
+    make, labels, method = XGBOOST_MODELS[case]
+    options = {"group": GROUPS} if case == "ranker" else {}
+    return make(n_estimators=8, n_jobs=1, **_size(case)).fit(FILLED, labels, **options), method
+
+
+def _saved(model: Any, method: str, folder: Path) -> Model:
+    """Save a model of the scikit-learn interface and load it as it is served."""
+    model.save_model(folder / "model.ubj")
+    kind = f"xgboost.sklearn.{type(model).__name__}"
+    return _load(XgboostLoader(1), folder / "model.ubj", kind, method)
+
+
 @pytest.mark.parametrize("case", XGBOOST_MODELS)
 def test_xgboost_models_predict_row_by_row(case: str, tmp_path: Path) -> None:
     """The scikit-learn interface is row by row too, with each method that predicts."""
-    make, labels, method = XGBOOST_MODELS[case]
-    model = make(n_estimators=8, n_jobs=1, **_size(case))
-    model.fit(FILLED, labels, **({"group": GROUPS} if case == "ranker" else {}))
-    model.save_model(tmp_path / "model.ubj")
-    kind = f"xgboost.sklearn.{type(model).__name__}"
-    _assert_rowwise(_load(XgboostLoader(1), tmp_path / "model.ubj", kind, method))
+    model, method = _fitted(case)
+    _assert_rowwise(_saved(model, method, tmp_path))
 
 
 @pytest.mark.parametrize("case", [*XGBOOST_MODELS, "stopped early"])
@@ -183,8 +193,7 @@ def test_xgboost_models_answer_as_the_library_does(case: str, tmp_path: Path) ->
     model.save_model(tmp_path / "model.ubj")
     again = type(model)(n_jobs=1)
     again.load_model(tmp_path / "model.ubj")
-    kind = f"xgboost.sklearn.{type(model).__name__}"
-    served = _load(XgboostLoader(1), tmp_path / "model.ubj", kind, method)
+    served = _saved(model, method, tmp_path)
     found = served.predict(Records(LAYOUT, [tuple(row) for row in FILLED.tolist()]), {})
     np.testing.assert_array_equal(found, getattr(again, method)(FILLED))
 
@@ -199,10 +208,7 @@ def test_xgboost_models_go_past_the_package(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever method predicts, the trees are walked by the native library, called straight."""
-    make, labels, method = XGBOOST_MODELS[case]
-    model = make(n_estimators=8, n_jobs=1, **_size(case))
-    model.fit(FILLED, labels, **({"group": GROUPS} if case == "ranker" else {}))
-    model.save_model(tmp_path / "model.ubj")
+    model, method = _fitted(case)
     asked, own = [], xgboost.Booster.inplace_predict
 
     def ask(self: xgboost.Booster, *args: Any, **options: Any) -> Any:
@@ -210,9 +216,7 @@ def test_xgboost_models_go_past_the_package(
         return own(self, *args, **options)
 
     monkeypatch.setattr(xgboost.Booster, "inplace_predict", ask)
-    served = _load(
-        XgboostLoader(1), tmp_path / "model.ubj", f"xgboost.sklearn.{type(model).__name__}", method
-    )
+    served = _saved(model, method, tmp_path)
     asked.clear()
     served.predict(Records(LAYOUT, [tuple(row) for row in FILLED.tolist()]), {})
     assert asked == []
@@ -228,11 +232,8 @@ def test_parameters_of_a_caller_reach_xgboost(
     params: dict[str, Any], case: str, tmp_path: Path
 ) -> None:
     """What a caller asks for beside the rows is the package's to do."""
-    make, labels, method = XGBOOST_MODELS[case]
-    model = make(n_estimators=8, n_jobs=1, **_size(case)).fit(FILLED, labels)
-    model.save_model(tmp_path / "model.ubj")
-    kind = f"xgboost.sklearn.{type(model).__name__}"
-    served = _load(XgboostLoader(1), tmp_path / "model.ubj", kind, method)
+    model, method = _fitted(case)
+    served = _saved(model, method, tmp_path)
     found = served.predict(Records(LAYOUT, [tuple(row) for row in FILLED.tolist()]), params)
     np.testing.assert_array_equal(found, model.predict(FILLED, **params))
 
