@@ -50,6 +50,16 @@ def opened(prepared_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
+@pytest.fixture
+def copied(postgres: NamedServer, prepared_url: str) -> Iterator[Engine]:
+    """A PostgreSQL database of the test's own, its tables up to date and empty."""
+    url = postgres.create_database(prepared_url)
+    engine = open_engine(url)
+    yield engine
+    engine.dispose()
+    postgres.drop_database(url)
+
+
 def refusal(server: Server, path: str, body: dict[str, Any] | None = None) -> tuple[int, str, Any]:
     """The status, Retry-After and message of a request that fails."""
     with pytest.raises(urllib.error.HTTPError) as found:
@@ -134,12 +144,10 @@ def test_a_connection_is_set_up_to_wait_so_long_and_to_keep_what_is_committed(
 
 
 def test_a_batch_reads_no_more_after_its_table_has_grown(
-    postgres_url: str, record: Build, exposure: Build
+    copied: Engine, record: Build, exposure: Build
 ) -> None:
     """Neither an earlier plan nor the want of figures has a batch walk through 100,000 exposures."""
-    engine = open_engine(postgres_url)
-    migrate(engine)
-    store = SqlStore(engine)
+    store = SqlStore(copied)
     store.put_rollout(read_rollout("r1", record()))
     for number in range(15):  # psycopg prepares the sixth, PostgreSQL plans for good five later.
         _send(store, exposure, f"before-{number}")
@@ -149,17 +157,15 @@ def test_a_batch_reads_no_more_after_its_table_has_grown(
         f"INSERT INTO exposures (inference_id, {names}) "
         f"SELECT 'grown-' || n, {names} FROM one, generate_series(1, 100000) AS n"
     )
-    with engine.begin() as connection:
+    with copied.begin() as connection:
         connection.execute(text(grown))
 
     _send(store, exposure, "after")
 
-    engine.dispose()  # A connection that ends hands its figures over.
+    copied.dispose()  # A connection that ends hands its figures over.
     walked = text("SELECT sum(seq_tup_read) FROM pg_stat_user_tables")
-    with engine.connect() as connection:
-        rows = connection.scalar(walked)
-    engine.dispose()
-    assert rows < 50_000
+    with copied.connect() as connection:
+        assert connection.scalar(walked) < 50_000
 
 
 def _send(store: SqlStore, exposure: Build, name: str) -> None:
@@ -207,13 +213,11 @@ def test_tables_of_a_later_release_are_left_alone(postgres_url: str) -> None:
 
 
 def test_a_late_record_counts_what_is_there_without_statistics(
-    postgres_url: str, record: Build
+    copied: Engine, record: Build
 ) -> None:
     """20,000 units in two steps, before PostgreSQL has looked at the tables: counted at once."""
-    engine = open_engine(postgres_url)
-    migrate(engine)
     units = "FROM generate_series(1, 20000) AS n, generate_series(0, 1) AS step"
-    with engine.begin() as connection:
+    with copied.begin() as connection:
         connection.execute(text(f"INSERT INTO units SELECT 'r1', 'u' || n, step, 'stable' {units}"))
         connection.execute(
             text(
@@ -221,12 +225,11 @@ def test_a_late_record_counts_what_is_there_without_statistics(
                 f"SELECT 'r1', 'u' || n, 'squared_error', step, 'stable', 1, n {units}"
             )
         )
-    store, rollout = SqlStore(engine), read_rollout("r1", record())
+    store, rollout = SqlStore(copied), read_rollout("r1", record())
     store.put_rollout(rollout)
 
     found = store.read_aggregates(rollout, NOW)
 
-    engine.dispose()
     assert found.units[1, "stable"].units == 20_000
     assert found.moments[1].stable.n == 20_000
     assert found.moments[1].stable.mean[0] == 10_000.5
