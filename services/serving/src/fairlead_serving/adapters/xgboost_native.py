@@ -1,7 +1,7 @@
 """XGBoost's own native prediction, called straight from an array.
 
 What XGBoost's Python package does around this call (it makes a class for each answer, among other
-things) takes 80 µs; three hundred trees take 150 for a row. The function called is of XGBoost's
+things) takes 80 µs; three hundred trees take 140 for a row. The function called is of XGBoost's
 documented C interface, `XGBoosterPredictFromDense`, so the numbers are those of
 `Booster.inplace_predict`; at load both are compared all the same.
 """

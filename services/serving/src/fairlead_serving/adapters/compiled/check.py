@@ -65,13 +65,13 @@ def find_difference(
         taken = list(_taken(replacement, calls))
         if not taken:
             continue
-        asked = [data for data, _ in taken]
+        asked, found = zip(*taken, strict=True)
         try:
             expected = np.asarray(predict(_together(asked)))
         except Exception as error:  # noqa: BLE001  # Whatever it is, nothing should have come.
             return f"{what}: the model raises {type(error).__name__}"
         ends = list(accumulate(data.rows for data in asked))
-        pairs = zip((found for _, found in taken), np.split(expected, ends[:-1]), strict=True)
+        pairs = zip(found, np.split(expected, ends[:-1]), strict=True)
         if not all(_is_same(*pair, replacement.tolerance) for pair in pairs):
             return what
         compared += 1
@@ -126,7 +126,7 @@ def _samples(
     if example is not None:
         yield "the input example", [example]
     yield "many rows", [call(*(draw.row() for _ in range(_BATCH)))]
-    yield "a single row", [call(draw.row())]
+    yield "a single row", [call(draw.row())]  # The model is asked for one, too.
     yield "a single row", [call(draw.row()) for _ in range(_SINGLES)]
     columns = range(min(len(shape.names), _COLUMNS))
     yield "a missing value", [call(draw.row(missing=at)) for at in columns]
