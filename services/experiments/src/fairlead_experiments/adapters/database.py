@@ -66,9 +66,9 @@ _LIBPQ = {
 
 # A caller waits 10 s (the agent's patience): another writer is waited for half of that, a statement
 # runs no longer than it makes sense to try again. Set by statement, not among libpq's options, which
-# connection poolers refuse. synchronous_commit, because an answer means "kept". What a
-# batch or an analysis asks for is found by an index; but of a table that has grown within the last
-# minute PostgreSQL has no figures, or it keeps a plan from before, and would walk through all of it.
+# connection poolers refuse. synchronous_commit, because an answer means "kept". What a batch or an
+# analysis asks for is found by an index; but of a table that has grown within the last minute
+# PostgreSQL has no figures, or it keeps a plan from before, and would walk through all of it.
 _SESSION = {
     "lock_timeout": "5s",
     "statement_timeout": "30s",
