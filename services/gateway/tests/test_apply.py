@@ -8,7 +8,7 @@ from gateway_client import Load
 from gateway_lab import Gateway, Served, plan, wait_for, write
 
 from fairlead_gateway.adapters.clock import SystemClock
-from fairlead_gateway.adapters.envoy import EnvoyAdmin, EnvoyValidator
+from fairlead_gateway.adapters.envoy import CHECKED, EnvoyAdmin, EnvoyValidator
 from fairlead_gateway.adapters.files import FolderSource, Home, PlanMemory, XdsFiles
 from fairlead_gateway.app import apply
 from fairlead_gateway.app.apply import Applier, ApplierPorts, ApplierSettings
@@ -112,6 +112,32 @@ def applier(gateway: Gateway, validator: Any) -> Applier:
         listener=listener, scopes=str(home.scopes), rollouts=str(home.rollouts), grace=0.1
     )
     return Applier(settings, ports)
+
+
+def test_checking_a_plan_leaves_the_log_alone(iris: Gateway) -> None:
+    """A log that was moved away is made anew by the Envoy that serves, not by one that checks."""
+    iris.kill("agent")
+    log = Home(iris.home).access_log
+    log.rename(log.with_name("access.log.1"))
+    made = applier(iris, EnvoyValidator(iris.home))
+    iris.put(plan(weight=5000, timeout=9.0))
+    wait_for(lambda: made.step() and followed(made) == 9.0)
+    assert not log.exists()
+    made._ports.envoy.close()  # type: ignore[attr-defined]
+
+
+def followed(made: Applier) -> float:
+    """Return the timeout of the plan Envoy follows, 0 before there is one."""
+    applied = made.report.applied.get("iris")
+    return applied.plan.timeout if applied else 0.0
+
+
+def test_checks_that_were_killed_leave_no_more_than_one_file(tmp_path: Path) -> None:
+    """What a killed check left is overwritten by the next one, and removed."""
+    left = tmp_path / CHECKED
+    left.write_text("half of a confi")
+    assert EnvoyValidator(tmp_path).check({}) is None
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("validated", [True, False], ids=["before", "after"])

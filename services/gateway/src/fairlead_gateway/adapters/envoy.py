@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -144,6 +143,10 @@ def _is_own_and_healthy(host: JSON) -> bool:
     return host.get("priority", 0) == 0 and not failed
 
 
+CHECKED = "checked.json"
+"""The file to check: always the same one, so that checks that are killed leave no more than it."""
+
+
 class EnvoyValidator:
     """Lets Envoy itself check a configuration, in a process of its own.
 
@@ -159,18 +162,19 @@ class EnvoyValidator:
         binary = find_envoy()
         if binary is None:
             return None
-        with tempfile.NamedTemporaryFile("w", dir=self._folder, suffix=".json") as file:
-            json.dump(static, file)
-            file.flush()
-            command = [binary, "--mode", "validate", "-c", file.name, "-l", "error"]
-            try:
-                done = subprocess.run(  # noqa: S603 - no shell, no user's words.
-                    command, capture_output=True, text=True, check=False, timeout=30
-                )
-            except subprocess.TimeoutExpired:
-                _log.warning("Envoy did not validate a configuration in time; it goes unchecked")
-                return None
-        return None if done.returncode == 0 else _reason(done.stderr, file.name)
+        file = self._folder / CHECKED
+        file.write_text(json.dumps(static))
+        command = [binary, "--mode", "validate", "-c", str(file), "-l", "error"]
+        try:
+            done = subprocess.run(  # noqa: S603 - no shell, no user's words.
+                command, capture_output=True, text=True, check=False, timeout=30
+            )
+        except subprocess.TimeoutExpired:
+            _log.warning("Envoy did not validate a configuration in time; it goes unchecked")
+            return None
+        finally:
+            file.unlink()
+        return None if done.returncode == 0 else _reason(done.stderr, str(file))
 
 
 def _reason(stderr: str, name: str) -> str:

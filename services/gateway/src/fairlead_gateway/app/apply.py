@@ -13,6 +13,7 @@ them together.
 """
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -265,8 +266,10 @@ class Applier:
         routes: JSON = {}
         for plan in plans.values():
             routes |= render_model_routes(plan)
-        # The certificate is Envoy's alone to read; the agent may not see it.
-        plain = replace(self._settings.listener, certificate="")
+        # The certificate is Envoy's alone to read; the agent may not see it. And an Envoy that only
+        # checks opens the log all the same: made anew by it, after a rotation that was cut short,
+        # the log would be taken for the one that the serving Envoy has gone on to.
+        plain = replace(self._settings.listener, certificate="", access_log=os.devnull)
         listener = render_listener(plain, units, {"route_config": render_rollouts(units, routes)})
         return self._ports.validator.check(render_static(listener, clusters))
 
