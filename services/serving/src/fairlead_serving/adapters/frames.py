@@ -53,7 +53,8 @@ def _column(values: Sequence[Any], kind: ValueType | None) -> Any:
     if isinstance(kind, Kind) and kind in DTYPES:
         return np.array(values, dtype=DTYPES[kind])
     if kind is Kind.STRING:
-        return pd.Series(list(values), dtype=_TEXT)
+        # Not a series: its index and name cost as much again, and the frame has its own.
+        return pd.array(list(values), dtype=_TEXT)
     if kind is None or isinstance(kind, Anything):
         return pd.Series(list(values))
     return pd.Series(list(values), dtype=object)
