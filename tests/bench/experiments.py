@@ -20,6 +20,7 @@ import random
 import statistics
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -96,8 +97,10 @@ ROWS = (
     ("exposures in the rollout", "analysedExposures", ""),
     ("units in the rollout", "analysedUnits", ""),
     ("counting all of it afresh", "countSeconds", "s"),
+    ("a batch meanwhile, at most", "longestWaitSeconds", "s"),
     ("an analysis (median)", "analysisSeconds", "s"),
     ("with window and covariate, counting afresh", "detailedCountSeconds", "s"),
+    ("a batch meanwhile, at most", "detailedLongestWaitSeconds", "s"),
     ("with window and covariate, an analysis", "detailedAnalysisSeconds", "s"),
     ("units measured then", "measuredUnits", ""),
     ("memory of the service at the end", "residentMiB", "MiB"),
@@ -219,21 +222,18 @@ def record(slower_than: float, **objective: Any) -> dict[str, Any]:
 def analyse(server: Server, url: str, options: argparse.Namespace) -> dict[str, Any]:
     """Fill the rollout up, have it counted afresh, and time its analysis."""
     fill(url, options)
-    without = {**record(0.2), "objective": None}
-    server.call("/v1/rollouts/bench", without, "PUT", timeout=3600)
-    began = time.perf_counter()
-    server.call("/v1/rollouts/bench", record(0.3), "PUT", timeout=3600)
-    counted = time.perf_counter() - began
+    server.call("/v1/rollouts/bench", {**record(0.2), "objective": None}, "PUT", timeout=3600)
+    counted, waited = count(server, record(0.3))
     plain, found = look(server)
-    began = time.perf_counter()
-    server.call("/v1/rollouts/bench", record(0.3, **DETAILED), "PUT", timeout=3600)
-    detailed_counted = time.perf_counter() - began
+    detailed_counted, detailed_waited = count(server, record(0.3, **DETAILED))
     detailed, of_details = look(server)
     arms = found["arms"].values()
     return {
         "countSeconds": counted,
+        "longestWaitSeconds": waited,
         "analysisSeconds": plain,
         "detailedCountSeconds": detailed_counted,
+        "detailedLongestWaitSeconds": detailed_waited,
         "detailedAnalysisSeconds": detailed,
         "analysedExposures": sum(arm["requests"] for arm in arms),
         "analysedUnits": sum(arm["units"] for arm in arms),
@@ -242,23 +242,78 @@ def analyse(server: Server, url: str, options: argparse.Namespace) -> dict[str, 
     }
 
 
+def count(server: Server, changed: dict[str, Any]) -> tuple[float, float]:
+    """Have all counted afresh; answer the seconds it took, and those a batch waited at most."""
+    began = time.perf_counter()
+    with sending(server) as waits:
+        server.call("/v1/rollouts/bench", changed, "PUT", timeout=3600)
+        while asked(server) is None:
+            time.sleep(0.1)  # The controller asks every two seconds.
+        counted = time.perf_counter() - began
+    return counted, max(waits)
+
+
+@contextmanager
+def sending(server: Server) -> Iterator[list[float]]:
+    """Send exposures of another rollout one by one meanwhile; give how long each took."""
+    waits: list[float] = []
+    is_over = threading.Event()
+
+    def go_on() -> None:
+        while not is_over.wait(0.1):
+            given = exposure(random.Random(-1 - len(waits)), 0, 0, time.time())
+            given["rollout"] = "another"
+            waits.append(until_taken(server, {"exposures": [given]}))
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        yield waits
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def until_taken(server: Server, body: dict[str, Any]) -> float:
+    """Send a batch again and again, as the gateway's agent does; answer the seconds it took."""
+    began = time.perf_counter()
+    while True:
+        try:
+            send(server, "/v1/exposures", [body])
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code != UNAVAILABLE:
+                    raise
+        else:
+            return time.perf_counter() - began
+
+
 def look(server: Server) -> tuple[float, dict[str, Any]]:
     """Analyse some times; answer the median of the seconds, and the analysis.
 
     Windows that have ended are counted by the first looks, which are told to come again.
     """
-    times, found = [], {}
+    times: list[float] = []
+    found: dict[str, Any] = {}
     while len(times) < LOOKS:
         began = time.perf_counter()
-        try:
-            found = server.call("/v1/rollouts/bench/analysis", timeout=60)
-        except urllib.error.HTTPError as error:
-            with error:
-                if error.code != UNAVAILABLE:
-                    raise
-            continue
-        times.append(time.perf_counter() - began)
+        answer = asked(server)
+        if answer is not None:
+            found = answer
+            times.append(time.perf_counter() - began)
     return statistics.median(times), found
+
+
+def asked(server: Server) -> dict[str, Any] | None:
+    """Answer the analysis, or None while some of it is being counted."""
+    try:
+        found: dict[str, Any] = server.call("/v1/rollouts/bench/analysis", timeout=60)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code != UNAVAILABLE:
+                raise
+        return None
+    return found
 
 
 def fill(url: str, options: argparse.Namespace) -> None:

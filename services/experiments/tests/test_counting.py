@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, delete, func, select, update
 
-from fairlead_experiments.adapters import details
+from fairlead_experiments.adapters import details, recount, sql
 from fairlead_experiments.adapters.database import reading, writing
-from fairlead_experiments.adapters.ledger import count_units_afresh, count_until
+from fairlead_experiments.adapters.ledger import count_until
+from fairlead_experiments.adapters.preparation import Preparation
+from fairlead_experiments.adapters.recount import count_more, start_count
 from fairlead_experiments.adapters.schema import (
     BAD_UNITS,
     COUNTERS,
@@ -24,11 +27,11 @@ from fairlead_experiments.adapters.schema import (
     EXPOSURES,
     MOMENTS,
     REQUESTS,
+    ROLLOUTS,
     UNIT_OUTCOMES,
     UNITS,
 )
 from fairlead_experiments.adapters.sql import SqlStore
-from fairlead_experiments.adapters.traffic import count_requests_afresh
 from fairlead_experiments.app.errors import StoreUnavailableError
 from fairlead_experiments.app.validation import read_exposures, read_outcomes, read_rollout
 from fairlead_experiments.domain.counting import (
@@ -102,12 +105,13 @@ RECORD = st.fixed_dictionaries(
         "slowerThan": st.sampled_from([None, 0.1, 0.25]),
     }
 )
-BATCH = st.one_of(
+SENT = st.one_of(
+    st.just("count"),
     st.lists(EXPOSURE, min_size=1, max_size=8),
     st.lists(OUTCOME, min_size=1, max_size=8),
     st.lists(UNIT_OUTCOME, min_size=1, max_size=4),
-    RECORD,
 )
+BATCH = st.one_of(SENT, RECORD)
 _numbers = itertools.count()
 
 
@@ -120,8 +124,10 @@ class Case:
         self._store = store
 
     def send(self, batch: Any) -> None:
-        """Send a batch, or the record."""
-        if isinstance(batch, dict):
+        """Send a batch, or the record, or have some units counted."""
+        if batch == "count":
+            self._store.count_some()
+        elif isinstance(batch, dict):
             self._store.put_rollout(self.record(batch))
         elif "arm" in batch[0]:
             items = [
@@ -180,31 +186,123 @@ class Case:
             ]
 
 
+def count_at_once(monkeypatch: pytest.MonkeyPatch, units: int) -> None:
+    """Have a transaction count so many units afresh."""
+    monkeypatch.setattr(recount, "AT_ONCE", units)
+    monkeypatch.setattr(recount, "DETAILED_AT_ONCE", units)
+
+
+@pytest.mark.parametrize("at_once", [1, 1000], ids=["one at a time", "at once"])
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(batches=st.lists(BATCH, min_size=1, max_size=8), last=RECORD, data=st.data())
+@given(
+    batches=st.lists(BATCH, min_size=1, max_size=8),
+    last=RECORD,
+    more=st.lists(SENT, max_size=4),
+    data=st.data(),
+)
 def test_counts_that_follow_equal_counts_made_afresh(
-    engine: Engine, batches: list[Any], last: dict[str, Any], data: st.DataObject
+    *,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    at_once: int,
+    batches: list[Any],
+    last: dict[str, Any],
+    more: list[Any],
+    data: st.DataObject,
 ) -> None:
-    """Replays, duplicates, any order, corrections, a record that comes late or changes."""
+    """Replays, duplicates, any order, corrections, a record that comes late or changes.
+
+    One at a time: batches and records come while units are still being counted afresh.
+    """
+    count_at_once(monkeypatch, at_once)
     store = SqlStore(engine)
     case = Case(store)
-    replayed = [*batches, *data.draw(st.lists(st.sampled_from(batches), max_size=3)), last]
+    replayed = [*batches, *data.draw(st.lists(st.sampled_from(batches), max_size=3)), last, *more]
     for batch in replayed:
         case.send(batch)
     rollout = case.record(last)
     with writing(engine) as connection:
+        while not count_more(connection, rollout):
+            pass
         count_until(connection, rollout, case.last_request(engine))
     followed = case.tables(engine)
     read = store.read_aggregates(rollout, NOW)
 
     with writing(engine) as connection:
-        count_requests_afresh(connection, case.rollout)
-        count_units_afresh(connection, rollout)
+        start_count(connection, rollout)
+        while not count_more(connection, rollout):
+            pass
 
     assert followed == case.tables(engine)
     assert read == store.read_aggregates(rollout, NOW)
     assert_swept(engine, read, rollout)
     assert_plain(read, rollout, *followed[:2])
+
+
+def met(*names: str) -> list[dict[str, Any]]:
+    """Make a request of each unit."""
+    made = {"step": 0, "code": 200, "attempts": 1, "durationMs": 1.0, "version": "4"}
+    at = "2026-01-01T00:00:00Z"
+    return [
+        {**made, "inferenceId": n, "unit": unit, "arm": ARMS[n % 2], "at": at}
+        for n, unit in enumerate(names)
+    ]
+
+
+@pytest.mark.parametrize("objective", [{"outcome": "y"}, DETAILED[0]], ids=["plain", "detailed"])
+def test_batches_come_in_while_units_are_counted_afresh(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, objective: dict[str, Any]
+) -> None:
+    """Another objective is counted some units at a time; an analysis says so until all are."""
+    count_at_once(monkeypatch, 1)
+    monkeypatch.setattr(sql, "_STEPS", 1)
+    store = SqlStore(engine)
+    case = Case(store)
+    given = {"candidate": "4", "slowerThan": None}
+    case.send({**given, "objective": None})
+    case.send(met("a", "b", "d", "e"))
+    read_at_last(store, case.record({**given, "objective": None}), NOW)
+    rollout = case.record({**given, "objective": objective})
+    case.send({**given, "objective": objective})
+
+    with pytest.raises(StoreUnavailableError) as caught:
+        store.read_aggregates(rollout, NOW)
+    case.send(met("a", "b", "d", "e", "c", "f", "a"))
+    found = read_at_last(store, rollout, NOW)
+
+    assert caught.value.reason == "units are being counted: ask again"
+    assert {cell: of.units for cell, of in found.units.items()} == {
+        (0, "stable"): 3,
+        (0, "candidate"): 3,
+    }
+    assert_swept(engine, found, rollout)
+
+
+def test_what_an_earlier_release_counted_is_counted_beside_the_requests(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service is ready at once, and counts to the end without being asked."""
+    count_at_once(monkeypatch, 1)
+    store = SqlStore(engine)
+    case = Case(store)
+    case.send({"candidate": "4", "slowerThan": None, "objective": {"outcome": "y"}})
+    case.send(met(*UNIT_NAMES))
+    expected = case.tables(engine)
+    mine = ROLLOUTS.c.id == case.rollout
+    with engine.begin() as connection:
+        connection.execute(delete(COUNTERS).where(COUNTERS.c.rollout == case.rollout))
+        connection.execute(update(ROLLOUTS).where(mine).values(counted_by=1))
+    preparation = Preparation(engine)
+
+    preparation.start()
+    for _ in range(1200):
+        if case.tables(engine) == expected:
+            break
+        time.sleep(0.05)
+    preparation.stop()
+
+    preparation.check()
+    assert case.tables(engine) == expected
 
 
 LOOK = st.integers(0, 9)
@@ -235,6 +333,7 @@ def test_what_depends_on_time_is_that_of_the_moment_that_is_asked_for(
     is_late: bool,
 ) -> None:
     """Looks of any times between any batches, each equal to a sweep of the rows at that time."""
+    count_at_once(monkeypatch, at_once)
     monkeypatch.setattr(details, "AT_ONCE", at_once)
     monkeypatch.setattr(details, "STEP", at_once)
     store = SqlStore(engine)
@@ -278,15 +377,8 @@ def test_windows_are_counted_by_the_record_that_is_kept(
     given = {"candidate": "4", "slowerThan": None}
     before = {**given, "objective": {"outcome": "y", "window": 1, "missing": "zero"}}
     after = {**given, "objective": {"outcome": "y", "window": 6, "missing": "zero"}}
-    met = {"step": 0, "code": 200, "attempts": 1, "durationMs": 1.0, "version": "4"}
-    at = "2026-01-01T00:00:00Z"
     case.send(before)
-    case.send(
-        [
-            {**met, "inferenceId": n, "unit": unit, "arm": ARMS[n % 2], "at": at}
-            for n, unit in enumerate(UNIT_NAMES)
-        ]
-    )
+    case.send(met(*UNIT_NAMES))
     case.send(after)
 
     with suppress(StoreUnavailableError):

@@ -1,24 +1,22 @@
 """The units that one transaction touches: read once, changed in memory, written and counted once."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Iterable, Mapping
 
-from sqlalchemy import Connection, delete, select, text
+from sqlalchemy import Connection, delete, select
 
 from fairlead_experiments.adapters.bulk import add_rows, delete_rows, insert_rows, replace_rows
-from fairlead_experiments.adapters.database import among, is_server
+from fairlead_experiments.adapters.database import among
 from fairlead_experiments.adapters.details import (
     Known,
     change_until,
     due_until,
     next_time,
-    note_last_request,
     note_time,
     read_kept,
     read_rows,
 )
+from fairlead_experiments.adapters.progress import counted_to, is_counted
 from fairlead_experiments.adapters.schema import (
     COUNTERS,
     DETAILS,
@@ -28,7 +26,6 @@ from fairlead_experiments.adapters.schema import (
 )
 from fairlead_experiments.domain.counting import (
     Cell,
-    Count,
     CountKey,
     Pair,
     Sums,
@@ -46,10 +43,6 @@ UnitKey = tuple[str, str]
 
 Measured = tuple[str, int, str]
 """An outcome's name, a step and an arm."""
-
-
-_AT_ONCE = 5_000
-"""Rows in memory while all are walked through."""
 
 
 class Ledger:
@@ -114,7 +107,10 @@ class Ledger:
         counted: Counter[CountKey] = Counter()
         sums: dict[Pair, Sums] = {}
         at = due_until(self._connection, rollout.id) if is_detailed(rollout) else 0
+        end = counted_to(self._connection, rollout.id)
         for unit in units:
+            if not is_counted(unit, end):
+                continue
             before, after = self._before[rollout.id, unit], self._unit((rollout.id, unit))
             count_change(rollout, (before, at), (after, at), counted, sums)
         add_counts(self._connection, rollout.id, counted)
@@ -193,34 +189,7 @@ class Ledger:
         replace_rows(self._connection, UNIT_OUTCOMES, sorted(changed))
 
 
-def count_units_afresh(connection: Connection, rollout: Rollout) -> None:
-    """Count all units of a rollout: how they are counted came or changed."""
-    kinds = COUNTERS.c.kind.in_([str(kind) for kind in Count])
-    connection.execute(delete(COUNTERS).where(COUNTERS.c.rollout == rollout.id, kinds))
-    for table in (MOMENTS, DETAILS):
-        connection.execute(delete(table).where(table.c.rollout == rollout.id))
-    if is_detailed(rollout):
-        note_last_request(connection, rollout.id)
-        _analyze(connection, rollout.id)
-        for units in _names(connection, rollout.id):
-            Ledger(connection, {rollout.id: rollout}).count_afresh(rollout, units)
-        return
-    counted: Counter[CountKey] = Counter()
-    sums: dict[Pair, Sums] = {}
-    for unit in _all_units(connection, rollout.id):
-        count_change(rollout, (Unit(), 0), (unit, 0), counted, sums)
-    add_counts(connection, rollout.id, counted)
-    add_moments(connection, rollout.id, sums)
-
-
-def _analyze(connection: Connection, rollout: str) -> None:
-    """Let PostgreSQL know what came lately: else its plan for the join of the rows takes minutes.
-
-    A rollout that nobody has met yet, as when its record comes first, has nothing to join.
-    """
-    met = select(UNITS.c.unit).where(UNITS.c.rollout == rollout).limit(1)
-    if is_server(connection) and connection.scalar(met) is not None:
-        connection.execute(text("ANALYZE exposures, outcomes"))
+# --- the passing of time --------------------------------------------------------------------
 
 
 def count_until(connection: Connection, rollout: Rollout, at: int) -> None:
@@ -234,37 +203,7 @@ def count_until(connection: Connection, rollout: Rollout, at: int) -> None:
     note_time(connection, rollout.id, then)
 
 
-def _names(connection: Connection, rollout: str) -> Iterator[list[str]]:
-    """Answer the units of a rollout, some at a time."""
-    last = ""
-    while True:
-        more = UNITS.c.rollout == rollout, UNITS.c.unit > last
-        some = select(UNITS.c.unit).where(*more).distinct().order_by(UNITS.c.unit).limit(_AT_ONCE)
-        found = list(connection.scalars(some))
-        if found:
-            yield found
-        if len(found) < _AT_ONCE:
-            return
-        last = found[-1]
-
-
-def _all_units(connection: Connection, rollout: str) -> Iterator[Unit]:
-    """Answer all units of a rollout, by walking through both tables side by side."""
-    cells = select(UNITS).where(UNITS.c.rollout == rollout).order_by(UNITS.c.unit)
-    mine = UNIT_OUTCOMES.c.rollout == rollout
-    outcomes = select(UNIT_OUTCOMES).where(mine).order_by(UNIT_OUTCOMES.c.unit)
-    streamed = {"yield_per": _AT_ONCE}
-    measured = groupby(connection.execute(outcomes, execution_options=streamed), key=itemgetter(1))
-    unit, rows = next(measured, (None, iter(())))
-    for met, found in groupby(
-        connection.execute(cells, execution_options=streamed), key=itemgetter(1)
-    ):
-        here = frozenset((row.step, row.arm) for row in found)
-        if unit != met:
-            yield Unit(here)
-            continue
-        yield Unit(here, {(r.outcome, r.step, r.arm): (r.n, r.total) for r in rows})
-        unit, rows = next(measured, (None, iter(())))
+# --- what is counted ------------------------------------------------------------------------
 
 
 def add_counts(connection: Connection, rollout: str, counted: Mapping[CountKey, int]) -> None:

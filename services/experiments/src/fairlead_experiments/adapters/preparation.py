@@ -11,6 +11,8 @@ from fairlead_experiments.app.errors import StoreUnavailableError
 
 _log = logging.getLogger(__name__)
 _BETWEEN = 1.0  # seconds
+REST = 0.05
+"""Seconds between two steps of long work, in which batches that wait for the database come in."""
 
 
 class Preparation:
@@ -25,6 +27,7 @@ class Preparation:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._store = SqlStore(engine)
         self._reason = "the tables are being brought up to date"
         self._is_done = threading.Event()
         self._is_ended = threading.Event()
@@ -37,11 +40,11 @@ class Preparation:
     def run_once(self) -> None:
         """Bring the tables up to date, or raise."""
         migrate(self._engine)
-        SqlStore(self._engine).count_stale()
+        self._store.count_stale()
         self._is_done.set()
 
     def start(self) -> None:
-        """Begin to try."""
+        """Begin to try; then count what is being counted afresh, beside the requests."""
         threading.Thread(target=self._run, name="preparation", daemon=True).start()
 
     def stop(self) -> None:
@@ -51,16 +54,22 @@ class Preparation:
     def _run(self) -> None:
         while not self._is_ended.is_set():
             try:
-                self.run_once()
+                self._go_on()
             except StoreUnavailableError as error:
                 self._note(error.reason)
             except Exception as error:  # noqa: BLE001 - told by the probe, not a thread's silent end
                 self._note(type(error).__name__)
-                _log.exception("The tables cannot be brought up to date")
+                _log.exception("What is stored cannot be brought up to date")
             else:
-                _log.info("The tables are up to date")
                 return
             self._is_ended.wait(_BETWEEN)
+
+    def _go_on(self) -> None:
+        if not self._is_done.is_set():
+            self.run_once()
+            _log.info("The tables are up to date")
+        while self._store.count_some() and not self._is_ended.wait(REST):
+            pass
 
     def _note(self, reason: str) -> None:
         if reason != self._reason:

@@ -49,13 +49,15 @@ ROLLOUTS = Table(
     Column("last_analysis", Text, nullable=True),
     Column("is_emptied", Integer, nullable=False, server_default="0"),
     Column("due_until", BigInteger, nullable=False, server_default="0"),
+    Column("counted_to", text(256), nullable=True),
     Index("ix_rollouts_model", "model"),
 )
 """The controller's records; what tells a bad request is copied out of the document.
 
 A rollout is open, then closed (`closed_at`: nothing more is taken), then concluded
 (`last_analysis`), then emptied: its rows are gone (`adapters.retention`). `due_until` is the time
-as of which windows are counted as over or not (`adapters.details`).
+as of which windows are counted as over or not (`adapters.details`). While units are counted afresh
+`counted_to` is the last one that is; else it is null (`adapters.ledger`).
 """
 
 DECISIONS = Table(

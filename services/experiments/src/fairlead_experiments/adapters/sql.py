@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    RowMapping,
     and_,
     bindparam,
     func,
@@ -26,19 +27,13 @@ from sqlalchemy import (
 
 from fairlead_experiments.adapters import aggregates, pairs
 from fairlead_experiments.adapters.bulk import delete_rows, insert_rows
-from fairlead_experiments.adapters.database import Checked, among, writing
-from fairlead_experiments.adapters.details import is_far
-from fairlead_experiments.adapters.ledger import (
-    Ledger,
-    Measured,
-    UnitKey,
-    count_units_afresh,
-    count_until,
-)
+from fairlead_experiments.adapters.database import Checked, among
+from fairlead_experiments.adapters.ledger import Ledger, Measured, UnitKey
 from fairlead_experiments.adapters.partitions import make_room
+from fairlead_experiments.adapters.recount import catch_up, count_more, is_behind, start_count
 from fairlead_experiments.adapters.retention import closed_among, outcomes_of_closed
 from fairlead_experiments.adapters.schema import DECISIONS, EXPOSURES, OUTCOMES, ROLLOUTS, UNITS
-from fairlead_experiments.adapters.traffic import add_requests, count_requests_afresh
+from fairlead_experiments.adapters.traffic import add_requests
 from fairlead_experiments.app.documents import (
     dump_decision,
     dump_rollout,
@@ -68,7 +63,7 @@ COUNTED_BY = 2
 """How this release counts; what another one counted is counted afresh once, at the start."""
 
 _STEPS = 5
-"""How often one look writes down windows that have ended; the next look goes on from there."""
+"""How often one look counts some more; the next look goes on from there."""
 
 
 class SqlStore(Checked):
@@ -132,23 +127,11 @@ class SqlStore(Checked):
 
         Of a closed rollout the counts stay: what they were counted from may be gone.
         """
-        bad = {
-            "stable": rollout.stable,
-            "candidate": rollout.candidate,
-            "slower_than": rollout.latency.slower_than if rollout.latency else None,
-        }
-        row = {
-            **bad,
-            "model": rollout.model,
-            "started_at": microseconds(rollout.started_at),
-            "document": dump_rollout(rollout),
-            "counted_by": COUNTED_BY,
-            "decided_at": microseconds(rollout.decided_at) if rollout.decided_at else None,
-        }
         with self._writing(is_long=True) as connection:
             kept = select(ROLLOUTS).where(ROLLOUTS.c.id == rollout.id)
             before = connection.execute(kept).mappings().one_or_none()
             mine = update(ROLLOUTS).where(ROLLOUTS.c.id == rollout.id)
+            row = _record_row(rollout)
             if before and before["closed_at"] is not None:
                 connection.execute(mine.values(document=row["document"]))
                 return
@@ -159,22 +142,32 @@ class SqlStore(Checked):
             if before is None or before["model"] != rollout.model:
                 met = select(UNITS.c.unit).where(UNITS.c.rollout == rollout.id)
                 _attach(connection, OUTCOMES.c.unit.in_(met))
-            if before is None or any(before[name] != value for name, value in bad.items()):
-                count_requests_afresh(connection, rollout.id)
-            was = before and load_rollout(before["document"])
-            if not was or (was.objective, was.model) != (rollout.objective, rollout.model):
-                count_units_afresh(connection, rollout)
+            if before is None or _is_counted_otherwise(before, rollout, row):
+                start_count(connection, rollout)
+                count_more(connection, rollout)
 
     def count_stale(self) -> None:
-        """Count afresh what an earlier release counted in another way, and has all its rows."""
-        with writing(self._engine, is_long=True) as connection:
-            has_rows = ROLLOUTS.c.last_analysis.is_(None)
-            stale = select(ROLLOUTS.c.id).where(ROLLOUTS.c.counted_by != COUNTED_BY, has_rows)
+        """Have counted afresh what an earlier release counted in another way, and has all its rows.
+
+        Units are counted by `count_some` from then on, and whenever an analysis is asked for.
+        """
+        has_rows = ROLLOUTS.c.last_analysis.is_(None)
+        stale = select(ROLLOUTS.c.id).where(ROLLOUTS.c.counted_by != COUNTED_BY, has_rows)
+        with self._writing(is_long=True) as connection:
             for rollout in connection.scalars(stale).all():
-                count_requests_afresh(connection, rollout)
-                count_units_afresh(connection, _records(connection, {rollout})[rollout])
+                start_count(connection, _records(connection, {rollout})[rollout])
                 done = update(ROLLOUTS).where(ROLLOUTS.c.id == rollout)
                 connection.execute(done.values(counted_by=COUNTED_BY))
+
+    def count_some(self) -> bool:
+        """Count some units of a rollout that is being counted afresh; answer whether one was."""
+        has_rows = ROLLOUTS.c.last_analysis.is_(None)
+        waiting = select(ROLLOUTS.c.id).where(ROLLOUTS.c.counted_to.is_not(None), has_rows)
+        with self._writing() as connection:
+            rollout = connection.scalar(waiting.order_by(ROLLOUTS.c.id).limit(1))
+            if rollout is not None:
+                count_more(connection, _records(connection, {rollout})[rollout])
+        return rollout is not None
 
     def get_rollout(self, rollout: str) -> Rollout | None:
         """Answer the record, or None."""
@@ -233,18 +226,42 @@ class SqlStore(Checked):
     def read_aggregates(self, rollout: Rollout, at: datetime) -> Aggregates:
         """Answer what was counted for a rollout, as of one moment.
 
-        Where many windows have ended since the last look, that is written down first.
+        Where much is not counted yet (units after a change of the record, windows that have ended
+        since the last look) some of that is done first.
         """
         now = microseconds(at)
         for _ in range(_STEPS):
             with self._reading() as connection:
-                if not is_far(connection, rollout, now):
+                if not is_behind(connection, rollout, now):
                     return aggregates.read(connection, rollout, at)
             with self._writing() as connection:
                 # The record may have changed since the caller read it, and what is counted with it.
                 for current in _records(connection, {rollout.id}).values():
-                    count_until(connection, current, now)
-        raise StoreUnavailableError("windows that have ended are being counted: ask again")
+                    catch_up(connection, current, now)
+        raise StoreUnavailableError("units are being counted: ask again")
+
+
+# --- rollouts -------------------------------------------------------------------------------
+
+
+def _is_counted_otherwise(before: RowMapping, rollout: Rollout, row: dict[str, Any]) -> bool:
+    """Whether a request, or a unit, counts for something else than by the record before."""
+    was = load_rollout(before["document"])
+    tells_bad = ("model", "stable", "candidate", "slower_than")
+    return was.objective != rollout.objective or any(before[n] != row[n] for n in tells_bad)
+
+
+def _record_row(rollout: Rollout) -> dict[str, Any]:
+    return {
+        "model": rollout.model,
+        "started_at": microseconds(rollout.started_at),
+        "stable": rollout.stable,
+        "candidate": rollout.candidate,
+        "slower_than": rollout.latency.slower_than if rollout.latency else None,
+        "document": dump_rollout(rollout),
+        "counted_by": COUNTED_BY,
+        "decided_at": microseconds(rollout.decided_at) if rollout.decided_at else None,
+    }
 
 
 # --- exposures ------------------------------------------------------------------------------

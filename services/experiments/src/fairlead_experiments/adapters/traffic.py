@@ -11,10 +11,10 @@ from sqlalchemy import (
     and_,
     case,
     delete,
+    false,
     func,
     insert,
     literal,
-    literal_column,
     or_,
     select,
 )
@@ -22,7 +22,8 @@ from sqlalchemy import (
 from fairlead_experiments.adapters.bulk import add_rows, replace_rows
 from fairlead_experiments.adapters.database import among
 from fairlead_experiments.adapters.ledger import add_counts
-from fairlead_experiments.adapters.schema import BAD_UNITS, COUNTERS, EXPOSURES, REQUESTS, ROLLOUTS
+from fairlead_experiments.adapters.progress import between, counted_to, is_counted
+from fairlead_experiments.adapters.schema import BAD_UNITS, EXPOSURES, REQUESTS
 from fairlead_experiments.domain.counting import CountKey, is_bad, judge_request
 from fairlead_experiments.domain.effect import Arm
 from fairlead_experiments.domain.records import Exposure, Kind, Requests, Rollout
@@ -44,8 +45,11 @@ def add_requests(
     """Count new requests; those of a rollout without a record are counted when it comes."""
     counted: defaultdict[tuple[Any, ...], Requests] = defaultdict(Requests)
     bad: defaultdict[str, dict[BadKey, BadRequest]] = defaultdict(dict)
+    ends = {rollout: counted_to(connection, rollout) for rollout in records}
     for exposure in exposures:
-        if record := records.get(exposure.rollout):
+        end = ends.get(exposure.rollout)
+        record = records.get(exposure.rollout)
+        if record and (exposure.unit is None or is_counted(exposure.unit, end)):
             judged = judge_request(exposure, record)
             is_assigned = int(exposure.unit is not None)
             key = exposure.rollout, exposure.step, exposure.arm, is_assigned
@@ -91,76 +95,82 @@ def _keep_first(connection: Connection, rollout: str, found: dict[BadKey, BadReq
 
 # --- afresh ---------------------------------------------------------------------------------
 
-# What `domain.counting.judge_request` says, for all requests of a rollout in one sweep of the
-# database. A property test holds the two to each other.
+# What `domain.counting.judge_request` says, for many requests of a rollout in a statement. A
+# property test holds the two to each other.
 
 _STAYED = EXPOSURES.c.code != _CLIENT_LEFT
 _ANSWERED = EXPOSURES.c.code.not_in([_NO_ANSWER, _CLIENT_LEFT])
 _FAILED = or_(EXPOSURES.c.code == _NO_ANSWER, EXPOSURES.c.code >= _SERVER_ERROR)
 _RETRIED = and_(_STAYED, EXPOSURES.c.attempts > 1)
-_OWN = case((EXPOSURES.c.arm == str(Arm.CANDIDATE), ROLLOUTS.c.candidate), else_=ROLLOUTS.c.stable)
-_STOOD_IN = and_(_STAYED, EXPOSURES.c.version != "", EXPOSURES.c.version != _OWN)
-_BAD: dict[Kind, ColumnElement[bool]] = {
-    Kind.ERRORS: or_(_FAILED, _RETRIED, _STOOD_IN),
-    Kind.SLOW: and_(_ANSWERED, EXPOSURES.c.duration_ms > ROLLOUTS.c.slower_than * 1000.0),
-}
-_RECORDED = EXPOSURES.join(ROLLOUTS, ROLLOUTS.c.id == EXPOSURES.c.rollout)
 
 
-def count_requests_afresh(connection: Connection, rollout: str) -> None:
-    """Count a rollout's requests from the rows: what makes them bad came or changed."""
-    for table in (REQUESTS, BAD_UNITS):
-        connection.execute(delete(table).where(table.c.rollout == rollout))
-    kinds = COUNTERS.c.kind.in_([str(kind) for kind in Kind])
-    connection.execute(delete(COUNTERS).where(COUNTERS.c.rollout == rollout, kinds))
-    _sweep_requests(connection, rollout)
-    for kind in Kind:
-        _sweep_bad_units(connection, rollout, kind)
-    key = BAD_UNITS.c.rollout, BAD_UNITS.c.kind, literal(""), BAD_UNITS.c.step, BAD_UNITS.c.arm
-    counted = select(*key, func.count()).where(BAD_UNITS.c.rollout == rollout)
-    names = [column.name for column in COUNTERS.columns]
-    by_cell = counted.group_by(
-        BAD_UNITS.c.rollout, BAD_UNITS.c.kind, BAD_UNITS.c.step, BAD_UNITS.c.arm
-    )
-    connection.execute(insert(COUNTERS).from_select(names, by_cell))
+def count_unassigned(connection: Connection, rollout: Rollout) -> None:
+    """Count the requests without a unit, of which none is counted."""
+    mine = and_(EXPOSURES.c.rollout == rollout.id, EXPOSURES.c.unit.is_(None))
+    _count(connection, rollout, mine, is_assigned=0)
 
 
-def _sweep_requests(connection: Connection, rollout: str) -> None:
-    key = {
-        "rollout": EXPOSURES.c.rollout,
-        "step": EXPOSURES.c.step,
-        "arm": EXPOSURES.c.arm,
-        "assigned": case(
-            (EXPOSURES.c.unit.is_(None), literal_column("0")), else_=literal_column("1")
-        ),
+def count_requests(connection: Connection, rollout: Rollout, start: str, end: str | None) -> None:
+    """Count the requests of units of which none is counted: those after one, up to another."""
+    mine = _units_of(rollout, start, end)
+    _count(connection, rollout, mine, is_assigned=1)
+    for kind, is_bad_ in _bad(rollout).items():
+        known = and_(between(BAD_UNITS, rollout.id, start, end), BAD_UNITS.c.kind == str(kind))
+        connection.execute(delete(BAD_UNITS).where(known))
+        _find_first(connection, and_(mine, is_bad_), kind)
+        key = BAD_UNITS.c.step, BAD_UNITS.c.arm
+        found = select(*key, func.count()).where(known).group_by(*key)
+        counted = {(str(kind), "", *row[:2]): row[2] for row in connection.execute(found)}
+        add_counts(connection, rollout.id, counted)
+
+
+def _units_of(rollout: Rollout, start: str, end: str | None) -> ColumnElement[bool]:
+    """The requests of units, by the index of these.
+
+    The rollout is asked for in a way that no index is for: for each few units SQLite would go
+    through all of the rollout otherwise, and so would PostgreSQL while it has no figures.
+    """
+    of_rollout = func.coalesce(EXPOSURES.c.rollout, "") == rollout.id
+    mine = and_(of_rollout, EXPOSURES.c.unit > start)
+    return mine if end is None else and_(mine, EXPOSURES.c.unit <= end)
+
+
+def _stood_in(rollout: Rollout) -> ColumnElement[bool]:
+    versions = {str(Arm.CANDIDATE): rollout.candidate, str(Arm.STABLE): rollout.stable}
+    own = case(versions, value=EXPOSURES.c.arm)
+    return and_(_STAYED, EXPOSURES.c.version != "", EXPOSURES.c.version != own)
+
+
+def _bad(rollout: Rollout) -> dict[Kind, ColumnElement[bool]]:
+    bound = rollout.latency.slower_than if rollout.latency else None
+    is_slow = false() if bound is None else EXPOSURES.c.duration_ms > bound * 1000.0
+    return {
+        Kind.ERRORS: or_(_FAILED, _RETRIED, _stood_in(rollout)),
+        Kind.SLOW: and_(_ANSWERED, is_slow),
     }
-    counters: dict[str, ColumnElement[Any]] = {
-        "requests": func.count(),
-        "answered": _number_of(_ANSWERED),
-        "errors": _number_of(_BAD[Kind.ERRORS]),
-        "slow": _number_of(_BAD[Kind.SLOW]),
-        "fallbacks": _number_of(_STOOD_IN),
-        "retried": _number_of(_RETRIED),
-    }
-    named = [column.label(name) for name, column in {**key, **counters}.items()]
-    counted = select(*named).select_from(_RECORDED).where(EXPOSURES.c.rollout == rollout)
-    grouped = counted.group_by(*key.values())
-    connection.execute(insert(REQUESTS).from_select([*key, *counters], grouped))
+
+
+def _count(
+    connection: Connection, rollout: Rollout, mine: ColumnElement[bool], *, is_assigned: int
+) -> None:
+    bad = _bad(rollout)
+    numbers = (_ANSWERED, bad[Kind.ERRORS], bad[Kind.SLOW], _stood_in(rollout), _RETRIED)
+    key = EXPOSURES.c.step, EXPOSURES.c.arm
+    counted = select(*key, func.count(), *map(_number_of, numbers)).where(mine).group_by(*key)
+    rows = connection.execute(counted)
+    add_rows(connection, REQUESTS, sorted((rollout.id, *r[:2], is_assigned, *r[2:]) for r in rows))
 
 
 def _number_of(what: ColumnElement[bool]) -> ColumnElement[int]:
     return func.sum(case((what, 1), else_=0))
 
 
-def _sweep_bad_units(connection: Connection, rollout: str, kind: Kind) -> None:
+def _find_first(connection: Connection, mine: ColumnElement[bool], kind: Kind) -> None:
+    """Keep the first bad request of each unit."""
     order = EXPOSURES.c.at, EXPOSURES.c.inference_id
     place = func.row_number().over(partition_by=EXPOSURES.c.unit, order_by=order)
     names = ("rollout", "unit", "step", "arm", "at", "inference_id")
-    bad = (
-        select(*(EXPOSURES.c[name] for name in names), place.label("place"))
-        .select_from(_RECORDED)
-        .where(EXPOSURES.c.rollout == rollout, EXPOSURES.c.unit.is_not(None), _BAD[kind])
-        .subquery()
-    )
+    rows = select(*(EXPOSURES.c[name] for name in names), place.label("place"))
+    bad = rows.where(mine).subquery()
     first = select(literal(str(kind)), *(bad.c[name] for name in names)).where(bad.c.place == 1)
     connection.execute(insert(BAD_UNITS).from_select(["kind", *names], first))

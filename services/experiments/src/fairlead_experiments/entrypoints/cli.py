@@ -14,14 +14,14 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import ArgumentError
 
 from fairlead_experiments.adapters.database import is_server, open_engine
-from fairlead_experiments.adapters.preparation import Preparation
+from fairlead_experiments.adapters.preparation import REST, Preparation
 from fairlead_experiments.adapters.retention import SqlArchive
 from fairlead_experiments.adapters.sql import SqlStore
 from fairlead_experiments.app.errors import StoreUnavailableError
 from fairlead_experiments.app.retention import Retention
 from fairlead_experiments.app.service import Experiments
 from fairlead_experiments.entrypoints.http import create_app
-from fairlead_experiments.entrypoints.periodic import REST, Periodic
+from fairlead_experiments.entrypoints.periodic import Periodic
 
 URL_VARIABLE = "FAIRLEAD_DATABASE_URL"
 KEEP = timedelta(days=90)
@@ -49,13 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(engine: Engine, options: argparse.Namespace) -> int:
     """Serve; a database that is a server may come later, a file must be there."""
     preparation = Preparation(engine)
-    if is_server(engine):
-        preparation.start()
-    else:
+    if not is_server(engine):
         try:
             preparation.run_once()
         except StoreUnavailableError as error:
             return _fail(f"{error}: {error.reason}")
+    preparation.start()
     store = SqlStore(engine, preparation.check)
     experiments = Experiments(store, clock=_now)
     periodic = None

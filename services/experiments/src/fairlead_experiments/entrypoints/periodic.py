@@ -5,14 +5,13 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 
+from fairlead_experiments.adapters.preparation import REST
 from fairlead_experiments.app.errors import StoreUnavailableError
 from fairlead_experiments.app.retention import Retention
 
 _log = logging.getLogger(__name__)
 _EVERY = 6 * 3600.0  # seconds
 _AGAIN = 5.0
-REST = 0.05
-"""Seconds between two steps, in which batches that wait for the database come in."""
 
 
 class Periodic:
