@@ -229,6 +229,31 @@ def test_a_restarted_agent_knows_which_scopes_are_shared(tmp_path: Path) -> None
     wait_for(lambda: applier.step() and b"model-7" not in home.rollouts.read_bytes())
 
 
+def test_a_restarted_agent_keeps_units_that_routes_ask_for(tmp_path: Path) -> None:
+    """A unit that changed while no agent ran is found until the routes ask for the new one."""
+    home = Home(tmp_path)
+    view = ClusterView(["all"])
+
+    def put(unit: str) -> None:
+        changed = served_model("one", "model-7", uid="u7", creationTimestamp="")
+        traffic = plan("model-7", unit={"header": unit})
+        view.put_model(parse_served_model({**changed, "status": {"traffic": traffic}}))
+
+    put("x-old")
+    view.listed("all")
+    settle(applier_of(view, home, Follower(home), Checks(), port=1))
+    put("x-new")
+    envoy = Follower(home)
+    envoy.late = "listeners"
+    applier = applier_of(view, home, envoy, Checks(), port=1)
+    for _ in range(10):
+        applier.step()
+    listener = home.listeners.read_bytes()
+    assert b"x-fairlead-from-header-x-new" in listener
+    assert b"x-fairlead-from-header-x-old" in listener
+    assert b"x-fairlead-from-header-x-new" not in home.rollouts.read_bytes()
+
+
 def test_a_thousand_models_fit(tmp_path: Path) -> None:
     """Envoy takes 1,000 models, 50 of them in a rollout, in 250 MB, and tells of them in 3 MB."""
     home = Home(tmp_path)

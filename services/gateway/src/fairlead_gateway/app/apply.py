@@ -136,7 +136,8 @@ class Applier:
         self._written: dict[str, _Written] = {}
         self._rejections: Mapping[str, int] = {}
         self._shared = frozenset(ports.files.shared_scopes())
-        self._units: frozenset[Unit] = frozenset()
+        # Envoy's routes ask for the units of the plans followed last until others have come.
+        self._units: frozenset[Unit] = units_of(applied.plan for applied in self._good.values())
         self._unused_since: dict[str, float] = {}
         self._blockage = ""
         self._rejected = 0
