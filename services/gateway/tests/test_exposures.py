@@ -2,10 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
@@ -17,9 +19,11 @@ from fairlead_gateway.adapters.experiments import HttpExperiments
 from fairlead_gateway.adapters.log import LogTail, Position, Rotation, decode_line
 from fairlead_gateway.adapters.metrics import PrometheusMeter
 from fairlead_gateway.app.apply import Report
-from fairlead_gateway.app.ports import Snapshot
+from fairlead_gateway.app.ports import Delivery, Snapshot
 from fairlead_gateway.app.ship import Shipper
 from fairlead_gateway.domain.endpoints import Endpoint
+from fairlead_gateway.domain.exposure import Exposure
+from fairlead_gateway.entrypoints import agent
 
 PATH = "/models/iris/invocations"
 LOG_LIMIT = 100_000
@@ -282,6 +286,42 @@ def test_position_moves_only_after_success(
     again.drain()
     again.close()
     assert experiments.times == {"i1": 1, "i2": 1}
+
+
+def test_last_words_wait_for_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told to stop amid a slow answer, the agent leaves to the next one what was not taken."""
+    log = tmp_path / "access.log"
+    append(log, line(1))
+    asked, answer = threading.Event(), threading.Event()
+
+    class Slow:
+        def send(self, batch: Sequence[Exposure]) -> Delivery:
+            if not asked.is_set():
+                asked.set()
+                answer.wait(1)
+                return Delivery(taken=True)
+            if batch[-1].inference_id == "i1":
+                return Delivery(taken=True)
+            answer.set()
+            loop.join(1)
+            return Delivery(taken=False)
+
+    tail = LogTail(log, Position(tmp_path / "position.json"))
+    monkeypatch.setattr(agent, "HttpExperiments", lambda _: Slow())
+    monkeypatch.setattr(agent, "LogTail", lambda *_: tail)
+    settings, home = mock.Mock(log_limit=1 << 20, log_most=1 << 30), mock.Mock()
+    home.access_log = log
+    step = agent._shipping(settings, home, mock.Mock(), PrometheusMeter())
+    loop = threading.Thread(target=step)
+    loop.start()
+    asked.wait(5)
+    append(log, line(2))
+    agent._finish(step, 2.0)
+    loop.join()
+    tail.close()
+    again = LogTail(log, Position(tmp_path / "position.json"))
+    assert again.read() == [line(2).strip()]
+    again.close()
 
 
 def test_rotation_loses_nothing(

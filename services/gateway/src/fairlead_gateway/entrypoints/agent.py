@@ -202,12 +202,15 @@ def _shipping(
         meter.dropped("full", lines)
 
     rotation = Rotation(home.access_log, tail, settings.log_limit, settings.log_most, drop)
+    # The last words begin although the loop may still wait for an answer.
+    turn = threading.Lock()
 
     def step() -> float:
-        wait = shipper.step()
-        if rotation.step():
-            admin.reopen_logs()
-        return wait
+        with turn:
+            wait = shipper.step()
+            if rotation.step():
+                admin.reopen_logs()
+            return wait
 
     return step
 
