@@ -1,5 +1,6 @@
 """Exposures reach the experiments service, each counted once, whatever is killed."""
 
+import errno
 import json
 import re
 import threading
@@ -16,6 +17,7 @@ from gateway_experiments import FakeExperiments
 from gateway_lab import ROLLOUT, Gateway, plan, running, wait_for
 
 from fairlead_gateway.adapters.experiments import HttpExperiments
+from fairlead_gateway.adapters.files import write_atomically
 from fairlead_gateway.adapters.log import LogTail, Position, Rotation, decode_line
 from fairlead_gateway.adapters.metrics import PrometheusMeter
 from fairlead_gateway.app.apply import Report
@@ -345,6 +347,36 @@ def test_rotation_loses_nothing(
     again.close()
     assert set(experiments.seen) == {"i1", "i2", "i3", "i4"}
     assert decode_line(b"{}") is not None
+
+
+def test_a_full_volume_gets_room_again(
+    harness: Harness, experiments: FakeExperiments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The position finds no room before the old log is gone, which is shipped all the same."""
+    rotation = Rotation(harness.path, harness.tail, limit=100, most=10_000)
+    append(harness.path, line(1))
+    harness.drain()
+    old = tmp_path / "access.log.1"
+    assert rotation.step()
+    append(old, line(2))
+    append(harness.path, line(3))
+
+    def write(path: Path, content: bytes) -> None:
+        if old.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_atomically(path, content)
+
+    monkeypatch.setattr("fairlead_gateway.adapters.log.write_atomically", write)
+    harness.drain()
+    assert not Rotation(harness.path, harness.tail, limit=10_000, most=20_000).step()
+    assert not old.exists()
+    again = Harness(tmp_path, experiments.url)
+    again.drain()
+    append(harness.path, line(4))
+    again.drain()
+    again.close()
+    assert set(experiments.seen) == {"i1", "i2", "i3", "i4"}
+    assert experiments.times["i4"] == 1
 
 
 def test_a_full_log_loses_its_oldest_part(

@@ -1,5 +1,6 @@
 """Whatever order things happen in, and wherever the agent is killed: no line of the log is lost."""
 
+import errno
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -30,8 +31,9 @@ class Changes:
     """What the agent changes outside itself, and before which of these changes it is killed."""
 
     def __init__(self) -> None:
-        """Let it live."""
+        """Let it live, and have room."""
         self.left: int | None = None
+        self.is_full = False
 
     def happen(self) -> None:
         """Note a change that is about to be made."""
@@ -53,6 +55,8 @@ class Changes:
     def _noted(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(path: Path, *given: Any, **named: Any) -> Any:
             self.happen()
+            if self.is_full and "wb" in given:
+                raise OSError(errno.ENOSPC, "No space left on device")
             return method(path, *given, **named)
 
         return call
@@ -103,7 +107,7 @@ class Service:
 
 
 class KilledAnywhere(RuleBasedStateMachine):
-    """Envoy writes, the agent ships and rotates, the service comes and goes, each may restart."""
+    """Envoy writes, the agent ships and rotates, the service comes and goes, as room does, each may restart."""
 
     def __init__(self) -> None:
         """Start all of them over an empty folder."""
@@ -161,6 +165,11 @@ class KilledAnywhere(RuleBasedStateMachine):
         self.service.is_up = not self.service.is_up
 
     @rule()
+    def toggle_room(self) -> None:
+        """The volume is full, or has room again."""
+        self.changes.is_full = not self.changes.is_full
+
+    @rule()
     def restart_envoy(self) -> None:
         """Envoy is replaced."""
         self.envoy.restart()
@@ -172,7 +181,7 @@ class KilledAnywhere(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """In the end all that was written arrives, and what was moved away goes."""
-        self.service.is_up = True
+        self.service.is_up, self.changes.is_full = True, False
         try:
             self._heal()
             moved = []

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,6 +13,8 @@ import msgspec
 
 from fairlead_gateway.adapters.files import write_atomically
 from fairlead_gateway.domain.exposure import LogLine
+
+_log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
 
@@ -50,8 +53,15 @@ class Position:
             return 0, 0
 
     def save(self, inode: int, offset: int) -> None:
-        """Replace the position."""
-        write_atomically(self._path, json.dumps({"inode": inode, "offset": offset}).encode())
+        """Replace the position, or forget it where it finds no room: lines are then sent again.
+
+        A full volume may have room only once the log that has been read to its end is gone.
+        """
+        try:
+            write_atomically(self._path, json.dumps({"inode": inode, "offset": offset}).encode())
+        except OSError as error:
+            _log.warning("The log's position is not saved", extra={"reason": str(error)})
+            self._path.unlink(missing_ok=True)
 
 
 class LogTail:
