@@ -1,5 +1,7 @@
 """Bad plans and refused configurations change nothing; a restart neither."""
 
+import resource
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +96,7 @@ class Approving:
         return None
 
 
-def applier(gateway: Gateway, validator: Any) -> Applier:
+def applier(gateway: Gateway, validator: Any, patience: float = 10.0) -> Applier:
     """Make an applier in this process."""
     home = Home(gateway.home)
     listener = ListenerSettings(
@@ -109,7 +111,11 @@ def applier(gateway: Gateway, validator: Any) -> Applier:
         clock=SystemClock(),
     )
     settings = ApplierSettings(
-        listener=listener, scopes=str(home.scopes), rollouts=str(home.rollouts), grace=0.1
+        listener=listener,
+        scopes=str(home.scopes),
+        rollouts=str(home.rollouts),
+        grace=0.1,
+        patience=patience,
     )
     return Applier(settings, ports)
 
@@ -130,6 +136,41 @@ def followed(made: Applier) -> float:
     """Return the timeout of the plan Envoy follows, 0 before there is one."""
     applied = made.report.applied.get("iris")
     return applied.plan.timeout if applied else 0.0
+
+
+def test_a_port_that_was_taken_is_listened_at(tmp_path: Path) -> None:
+    """What Envoy could not do when it read a file it is told again, and does once it can."""
+    (tmp_path / "served-models").mkdir()
+    gateway = Gateway(tmp_path)
+    try:
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", gateway.port))
+            other.listen()
+            gateway.start_envoy()
+            made = applier(gateway, Approving(), patience=0.5)
+            gateway.put(plan(weight=None))
+            wait_for(lambda: made.step() and "envoy" in made.report.problems)
+        wait_for(lambda: made.step() and made.report.ready)
+        assert made.report.problems == {}
+        made._ports.envoy.close()  # type: ignore[attr-defined]
+    finally:
+        gateway.stop()
+
+
+def test_a_file_envoy_could_not_read_is_read_again(iris: Gateway) -> None:
+    """An Envoy that has no file descriptor left for a moment misses no change for good."""
+    iris.kill("agent")
+    made = applier(iris, Approving(), patience=0.5)
+    wait_for(lambda: made.step() and made.report.ready)
+    envoy = iris.processes["envoy"].pid
+    limit = resource.prlimit(envoy, resource.RLIMIT_NOFILE)
+    resource.prlimit(envoy, resource.RLIMIT_NOFILE, (1, limit[1]))
+    iris.put(plan(weight=6000))
+    wait_for(lambda: made.step() and "rollouts" in made.report.problems.get("envoy", ""))
+    resource.prlimit(envoy, resource.RLIMIT_NOFILE, limit)
+    wait_for(lambda: made.step() and made.report.applied["iris"].plan.arms[0].weight == 6000)
+    assert made.report.problems == {}
+    made._ports.envoy.close()  # type: ignore[attr-defined]
 
 
 def test_checks_that_were_killed_leave_no_more_than_one_file(tmp_path: Path) -> None:

@@ -124,6 +124,16 @@ class XdsFiles:
         """Replace the scopes, unless they are the same; return their version."""
         return self._scopes.write(parts, lambda scopes: scopes)
 
+    def renew(self, kind: str) -> None:
+        """Replace a file by the same one, for Envoy to read it again.
+
+        Args:
+            kind: `listeners`, `clusters`, `rollouts` or `scopes`.
+        """
+        path = self._home.xds / f"{kind}.json"
+        with contextlib.suppress(FileNotFoundError):  # Then it is about to be written anyway.
+            write_atomically(path, path.read_bytes())
+
     def write_certificate(self, certificate: JSON) -> None:
         """Replace where the certificate is, unless it is the same."""
         _push(self._home.certificate, _CERTIFICATE, certificate)

@@ -116,6 +116,7 @@ class _Written:
     rejected_before: int
     since: float
     taken: bool = False
+    offered: float = 0.0  # When it was last written again, as Envoy did not follow it.
 
 
 class Applier:
@@ -371,7 +372,14 @@ class Applier:
                 self._blame(kind, snapshot)
             elif now - written.since > self._settings.patience:
                 self._blockage = f"Envoy does not follow the {kind}; its log says why"
+                self._offer_again(kind, written, now)
             written.rejected_before = count  # It falls when Envoy is started again.
+
+    def _offer_again(self, kind: str, written: _Written, now: float) -> None:
+        """Write a file again: Envoy tries once to read it, or to listen at a port that is taken."""
+        if now - max(written.since, written.offered) > self._settings.patience:
+            written.offered = now
+            self._ports.files.renew(kind)
 
     def _blame(self, kind: str, snapshot: Snapshot) -> None:
         """Blame the models whose plans were new in what Envoy refused.

@@ -122,6 +122,13 @@ class Configuration(Protocol):
             parts: Each model's scope, under its name.
         """
 
+    def renew(self, kind: str) -> None:
+        """Replace a file by the same one, for Envoy to read it again.
+
+        Args:
+            kind: Which one, as in `EnvoyStatus`.
+        """
+
 
 class Envoy(Protocol):
     """A running Envoy's administration interface."""
