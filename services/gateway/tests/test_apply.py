@@ -1,5 +1,6 @@
 """Bad plans and refused configurations change nothing; a restart neither."""
 
+import os
 import resource
 import socket
 from pathlib import Path
@@ -179,6 +180,18 @@ def test_checks_that_were_killed_leave_no_more_than_one_file(tmp_path: Path) -> 
     left.write_text("half of a confi")
     assert EnvoyValidator(tmp_path).check({}) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_that_is_killed_refuses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was short of memory has said nothing about the plan; an Envoy that breaks down has."""
+    envoy = tmp_path / "envoy"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for blow, is_refused in (("KILL", False), ("SEGV", True)):
+        envoy.write_text(f"#!/bin/sh\nkill -{blow} $$\n")
+        envoy.chmod(0o755)
+        assert (EnvoyValidator(tmp_path).check({}) is not None) == is_refused
 
 
 @pytest.mark.parametrize("validated", [True, False], ids=["before", "after"])

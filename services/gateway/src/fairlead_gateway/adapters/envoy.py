@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -143,6 +144,9 @@ def _is_own_and_healthy(host: JSON) -> bool:
     return host.get("priority", 0) == 0 and not failed
 
 
+_ENDED = (signal.SIGINT, signal.SIGKILL, signal.SIGTERM)
+"""Signals from outside, as where memory is short: they say nothing about what was checked."""
+
 CHECKED = "checked.json"
 """The file to check: always the same one, so that checks that are killed leave no more than it."""
 
@@ -174,6 +178,9 @@ class EnvoyValidator:
             return None
         finally:
             file.unlink()
+        if -done.returncode in _ENDED:
+            _log.warning("The check of a configuration was ended; it goes unchecked")
+            return None
         return None if done.returncode == 0 else _reason(done.stderr, str(file))
 
 
