@@ -127,6 +127,24 @@ def test_a_long_outage_fills_no_volume(experiments: FakeExperiments, tmp_path: P
         wait_for(lambda: gateway.metric(dropped) == total - len(experiments.seen))
 
 
+def test_a_log_that_was_removed_is_made_anew(
+    shipping: Gateway, experiments: FakeExperiments
+) -> None:
+    """Envoy would write on to a file that has no name any more, and no later agent could find."""
+    ask(shipping, ["before"])
+    wait_for(lambda: "before" in experiments.seen)
+    shipping.kill("agent")
+    (shipping.home / "gateway" / "access.log").unlink()
+    shipping.start_agent()
+    sent = count()
+
+    def is_seen() -> bool:
+        ask(shipping, [f"i{next(sent)}"])  # Envoy opens the new log when it has a line for it.
+        return len(experiments.seen) > 1
+
+    wait_for(is_seen)
+
+
 @pytest.mark.parametrize("half", ["close", "stall"])
 def test_half_an_answer_is_none(shipping: Gateway, experiments: FakeExperiments, half: str) -> None:
     """An answer that breaks off after a 200 ships as none: upstream closes, or the time is up."""

@@ -226,6 +226,8 @@ class Rotation:
             if self._tail.is_reading(self._path):
                 self._rotated.unlink()  # Read to its end, and the position has moved on.
             return not self._path.exists()
+        if not self._path.exists():
+            return True  # Somebody removed it, or Envoy has not begun.
         if self._tail.size < self._limit or not self._tail.is_reading(self._path):
             return False
         self._path.rename(self._rotated)
