@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -342,6 +343,20 @@ def test_last_words_wait_for_the_loop(tmp_path: Path, monkeypatch: pytest.Monkey
     again = LogTail(log, Position(tmp_path / "position.json"))
     assert again.read() == [line(2).strip()]
     again.close()
+
+
+def test_a_position_behind_the_end_is_another_file_s(
+    harness: Harness, experiments: FakeExperiments, tmp_path: Path
+) -> None:
+    """A log that was emptied while no agent ran, or has a removed one's inode, is read from front."""
+    append(harness.path, *(line(i) for i in range(3)))
+    harness.drain()
+    os.truncate(harness.path, 0)
+    append(harness.path, line(3))
+    again = Harness(tmp_path, experiments.url)
+    again.drain()
+    again.close()
+    assert "i3" in experiments.seen
 
 
 def test_rotation_loses_nothing(

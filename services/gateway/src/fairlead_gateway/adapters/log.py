@@ -145,7 +145,8 @@ class LogTail:
         inode, offset = self._position.load()
         for path in (self._rotated, self._path):
             if inode and _inode(path) == inode:
-                self._open(path, min(offset, _size(path)))
+                # A file that is shorter was emptied since, or has the inode of one that is gone.
+                self._open(path, offset if offset <= _size(path) else 0)
                 return
         if not self._open(self._rotated, 0):
             self._open(self._path, 0)
