@@ -274,6 +274,17 @@ def test_malformed_lines_are_counted(harness: Harness, experiments: FakeExperime
     assert harness.metric('exposures_dropped_total{reason="malformed"}') == 2
 
 
+@pytest.mark.parametrize(
+    "changes", [{"unit": "u{1}"}, {"details": f"{RESET}{{protocol_error}}"}, {"unit": "{"}]
+)
+@pytest.mark.parametrize("cut", [1, 40, 200])
+def test_a_line_with_braces_is_saved_behind_half_a_line(changes: dict[str, str], cut: int) -> None:
+    """Where a line begins is found whatever a client or Envoy has put into it."""
+    found = decode_line(line(1, **changes)[:cut] + line(2, **changes))
+    assert found is not None
+    assert found.id == "i2"
+
+
 def test_a_poisoned_batch_is_halved(harness: Harness, experiments: FakeExperiments) -> None:
     """One exposure the service refuses does not keep the others from it."""
     experiments.mode = "refuse"

@@ -23,11 +23,13 @@ def decode_line(line: bytes) -> LogLine | None:
     """Read one line of the log; None if it is malformed.
 
     An Envoy that was killed may leave half a line, which the next one completes with its own
-    first line: what follows the last brace is then whole.
+    first line: what follows one of the braces is then whole. Values may have braces, too.
     """
-    for start in (0, line.rfind(b"{")):
+    start = 0
+    while start >= 0:
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-            return _DECODER.decode(line[max(start, 0) :])
+            return _DECODER.decode(line[start:])
+        start = line.find(b'{"', start + 1)
     return None
 
 
