@@ -1,8 +1,10 @@
 """A thousand models cost little: nothing while nothing changes, and a change costs its own part."""
 
+import errno
 import json
 import re
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from gateway_kube_api import MODELS, SLICES, FakeCluster, endpoint, endpoint_slice, served_model
@@ -252,6 +254,23 @@ def test_a_restarted_agent_keeps_units_that_routes_ask_for(tmp_path: Path) -> No
     assert b"x-fairlead-from-header-x-new" in listener
     assert b"x-fairlead-from-header-x-old" in listener
     assert b"x-fairlead-from-header-x-new" not in home.rollouts.read_bytes()
+
+
+def test_plans_that_found_no_room_are_saved_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Envoy follows is told at once, and remembered as soon as the volume has room again."""
+    home = Home(tmp_path)
+    view = ClusterView(["all"])
+    view.put_model(parse_served_model(model(7)))
+    view.listed("all")
+    applier = applier_of(view, home, Follower(home), Checks(), port=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(PlanMemory, "save", mock.Mock(side_effect=OSError(errno.ENOSPC, "full")))
+        with pytest.raises(OSError, match="full"):
+            settle(applier)
+    assert "model-7" in applier.report.applied
+    wait_for(lambda: applier.step() and "model-7" in PlanMemory(home.memory).load())
 
 
 def test_a_thousand_models_fit(tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ class Applier:
         self._settings = settings
         self._ports = ports
         self._good: dict[str, Applied] = dict(ports.memory.load())
+        self._saved = self._good
         self._confirmed: dict[str, Applied] = {}
         self._refused: dict[str, tuple[str, str]] = {}
         self._valid: Plans = {}
@@ -169,6 +170,7 @@ class Applier:
             snapshot=snapshot,
             rejected=self._rejected,
         )
+        self._remember()
         return _POLL if settled else _SOON
 
     def _advance(self, snapshot: Snapshot, now: float) -> bool:
@@ -409,7 +411,12 @@ class Applier:
         self._shared = frozenset(model for model, plan in plans.items() if plan.is_on_trial)
         if confirmed != self._good:
             self._good = confirmed
-            self._ports.memory.save(confirmed)
+
+    def _remember(self) -> None:
+        """Save what Envoy follows: last, as all else goes on where there is no room for it."""
+        if self._saved is not self._good:
+            self._ports.memory.save(self._good)
+            self._saved = self._good
 
     def _break(self, plans: Plans, snapshot: Snapshot, now: float) -> bool:
         """Remove the clusters that have had no use for the whole grace."""
