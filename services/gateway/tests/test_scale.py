@@ -273,6 +273,21 @@ def test_plans_that_found_no_room_are_saved_later(
     wait_for(lambda: applier.step() and "model-7" in PlanMemory(home.memory).load())
 
 
+def test_a_refusal_goes_with_its_model(tmp_path: Path) -> None:
+    """A model that was removed, and its plan refused before, is no problem any more."""
+    home = Home(tmp_path)
+    view = ClusterView(["all"])
+    view.put_model(parse_served_model(model(7)))
+    view.listed("all")
+    checks = mock.Mock(check=lambda _: "no")
+    applier = applier_of(view, home, Follower(home), checks, port=1)
+    settle(applier)
+    assert applier.report.problems == {"model-7": "no"}
+    view.remove_model(("one", "model-7"))
+    settle(applier)
+    assert applier.report.problems == {}
+
+
 def test_a_thousand_models_fit(tmp_path: Path) -> None:
     """Envoy takes 1,000 models, 50 of them in a rollout, in 250 MB, and tells of them in 3 MB."""
     home = Home(tmp_path)

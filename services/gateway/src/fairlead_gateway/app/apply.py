@@ -204,6 +204,8 @@ class Applier:
     def _wanted(self, snapshot: Snapshot) -> dict[str, TrafficPlan]:
         """Take the wanted plans, but the last good one where a plan is bad or was refused."""
         wanted: dict[str, TrafficPlan] = {}
+        for model in self._refused.keys() - snapshot.plans.keys():
+            del self._refused[model]
         for model, plan in snapshot.plans.items():
             refused = self._refused.get(model)
             if refused is not None and refused[0] == plan_digest(plan):
