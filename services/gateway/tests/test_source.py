@@ -1,8 +1,12 @@
 """The folder of local mode: what a missing file means."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import pytest
 
 from fairlead_gateway.adapters.files import FolderSource, Home
 
@@ -48,6 +52,21 @@ def test_a_restarted_agent_tells_a_lost_status_from_a_removed_model(tmp_path: Pa
     folder = served_model(tmp_path)
     (folder / "status.json").unlink()
     assert "flights" in FolderSource(Home(tmp_path)).read().problems
+
+
+def test_a_status_that_could_not_be_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Short of file descriptors for a moment, the agent takes the plan although no file changes."""
+    served_model(tmp_path)
+    source = FolderSource(Home(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", mock.Mock(side_effect=OSError(errno.EMFILE, "many")))
+        for _ in range(3):
+            assert "many" in source.read().problems["flights"]
+    assert len(caplog.records) == 1
+    read = source.read()
+    assert (set(read.plans), dict(read.problems)) == ({"flights"}, {})
 
 
 def test_a_removed_model_loses_its_plan(tmp_path: Path) -> None:

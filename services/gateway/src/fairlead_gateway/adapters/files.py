@@ -309,9 +309,16 @@ class _Folder(Generic[_Value]):
                 return
             self.values.pop(name, None)
             self._stamps.pop(name, None)
-        except (PlanError, ValueError, OSError) as error:
-            self.problems[name] = str(error) or type(error).__name__
-            _log.error("A status file is wrong", extra={"file": name, "reason": str(error)})
+        except (PlanError, ValueError) as error:
+            self._note(name, str(error))
+        except OSError as error:
+            self._note(name, str(error) or type(error).__name__)
+            self._stamps.pop(name)  # The file may be right: it is looked at again.
+
+    def _note(self, name: str, reason: str) -> None:
+        if self.problems.get(name) != reason:
+            _log.error("A status file is wrong", extra={"file": name, "reason": reason})
+        self.problems[name] = reason
 
 
 def _stamps(root: Path, keeper: str | None) -> dict[str, tuple[int, int, int]]:
