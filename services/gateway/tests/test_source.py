@@ -69,6 +69,25 @@ def test_a_status_that_could_not_be_read_is_read_again(
     assert (set(read.plans), dict(read.problems)) == ({"flights"}, {})
 
 
+@pytest.mark.parametrize("folder", ["served-models", "workloads"])
+def test_a_folder_that_is_away_is_no_reason_to_forget(tmp_path: Path, folder: str) -> None:
+    """As a volume that is not mounted for a moment: what was read last stays; one workload may go."""
+    served_model(tmp_path)
+    workload = tmp_path / "workloads" / "flights-v3"
+    workload.mkdir(parents=True)
+    endpoint = {"address": "127.0.0.1", "port": 1, "ready": True}
+    document = {"model": "flights", "version": "3", "endpoints": [endpoint]}
+    (workload / "status.json").write_text(json.dumps(document), "utf-8")
+    source = FolderSource(Home(tmp_path))
+    before = source.read()
+    (tmp_path / folder).rename(tmp_path / "away")
+    assert source.read() is before
+    (tmp_path / "away").rename(tmp_path / folder)
+    assert source.read() is before
+    (workload / "status.json").unlink()
+    assert source.read().endpoints == {}
+
+
 def test_a_removed_model_loses_its_plan(tmp_path: Path) -> None:
     """Without a manifest the served model is gone."""
     folder = served_model(tmp_path)

@@ -282,7 +282,7 @@ class _Folder(Generic[_Value]):
     def scan(self) -> bool:
         """Read what has changed; return whether anything has."""
         stamps = _stamps(self._root, self._keeper)
-        if stamps == self._stamps:
+        if stamps is None or stamps == self._stamps:
             return False
         changed = [name for name, stamp in stamps.items() if self._stamps.get(name) != stamp]
         # New objects, as the last snapshot still holds the old ones.
@@ -321,15 +321,19 @@ class _Folder(Generic[_Value]):
         self.problems[name] = reason
 
 
-def _stamps(root: Path, keeper: str | None) -> dict[str, tuple[int, int, int]]:
+def _stamps(root: Path, keeper: str | None) -> dict[str, tuple[int, int, int]] | None:
+    """Return a stamp of each status; None if the folder is away, which does not make it empty."""
     found: dict[str, tuple[int, int, int]] = {}
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(root) as entries:
-        for entry in entries:
-            stamp = _stamp(f"{entry.path}/status.json")
-            if stamp is None and keeper and _stamp(f"{entry.path}/{keeper}") is not None:
-                stamp = (0, 0, 0)
-            if stamp is not None:
-                found[entry.name] = stamp
+    try:
+        with os.scandir(root) as entries:
+            for entry in entries:
+                stamp = _stamp(f"{entry.path}/status.json")
+                if stamp is None and keeper and _stamp(f"{entry.path}/{keeper}") is not None:
+                    stamp = (0, 0, 0)
+                if stamp is not None:
+                    found[entry.name] = stamp
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     return found
 
 
