@@ -451,6 +451,31 @@ def test_a_full_log_loses_its_oldest_part(
     assert dropped == [10]
 
 
+def test_a_log_that_nobody_ships_fills_no_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an experiments service the log is kept within its room, for an agent that has one."""
+    path, room = tmp_path / "access.log", 20 * len(line(10))
+    settings = mock.Mock(log_limit=1 << 20, log_most=room)
+    home, admin, meter = mock.Mock(), mock.Mock(), PrometheusMeter()
+    home.access_log, home.position = path, tmp_path / "position.json"
+    tail = LogTail(path, Position(home.position))
+    monkeypatch.setattr(agent, "LogTail", lambda *_: tail)
+    step = agent._keeping(settings, home, admin, meter)
+    for number in range(10, 95):
+        append(path, line(number))
+        step()
+        assert sum(map(size, tmp_path.glob("access.log*"))) <= room + len(line(10))
+    tail.close()
+    again = LogTail(path, Position(home.position))
+    kept = len(again.read()) + len(again.read())
+    again.close()
+    assert 10 <= kept <= 20
+    dropped = re.search(rb'dropped_total\{reason="full"\} (\S+)', meter.expose(Report()))
+    assert dropped is not None
+    assert float(dropped[1]) == 85 - kept
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [

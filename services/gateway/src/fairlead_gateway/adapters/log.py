@@ -91,6 +91,11 @@ class LogTail:
         self._rest = b""
         self._open_first()
 
+    def open(self) -> None:
+        """Open the log if it has come, without reading it."""
+        if self._file is None:
+            self._follow()
+
     def read(self) -> Sequence[bytes]:
         """Return the next whole lines, without those already returned; empty if there are none."""
         has_successor = self._has_successor()

@@ -90,6 +90,8 @@ def run_agent(settings: AgentSettings) -> None:
             shipping = _shipping(settings, home, admin, meter)
             stack.callback(_finish, shipping, settings.last_words)
             stack.enter_context(_looping("ship", shipping, stop))
+        else:
+            stack.enter_context(_looping("keep", _keeping(settings, home, admin, meter), stop))
         app = create_app(
             report=applier.report,
             envoy=admin,
@@ -196,12 +198,7 @@ def _shipping(
     tail = LogTail(home.access_log, Position(home.position))
     experiments = HttpExperiments(settings.experiments_url)
     shipper = Shipper(log=tail, decode=decode_line, experiments=experiments, meter=meter)
-
-    def drop(lines: int) -> None:
-        _log.error("The log is full; its older part is dropped", extra={"lines": lines})
-        meter.dropped("full", lines)
-
-    rotation = Rotation(home.access_log, tail, settings.log_limit, settings.log_most, drop)
+    rotation = _rotation(settings, home, tail, meter)
     # The last words begin although the loop may still wait for an answer.
     turn = threading.Lock()
 
@@ -213,6 +210,33 @@ def _shipping(
             return wait
 
     return step
+
+
+def _keeping(
+    settings: AgentSettings, home: Home, admin: EnvoyAdmin, meter: PrometheusMeter
+) -> Callable[[], float]:
+    """Keep the log within its room for an agent that is told where exposures go."""
+    tail = LogTail(home.access_log, Position(home.position))
+    rotation = _rotation(settings, home, tail, meter)
+
+    def step() -> float:
+        tail.open()
+        if rotation.step():
+            admin.reopen_logs()
+        meter.backlog(tail.backlog())
+        return IDLE
+
+    return step
+
+
+def _rotation(
+    settings: AgentSettings, home: Home, tail: LogTail, meter: PrometheusMeter
+) -> Rotation:
+    def drop(lines: int) -> None:
+        _log.error("The log is full; its older part is dropped", extra={"lines": lines})
+        meter.dropped("full", lines)
+
+    return Rotation(home.access_log, tail, settings.log_limit, settings.log_most, drop)
 
 
 def _finish(step: Callable[[], float], seconds: float) -> None:
