@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from fairlead_rollout.domain.errors import UnavailableError
 from fairlead_rollout.domain.reasons import Reason
-from fairlead_rollout.domain.snapshot import Verb
+from fairlead_rollout.domain.snapshot import Verb, Verdict
 from fairlead_rollout.domain.status import ConditionType
 
 World = Any
@@ -147,3 +148,38 @@ def test_a_name_that_is_free_again_goes_on_where_it_was(
     assert on_trial.rollout.id == rollout
     on_trial.ask(Verb.ABORT)
     on_trial.run_until(lambda: on_trial.weight == 0)
+
+
+def test_an_older_verdict_is_not_told_after_a_newer_one(
+    on_trial: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow comes back and drops its first call: the version's last word is that of its retry."""
+    refused: list[str] = []
+    take = on_trial.write
+
+    def write(spec: Any, item: Any) -> None:
+        if item.kind not in refused:
+            refused.append(item.kind)
+            raise UnavailableError("MLflow is starting")
+        take(spec, item)
+
+    on_trial.run_until(lambda: not on_trial.status.writeback)
+    monkeypatch.setattr(on_trial, "write", away)
+    on_trial.verdict = Verdict.WORSE
+    on_trial.run_until(lambda: not on_trial.rollout.is_active)
+    on_trial.verdict = Verdict.INSUFFICIENT
+    on_trial.ask(Verb.RETRY, "retry")
+    on_trial.run_until(lambda: on_trial.weight > 0)
+    on_trial.ask(Verb.PROMOTE, "promote")
+    on_trial.run_until(lambda: on_trial.status.stable == "2")
+    monkeypatch.setattr(on_trial, "write", write)
+    on_trial.run_until(lambda: not on_trial.status.writeback)
+    assert {"tags", "description", "report", "page"} <= set(refused)
+    assert on_trial.tags["2"]["rollout.status"] == "promoted"
+    assert on_trial.tags["2"]["rollout.id"] == on_trial.rollout.id
+    assert "Rollout promoted" in on_trial.descriptions["2"]
+
+
+def away(_: Any, item: Any) -> None:
+    """Fail as MLflow does while it is away and its last poll is not old yet."""
+    raise UnavailableError(f"MLflow does not take {item.kind}")

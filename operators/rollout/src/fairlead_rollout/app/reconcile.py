@@ -1,7 +1,7 @@
 """Reconcile one served model: gather, decide, apply, one status write."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -257,17 +257,28 @@ def _tell(snapshot: Snapshot, ports: Ports) -> tuple[Writeback, ...]:
     """
     waiting = snapshot.status.writeback if snapshot.status else ()
     told: list[Writeback] = []
-    for item in waiting:
-        before = {(i.kind, i.rollout) for i in waiting if i not in told}
-        if not _must_wait(item, before) and _is_told(item, snapshot, ports):
-            told.append(item)
+    left: list[Writeback] = []
+    for place, item in enumerate(waiting):
+        must_wait = _is_newer(item, left) or _must_wait(item, (*left, *waiting[place:]))
+        is_told = not must_wait and _is_told(item, snapshot, ports)
+        (told if is_told else left).append(item)
     return tuple(told)
 
 
-def _must_wait(item: Writeback, waiting: set[tuple[str, str]]) -> bool:
+def _is_newer(item: Writeback, left: Sequence[Writeback]) -> bool:
+    """Say whether an earlier word on the same is still to be told: after this one, it would stay."""
+    return item.kind not in {"record", "decision"} and _subject(item) in map(_subject, left)
+
+
+def _subject(item: Writeback) -> tuple[str, str]:
+    """Return what of MLflow an item is about: a version, or the one pointer of all versions."""
+    return item.kind, "" if item.kind == "production" else item.version
+
+
+def _must_wait(item: Writeback, waiting: Sequence[Writeback]) -> bool:
     """Say whether others come first: a file shows what the experiments service has been told."""
     others = {("record", item.rollout), ("decision", item.rollout)}
-    return item.kind in FILES and not waiting.isdisjoint(others)
+    return item.kind in FILES and not others.isdisjoint((i.kind, i.rollout) for i in waiting)
 
 
 def _is_told(item: Writeback, snapshot: Snapshot, ports: Ports) -> bool:
