@@ -92,6 +92,24 @@ def test_a_candidate_that_disagrees_is_aborted_before_it_answers(gated: World) -
     assert (gated.weight, copies(gated), gated.status.stable) == (0, {}, "1")
 
 
+@pytest.mark.parametrize("place", ["gated", "stepped"])
+def test_an_abort_ends_the_copies_while_the_registry_is_away(
+    place: str, request: pytest.FixtureRequest
+) -> None:
+    """What got copies as a candidate is not taken for the version that the registry names."""
+    world = request.getfixturevalue(place)
+    world.shadow_state = "holding" if place == "stepped" else "insufficient"
+    world.run_until(lambda: copies(world) == {"2": 4_000 if place == "stepped" else 1_250})
+    world.registry_up = False
+    world.run(2)
+    world.ask(Verb.ABORT)
+    world.run_until(lambda: not world.rollout.is_active)
+    world.run(10, every=2.0)
+
+    assert copies(world) == {}
+    assert {workload.version for workload in world.running} == {"1"}
+
+
 @pytest.fixture
 def stepped(make_world: Callable[..., World], build_manifest: Callable[..., Any]) -> World:
     """Return a world with a gate and a step of copies after it, in which the gate holds."""

@@ -89,12 +89,16 @@ def _shadows(snapshot: Snapshot, status: Status) -> dict[str, int]:
 def _wanted_shadow(snapshot: Snapshot, status: Status) -> str | None:
     """Return the version the registry names as shadow, if it is in no arm."""
     in_an_arm = {status.stable, *(r.candidate for r in status.trials), None}
-    named = [snapshot.registry.shadow] if snapshot.registry else _shadows_before(status)
+    named = [snapshot.registry.shadow] if snapshot.registry else _shadows_before(snapshot)
     return next((v for v in named if v not in in_an_arm), None)
 
 
-def _shadows_before(status: Status) -> list[str]:
-    return [entry["version"] for entry in (status.traffic or {}).get("shadow", ())]
+def _shadows_before(snapshot: Snapshot) -> list[str]:
+    """Return the versions that got copies, without those that got them as candidates on trial."""
+    before = snapshot.status or Status()
+    on_trial = {rollout.candidate for rollout in before.trials}
+    copies = (entry["version"] for entry in (before.traffic or {}).get("shadow", ()))
+    return [version for version in copies if version not in on_trial]
 
 
 def _gated_candidate(snapshot: Snapshot, rollout: Rollout) -> dict[str, int]:
