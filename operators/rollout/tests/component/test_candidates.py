@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -449,6 +450,25 @@ def test_the_command_asks_which_one_is_meant(
     cli.main([*home, "abort", "flight-delay", "--candidate", "3"])
     pair.run(2)
     assert ended(pair, "3") == ("aborted", "AbortedByPerson")
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["before-mlflow", "after-mlflow"])
+def test_a_rollback_before_the_pointer_was_seen_to_move(
+    decided: World, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """The last poll still shows the version that was replaced: it is gone back to all the same."""
+    view = decided.view
+    monkeypatch.setattr(decided, "view", lambda *of: replace(view(*of), production="1"))
+    decided.verdicts = {"3": Verdict.BETTER}
+    decided.run_until(lambda: decided.status.stable == "3")
+    decided.run(3 if told else 0)
+    assert decided.production == ("3" if told else "1")
+    decided.ask(Verb.ROLLBACK, "rollback")
+    decided.run(3)
+    monkeypatch.undo()
+    decided.run(5)
+    assert (decided.production, decided.rollout.candidate) == ("1", "1")
+    assert decided.rollout.is_active
 
 
 # ------------------------------------------------------------------ kills and losses

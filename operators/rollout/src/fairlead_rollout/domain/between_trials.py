@@ -21,13 +21,14 @@ def _request_without_rollout(context: Context) -> Ruling | None:
     request, rollout = context.request, context.status.rollout
     if request is None:
         return None
-    status, settled = context.status, context.status.settled
+    status = context.status
     if request.verb is Verb.RETRY and rollout is not None and request.rollout == rollout.id:
         status = replace(status, turned_away=())
-        settled = settled if rollout.alias else None  # else MLflow is yet to name the promoted one
+        # After an alias's rollout MLflow is yet to name the promoted one.
+        status = status if rollout.alias else replace(status, settled=None)
     if request.verb is Verb.ROLLBACK and rollout is not None and request.rollout == rollout.id:
         status = _pointer_moved_back(status, rollout)
-    status = replace(status, settled=settled, handled_request=request.id)
+    status = replace(status, handled_request=request.id)
     return _serving(replace(context, status=status), AT_ONCE)
 
 
@@ -36,7 +37,15 @@ def _pointer_moved_back(status: Status, rollout: Rollout) -> Status:
     before, left = version_before(status), status.production
     if before is None or left is None:
         return status
+    if _waits_for_pointer(status):  # MLflow may have moved it to stable since it was looked at
+        left, status = rollout.candidate, _with_pointer_kept(status)
     return tell(status, production_moved(rollout, left=left, to=before))
+
+
+def _with_pointer_kept(status: Status) -> Status:
+    """Take back that production is to name stable: what it still names is asked for again."""
+    left = tuple(item for item in status.writeback if item.kind != "production")
+    return replace(status, settled=None, writeback=left)
 
 
 def _nothing_new(context: Context) -> Ruling | None:
