@@ -150,6 +150,14 @@ def test_a_name_that_is_free_again_goes_on_where_it_was(
     on_trial.run_until(lambda: on_trial.weight == 0)
 
 
+def test_an_outage_does_not_hide_what_was_decided(talking: World) -> None:
+    """The trial is aborted in the pass that finds the registry away: both are told."""
+    talking.verdict, talking.registry_up = Verdict.WORSE, False
+    talking.run(3)
+    assert events(talking)["RegistryUnreachable"] == 1
+    assert events(talking)["ObjectiveWorse"] == 1
+
+
 def test_an_older_verdict_is_not_told_after_a_newer_one(
     on_trial: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,16 +22,16 @@ def _changes(status: Status, context: Context, ruling: Ruling) -> tuple[Action, 
     """Tell of a change of reason, of step or of why a version does not start."""
     before = context.snapshot.status
     outages = tuple(_outages(before or Status(), status, context))
-    if outages:
+    told = _without_troubles if outages else _headline  # an outage is news of its own
+    if before is not None and told(before) == told(status):
         return outages
-    if before is not None and _headline(before) == _headline(status):
-        return ()
     rollout = status.rollout.id if status.rollout else context.snapshot.uid
     step = status.rollout.step if status.rollout else None
     event = f"{rollout}/{step}/{status.attempts}/{status.handled_request}/{ruling.reason}"
     if ruling.reason in STARTING:
         event += f"/{ruling.message}"  # one for each cause
-    return (_event(event, ruling.reason, ruling.message, is_warning=_is_bad(ruling, context)),)
+    change = _event(event, ruling.reason, ruling.message, is_warning=_is_bad(ruling, context))
+    return (*outages, change)
 
 
 def _is_bad(ruling: Ruling, context: Context) -> bool:
@@ -74,12 +74,16 @@ def _event(event: str, reason: str, message: str, *, is_warning: bool) -> EmitEv
 
 
 def _headline(status: Status) -> tuple[object, ...]:
+    troubles = {c.type for c in status.conditions if c.type in conditions.TROUBLES}
+    return (*_without_troubles(status), troubles)
+
+
+def _without_troubles(status: Status) -> tuple[object, ...]:
     rollout = status.rollout
     return (
         status.stable,
         [(r.id, r.state, r.step, r.reason) for r in (rollout, *status.beside) if r],
         {c.message for c in status.conditions if c.reason in STARTING and c.type in TOLD_BY},
-        {c.type for c in status.conditions if c.type in conditions.TROUBLES},
     )
 
 
