@@ -251,6 +251,32 @@ def test_a_paused_rollout_holds_its_weight_but_still_aborts(on_trial: World) -> 
     assert on_trial.weight == 0
 
 
+def test_a_rollout_paused_before_its_first_weight_gets_none(serving: World) -> None:
+    """Its candidate may get ready meanwhile, and the deadline for that is no matter then."""
+    serving.broken["2"] = (1, "it is slow to start")
+    serving.production = "2"
+    serving.run(2)
+    serving.ask(Verb.PAUSE)
+    serving.run(2)
+    serving.broken.clear()
+    serving.run(100, every=15.0)
+    assert (serving.weight, serving.rollout.step, serving.rollout.paused) == (0, None, True)
+    progressing = serving.status.condition(ConditionType.PROGRESSING)
+    assert progressing.reason == "Paused"
+    assert progressing.message.startswith("paused before version 2 gets anything")
+    serving.ask(Verb.RESUME, "request-2")
+    serving.run_until(lambda: serving.weight == 1_000)
+
+
+def test_a_rollout_paused_before_its_first_weight_ends_in_time(serving: World) -> None:
+    """`maxDuration` runs on."""
+    serving.production = "2"
+    serving.run()
+    serving.ask(Verb.PAUSE)
+    serving.run(10, every=600.0)
+    assert (serving.rollout.state, serving.rollout.reason) == ("aborted", "Inconclusive")
+
+
 def test_a_resumed_rollout_goes_on(on_trial: World) -> None:
     """After a pause the steps go on."""
     on_trial.ask(Verb.PAUSE)

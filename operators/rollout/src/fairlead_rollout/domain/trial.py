@@ -94,8 +94,10 @@ def _deadline_exceeded(context: Context) -> Ruling | None:
     late = context.now - rollout.started_at >= deadline
     if rollout.state is not RolloutState.PENDING or not late:
         return None
-    if context.spec.rollout.guardrails.shadow and context.is_available(rollout.candidate):
-        return None  # it started in time, and is being compared since
+    is_compared = context.spec.rollout.guardrails.shadow is not None
+    wanted = 1 if is_compared else trial_replicas(context.spec, rollout.lane)
+    if context.is_available(rollout.candidate, at_least=wanted):
+        return None  # it has started, and is compared, or was held by a person
     message = f"version {rollout.candidate} was not ready within {format_duration(deadline)}"
     message += because(context.snapshot.workload(rollout.candidate))
     return end_rollout(context, RolloutState.ABORTED, Reason.PROGRESS_DEADLINE_EXCEEDED, message)
@@ -150,7 +152,15 @@ def _candidate_starting(context: Context) -> Ruling | None:
     if ("record", rollout.id) in waiting:
         message = "the experiments service has not taken the rollout's record yet"
         return context.rule(Reason.ANALYSIS_UNAVAILABLE, message, SOON)
-    return shadow_gate(context) or set_step(context, 0)
+    return shadow_gate(context) or _paused_at_start(context) or set_step(context, 0)
+
+
+def _paused_at_start(context: Context) -> Ruling | None:
+    """Hold a candidate back that a person paused before its first step."""
+    if not context.rollout.paused:
+        return None
+    message = f"paused before version {context.rollout.candidate} gets anything; 'fairlead resume' goes on"
+    return _too_long(context) or context.rule(Reason.PAUSED, message, ANALYSIS_EVERY)
 
 
 def _traffic_pending(context: Context) -> Ruling | None:
