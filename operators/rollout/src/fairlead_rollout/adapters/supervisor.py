@@ -26,6 +26,7 @@ TICK = 0.1  # seconds; how soon a killed process is noticed
 PROBE_EVERY = 0.2  # seconds, until ready
 PROBE_READY_EVERY = 1.0
 PROBE_TIMEOUT = 1.0
+START_EVERY = 1.0  # of a process that the machine will not start just now
 MISSES = 3  # unanswered probes in a row until a ready process is taken as not ready
 
 
@@ -143,10 +144,9 @@ class Supervisor:
             reason = log.read_text("utf-8").partition("\n")[0].strip().rstrip(".")
             log.unlink()
             if reason:
-                return {"exitCode": code, "reason": reason, "at": format_time(datetime.now(UTC))}
+                return _failed(code, reason)
         how = f"was killed by signal {-code}" if code is not None and code < 0 else None
-        reason = f"its process {how or f'ended with exit code {code}'}"
-        return {"exitCode": code, "reason": reason, "at": format_time(datetime.now(UTC))}
+        return _failed(code, f"its process {how or f'ended with exit code {code}'}")
 
     def _steer(self, child: Child, wanted: ProcessSpec | None, now: float) -> None:
         """Start, stop or replace one process."""
@@ -157,9 +157,19 @@ class Supervisor:
             return
         child.spec = wanted  # for the next start, if it is another one
         if child.running is None and child.stopping_since is None and now >= child.start_at:
-            log = self._home.logs / f"{child.spec.workload}-{child.spec.replica}.log"
-            child.running = processes.start(child.spec, self._home.root, log)
-            child.probe_at, child.misses = now, 0
+            self._start(child, now)
+
+    def _start(self, child: Child, now: float) -> None:
+        """Start a process; one that cannot be started must not keep the others unattended."""
+        output = self._home.logs / f"{child.spec.workload}-{child.spec.replica}.log"
+        try:
+            child.running = processes.start(child.spec, self._home.root, output)
+        except OSError as error:
+            log.exception("cannot start %s just now; trying again", child.spec.key)
+            child.failure = _failed(None, f"its process cannot be started: {error}")
+            child.start_at = now + START_EVERY
+            return
+        child.probe_at, child.misses = now, 0
 
     @staticmethod
     def _renew(child: Child, spec: ProcessSpec) -> None:
@@ -248,6 +258,10 @@ class Supervisor:
                 self._notice_end(child, now)
             left = [child for child in left if child.running is not None]
             await asyncio.sleep(TICK if left else 0)
+
+
+def _failed(code: int | None, reason: str) -> dict[str, Any]:
+    return {"exitCode": code, "reason": reason, "at": format_time(datetime.now(UTC))}
 
 
 def _workload_status(folder: Path, children: list[Child]) -> dict[str, Any]:
