@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from fairlead_rollout.adapters import processes
+from fairlead_rollout.adapters import processes, supervisor
 from fairlead_rollout.adapters.home import Home
 from fairlead_rollout.adapters.stack import Addresses
 from fairlead_rollout.adapters.supervisor import Supervisor
@@ -67,3 +67,36 @@ def test_a_process_that_cannot_be_started_keeps_no_other_from_its_start(home: Ho
     wanted["b/0"] = spec_of("b")
     tick(watch, wanted, times=3)
     assert seen(home)["b/0"]["pid"] is not None
+
+
+def test_a_process_left_behind_that_is_wanted_no_more_ends_its_work(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer processes of a version are wanted since `up` was killed: the one too many drains."""
+    ready, drained = home.root / "ready", home.root / "drained"
+    drains = f"""
+import pathlib, signal, sys, time
+def end(*_):
+    time.sleep(0.5)
+    pathlib.Path({str(drained)!r}).touch()
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+pathlib.Path({str(ready)!r}).touch()
+time.sleep(60)
+"""
+    left = spec_of("model-v1", (sys.executable, "-c", drains))
+    running = processes.start(left, home.root, home.logs / "left.log")
+    while not ready.exists():
+        assert running.is_alive
+    monkeypatch.setattr(supervisor, "services", lambda *_: ())
+
+    async def up() -> None:
+        stop = asyncio.Event()
+        task = asyncio.create_task(Supervisor(home, NOWHERE).run(stop))
+        while running.is_alive:  # noqa: ASYNC110 -- another process has no event
+            await asyncio.sleep(0.05)
+        stop.set()
+        await task
+
+    asyncio.run(asyncio.wait_for(up(), timeout=20))
+    assert drained.exists()

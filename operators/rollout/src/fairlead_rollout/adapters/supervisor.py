@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ TICK = 0.1  # seconds; how soon a killed process is noticed
 PROBE_EVERY = 0.2  # seconds, until ready
 PROBE_READY_EVERY = 1.0
 PROBE_TIMEOUT = 1.0
+LEFTOVER_GRACE = timedelta(minutes=1)  # longer than most requests that one left may still answer
 START_EVERY = 1.0  # of a process that the machine will not start just now
 MISSES = 3  # unanswered probes in a row until a ready process is taken as not ready
 
@@ -116,12 +117,15 @@ class Supervisor:
         return {spec.key: spec for spec in specs} | self._beside
 
     def _adopt(self) -> None:
-        """Take over what an earlier supervisor left; end what is not wanted as it is."""
+        """Take over what an earlier supervisor left; end what is not wanted as it is.
+
+        What is not wanted at all, as fewer processes of a version are by now, may still get
+        requests: it is taken over too, and ends as ever.
+        """
         wanted = self._wanted()
         for running in processes.find(self._home.root):
-            spec = wanted.get(running.key)
-            twin = self._children.get(running.key)
-            if spec is None or spec.is_outdated(running.digest) or twin is not None:
+            spec = wanted.get(running.key) or _leftover(running.key)
+            if spec.is_outdated(running.digest) or running.key in self._children:
                 running.kill()
                 continue
             self._children[running.key] = Child(spec=spec, running=running)
@@ -258,6 +262,18 @@ class Supervisor:
                 self._notice_end(child, now)
             left = [child for child in left if child.running is not None]
             await asyncio.sleep(TICK if left else 0)
+
+
+def _leftover(key: str) -> ProcessSpec:
+    """Return what is known of a process that is wanted no more."""
+    workload, _, replica = key.partition("/")
+    return ProcessSpec(
+        workload=workload,
+        replica=int(replica),
+        command=(),
+        grace=LEFTOVER_GRACE,
+        is_replaced=False,
+    )
 
 
 def _failed(code: int | None, reason: str) -> dict[str, Any]:
