@@ -1,7 +1,9 @@
 """One served model through its life: first version, trial, promotion, abort, faults."""
 
+import errno
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -425,6 +427,28 @@ def test_a_lost_status_is_rebuilt_before_anything_changes(on_trial: World, momen
 
 def _ids(status: Status) -> list[tuple[str, str]]:
     return [(rollout.id, rollout.state) for rollout in status.history]
+
+
+def test_a_status_that_cannot_be_read_just_now_is_not_lost(
+    on_trial: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file is left to open, or a disk over the network hangs: the pass is made again later."""
+    on_trial.ask(Verb.PAUSE)
+    on_trial.run(3)
+    before, read = on_trial.status, Path.read_text
+
+    def read_text(path: Path, *how: str) -> str:
+        if path.name == "status.json" and path.parent.name == "flight-delay":
+            raise OSError(errno.EMFILE, "Too many open files", str(path))
+        return read(path, *how)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    with pytest.raises(OSError, match="Too many open files"):
+        reconcile("flight-delay", on_trial.ports)
+    monkeypatch.undo()
+    assert on_trial.status == before
+    on_trial.run(3)
+    assert on_trial.rollout.paused
 
 
 def test_a_lost_status_waits_for_experiments(serving: World) -> None:

@@ -1,6 +1,7 @@
 """The supervisor of local mode with small processes: what one does must not matter to others."""
 
 import asyncio
+import errno
 import json
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from fairlead_rollout.adapters import processes, supervisor
+from fairlead_rollout.adapters.files import read_json, write_json
 from fairlead_rollout.adapters.home import Home
 from fairlead_rollout.adapters.stack import Addresses
 from fairlead_rollout.adapters.supervisor import Supervisor
@@ -100,3 +102,42 @@ time.sleep(60)
 
     asyncio.run(asyncio.wait_for(up(), timeout=20))
     assert drained.exists()
+
+
+def test_a_workload_that_cannot_be_read_just_now_goes_on(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A spec that is there and cannot be opened does not end the processes that serve."""
+    wanted = {"workload": "model-v1", "model": "model", "version": "1", "replicas": 1}
+    write_json(home.workloads / "model-v1" / "spec.json", wanted)
+    monkeypatch.setattr(supervisor, "services", lambda *_: ())
+    monkeypatch.setattr(supervisor, "serving", lambda *_: [spec_of("model-v1")])
+    reads = Path.read_text
+
+    def read_text(path: Path, *how: str) -> str:
+        if path.name == "spec.json":
+            raise OSError(errno.EMFILE, "Too many open files", str(path))
+        return reads(path, *how)
+
+    async def up() -> int | None:
+        stop = asyncio.Event()
+        task = asyncio.create_task(Supervisor(home, NOWHERE).run(stop))
+        pid = await pid_of("model-v1/0", home)
+        monkeypatch.setattr(Path, "read_text", read_text)
+        await asyncio.sleep(1)
+        monkeypatch.setattr(Path, "read_text", reads)
+        after = await pid_of("model-v1/0", home)
+        stop.set()
+        await task
+        return after if after == pid else None
+
+    assert asyncio.run(asyncio.wait_for(up(), timeout=20)) is not None
+
+
+async def pid_of(key: str, home: Home) -> int:
+    """Return the process that is ready under a key, once there is one."""
+    while True:
+        found = (read_json(home.root / "processes.json") or {}).get(key, {})
+        if found.get("ready"):
+            return int(found["pid"])
+        await asyncio.sleep(0.05)

@@ -24,10 +24,14 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return a JSON file's content, or None when it is missing or not JSON."""
+    """Return a JSON file's content, or None when it is missing or not JSON.
+
+    Raises:
+        OSError: It is there and cannot be read just now: it must not be taken for lost.
+    """
     try:
         return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 

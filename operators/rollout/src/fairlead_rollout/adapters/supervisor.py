@@ -111,10 +111,18 @@ class Supervisor:
     def _wanted(self) -> dict[str, ProcessSpec]:
         specs = list(services(self._home, self._addresses))
         for path in sorted(self._home.workloads.glob("*/spec.json")):
-            workload = read_json(path)
-            if workload is not None:
-                specs.extend(serving(self._home, self._addresses, workload))
+            specs.extend(self._serving(path))
         return {spec.key: spec for spec in specs} | self._beside
+
+    def _serving(self, path: Path) -> Iterable[ProcessSpec]:
+        """Return the processes of a workload; what cannot be read just now stays as it is."""
+        try:
+            workload = read_json(path)
+        except OSError:
+            log.exception("cannot read %s just now; its processes stay", path)
+            ours = (c for c in self._children.values() if c.spec.workload == path.parent.name)
+            return [child.spec for child in ours if child.stopping_since is None]
+        return () if workload is None else serving(self._home, self._addresses, workload)
 
     def _adopt(self) -> None:
         """Take over what an earlier supervisor left; end what is not wanted as it is.
@@ -303,5 +311,7 @@ def _workload_status(folder: Path, children: list[Child]) -> dict[str, Any]:
 
 
 def _write_if_changed(path: Path, document: Any) -> None:
-    if read_json(path) != document:
-        write_json(path, document)
+    with contextlib.suppress(OSError):  # what cannot be read is written anew
+        if read_json(path) == document:
+            return
+    write_json(path, document)
