@@ -568,6 +568,18 @@ def test_a_record_carries_no_control_characters(serving: World) -> None:
     assert len(reason) <= 1_000
 
 
+def test_an_event_behind_a_half_written_one_is_kept(on_trial: World) -> None:
+    """The disk was full in the middle of a line: only that one is lost, and told again."""
+    path = on_trial.home.served_models / "flight-delay" / "events.jsonl"
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"id": "cut off he')
+    on_trial.ask(Verb.PAUSE)
+    on_trial.run(3)
+    on_trial.ask(Verb.RESUME, "request-2")
+    on_trial.run(3)
+    assert reasons(on_trial)[-2:] == ["Paused", "StepHolding"]
+
+
 def test_an_outage_and_every_pause_are_events(on_trial: World) -> None:
     """The same step paused twice is told twice; the registry's absence is told once."""
     for number, verb in enumerate((Verb.PAUSE, Verb.RESUME, Verb.PAUSE)):

@@ -1,6 +1,7 @@
 """ServedModels in a folder: the local stand-in for the Kubernetes API."""
 
 import json
+import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -119,8 +120,9 @@ class FolderStore:
         path = self._root / name / "events.jsonl"
         if any(entry["id"] == event.id for entry in self.events(name)):
             return
+        line = json.dumps({**to_document(event), "at": format_time(at)}) + "\n"
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**to_document(event), "at": format_time(at)}) + "\n")
+            file.write(line if _ends_whole(path) else f"\n{line}")
 
     def events(self, name: str) -> tuple[Mapping[str, Any], ...]:
         """Return the events, oldest first; a half-written last line is left out."""
@@ -184,6 +186,14 @@ def _read_status(path: Path) -> Status | None:
 
 def _read_request(document: Any) -> Request | None:
     return Request(**{**document, "verb": Verb(document["verb"])}) if document else None
+
+
+def _ends_whole(path: Path) -> bool:
+    """Say whether a file's last line was written to its end; on a full disk one is not."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read(1) in {b"", b"\n"}
 
 
 def _parse_line(line: str) -> Mapping[str, Any] | None:
