@@ -488,6 +488,24 @@ def test_a_lost_status_with_a_shadow_keeps_what_serves(
     assert (world.status.stable, world.status.traffic) == ("1", before)
 
 
+@pytest.mark.parametrize("gate", [False, True], ids=["plain", "gate"])
+def test_a_candidate_without_a_record_is_not_taken_for_stable(
+    make_world: Callable[..., World], build_manifest: Callable[..., Any], gate: bool
+) -> None:
+    """Experiments was away when the trial began, and the candidate is ready: it never answered."""
+    rules = {"guardrails": {"shadow": {"maxDisagreement": 0.05}}} if gate else {}
+    world = make_world(build_manifest(rollout={"steps": [{"weight": 10, "for": "1m"}], **rules}))
+    world.run_until(lambda: world.status.stable == "1")
+    world.experiments_up = False
+    world.production = "2"
+    world.run(5, every=1.0)
+    assert {w.version: w.ready > 0 for w in world.running} == {"1": True, "2": True}
+    (world.home.served_models / "flight-delay" / "status.json").unlink()
+    world.experiments_up = True
+    world.run(2)
+    assert (world.status.stable, world.rollout.candidate) == ("1", "2")
+
+
 def test_rules_changed_while_the_status_was_lost_start_the_trial_over(
     on_trial: World, build_manifest: Callable[..., Any]
 ) -> None:

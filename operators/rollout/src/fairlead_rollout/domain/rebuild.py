@@ -6,6 +6,7 @@ be told holds at the version that is serving; no rollout is invented.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 
@@ -14,6 +15,7 @@ from fairlead_rollout.domain.lanes import Lane, spec_in
 from fairlead_rollout.domain.snapshot import Snapshot
 from fairlead_rollout.domain.spec import ServedModelSpec
 from fairlead_rollout.domain.status import Rollout, RolloutState, Status, parse_time, with_history
+from fairlead_rollout.domain.wanted import traffic_plan
 from fairlead_rollout.domain.writebacks import record_of
 
 UNKNOWN_RULES = "unknown"  # equal to no fingerprint: the trial starts over
@@ -129,12 +131,40 @@ def _resumed(rollout: Rollout, snapshot: Snapshot) -> Rollout:
 def _serving_version(snapshot: Snapshot) -> str | None:
     """Return the version that must be serving: there was never a rollout.
 
-    That is the production version if it is ready, else the newest ready one that is not a shadow.
+    That is the ready one to which the gateway still routes; if that cannot be told, the production
+    version if it is ready, else the newest ready one that is not a shadow.
     """
     registry = snapshot.registry
     production = registry.production if registry else None
     shadow = registry.shadow if registry else None
     ready = {w.version for w in snapshot.workloads if w.ready}
+    routed = [version for version in ready if _is_routed(version, production, snapshot)]
+    if routed:
+        return routed[0]
     if production in ready:
         return production
     return max(ready - {shadow}, key=int, default=None)
+
+
+def _is_routed(version: str, production: str | None, snapshot: Snapshot) -> bool:
+    """Say whether the gateway follows the plan of a version alone, or with a trial that begins.
+
+    A trial gets no weight before it has a record; but its processes may be ready by then.
+    """
+    serving = Status(stable=version)
+    statuses = [serving]
+    if production not in {None, version}:
+        trial = Rollout(
+            id="",
+            candidate=str(production),
+            baseline=version,
+            state=RolloutState.PENDING,
+            started_at=datetime.min,  # noqa: DTZ901 -- no plan tells it
+        )
+        statuses.append(replace(serving, rollout=trial))
+    plans = [plan for status in statuses if (plan := traffic_plan(snapshot, status))]
+    plans.extend(
+        [{**plan, "timeout": int(plan["timeout"])} for plan in plans]
+    )  # as Kubernetes has it
+    applied = snapshot.applied
+    return applied is not None and any(applied.has(plan) for plan in plans)
