@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,3 +142,26 @@ async def pid_of(key: str, home: Home) -> int:
         if found.get("ready"):
             return int(found["pid"])
         await asyncio.sleep(0.05)
+
+
+def test_a_worker_whose_leader_nobody_waited_for_is_ended(home: Home) -> None:
+    """In a container without an init, what was killed with `up` stays in the table as a zombie."""
+    worker = "import time; time.sleep(60)"
+    leads = f"""
+import subprocess, sys, time
+worker = subprocess.Popen([sys.executable, "-c", {worker!r}])
+print(worker.pid, flush=True)
+time.sleep(60)
+"""
+    output = home.logs / "leader.log"
+    leader = processes.start(spec_of("mlflow", (sys.executable, "-c", leads)), home.root, output)
+    while not output.read_text("utf-8").endswith("\n"):
+        assert leader.is_alive
+    process = psutil.Process(int(output.read_text("utf-8")))
+    started = processes.Running(key="mlflow/0", port=None, digest="", process=process)
+    leader.process.kill()
+    while leader.is_alive:
+        time.sleep(0.05)
+    assert list(processes.find(home.root)) == []
+    time.sleep(0.5)
+    assert (leader.exit_code(), started.is_alive) == (-9, False)

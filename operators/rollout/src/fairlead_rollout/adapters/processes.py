@@ -120,8 +120,16 @@ def find(home: Path) -> Iterator[Running]:
                 digest=marks.get(DIGEST, ""),
                 process=process,
             )
-        elif leader is not None and not psutil.pid_exists(leader):
+        elif leader is not None and _has_ended(leader):
             kill_group(leader)
+
+
+def _has_ended(pid: int) -> bool:
+    """Say whether a process has ended; where nobody waits for orphans, it is there all the same."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _marks(process: psutil.Process) -> dict[str, str]:
