@@ -233,6 +233,20 @@ def test_revert_moves_the_pointer_back_to_stable(reverting: World) -> None:
     assert reverting.status.settled is None
 
 
+def test_a_retry_takes_back_that_the_pointer_is_to_be_moved(reverting: World) -> None:
+    """MLflow was away since the abort: when it is back, the new trial must not be ended by the old."""
+    reverting.registry_up = False
+    reverting.run_until(lambda: not reverting.rollout.is_active)
+    reverting.verdict = Verdict.INSUFFICIENT
+    reverting.ask(Verb.RETRY)
+    reverting.run(3)
+    reverting.registry_up = True
+    reverting.run_until(lambda: reverting.weight == 1_000)
+    reverting.run(5)
+    assert (reverting.production, reverting.status.attempts) == ("2", 2)
+    assert reverting.rollout.is_active
+
+
 @pytest.mark.parametrize(("verb", "stable"), [(Verb.ABORT, "1"), (Verb.PROMOTE, "2")])
 def test_a_person_decides_at_once(on_trial: World, verb: Verb, stable: str) -> None:
     """A person's word ends the trial, and the history names the person."""

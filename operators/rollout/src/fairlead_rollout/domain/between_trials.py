@@ -9,7 +9,7 @@ from fairlead_rollout.domain.reasons import Reason
 from fairlead_rollout.domain.rollback import version_before
 from fairlead_rollout.domain.ruling import AT_ONCE, IDLE, SELDOM, SOON, Check, Context, Ruling
 from fairlead_rollout.domain.snapshot import Verb
-from fairlead_rollout.domain.status import ConditionType, Rollout, Status
+from fairlead_rollout.domain.status import ConditionType, Rollout, RolloutState, Status
 from fairlead_rollout.domain.writebacks import production_moved
 
 
@@ -24,12 +24,20 @@ def _request_without_rollout(context: Context) -> Ruling | None:
     status = context.status
     if request.verb is Verb.RETRY and rollout is not None and request.rollout == rollout.id:
         status = replace(status, turned_away=())
-        # After an alias's rollout MLflow is yet to name the promoted one.
-        status = status if rollout.alias else replace(status, settled=None)
+        status = _with_another_trial(status, rollout)
     if request.verb is Verb.ROLLBACK and rollout is not None and request.rollout == rollout.id:
         status = _pointer_moved_back(status, rollout)
     status = replace(status, handled_request=request.id)
     return _serving(replace(context, status=status), AT_ONCE)
+
+
+def _with_another_trial(status: Status, rollout: Rollout) -> Status:
+    """Let a version that was turned away be put on trial again."""
+    if rollout.alias:
+        return status  # MLflow is yet to name the promoted one
+    if rollout.state is RolloutState.PROMOTED:
+        return replace(status, settled=None)
+    return _with_pointer_kept(status)
 
 
 def _pointer_moved_back(status: Status, rollout: Rollout) -> Status:
@@ -43,7 +51,7 @@ def _pointer_moved_back(status: Status, rollout: Rollout) -> Status:
 
 
 def _with_pointer_kept(status: Status) -> Status:
-    """Take back that production is to name stable: what it still names is asked for again."""
+    """Take back that production is to be moved: what it still names is asked for again."""
     left = tuple(item for item in status.writeback if item.kind != "production")
     return replace(status, settled=None, writeback=left)
 
