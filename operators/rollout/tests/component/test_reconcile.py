@@ -10,6 +10,7 @@ import pytest
 
 from fairlead_rollout.app.reconcile import reconcile
 from fairlead_rollout.domain.errors import UnavailableError
+from fairlead_rollout.domain.explain import explain
 from fairlead_rollout.domain.snapshot import FETCH_FAILED, Verb, Verdict
 from fairlead_rollout.domain.status import ConditionType, RolloutState, Status
 
@@ -531,6 +532,19 @@ def test_rules_changed_while_the_status_was_lost_start_the_trial_over(
     (on_trial.home.served_models / "flight-delay" / "status.json").unlink()
     on_trial.run_until(lambda: on_trial.weight == 5_000)
     assert on_trial.status.history[-1].reason == "RulesChanged"
+
+
+def test_fewer_steps_are_explained_before_the_controller_has_seen_them(
+    on_trial: World, build_manifest: Callable[..., Any]
+) -> None:
+    """The controller is away, and the trial is at a step that is no more."""
+    on_trial.run_until(lambda: on_trial.weight == 5_000)
+    document = build_manifest()
+    document["spec"]["rollout"]["steps"] = [{"weight": 30, "until": "decided"}]
+    on_trial.store_.apply(document, on_trial.time)
+    served = on_trial.store_.read("flight-delay")
+    told = explain("flight-delay", served.spec, served.status, None, on_trial.time)
+    assert "It starts over: fewer steps were applied." in told
 
 
 def test_fewer_steps_and_a_request_at_once_do_not_stop_the_controller(

@@ -149,6 +149,8 @@ def _story(rollout: Rollout, spec: ServedModelSpec, now: datetime) -> str:
     age = format_duration(now - rollout.started_at)
     if rollout.step is None:
         return f"On trial since {age}: {who}. It gets no traffic yet: {rollout.message}."
+    if rollout.step >= len(spec.rollout.steps):
+        return f"On trial since {age}: {who}. It starts over: fewer steps were applied."
     step = spec.rollout.steps[rollout.step]
     share = share_of(step, rollout)
     share = f"with {share}" if step.shadow else f"at {share}"
