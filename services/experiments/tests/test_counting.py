@@ -4,6 +4,7 @@ import itertools
 import math
 import time
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
@@ -386,6 +387,41 @@ def test_windows_are_counted_by_the_record_that_is_kept(
 
     for second in (5, 7):
         look(store, engine, case.record(after), second)
+
+
+@pytest.mark.parametrize("objective", [{"outcome": "y"}, DETAILED[0], DETAILED[-1]], ids=str)
+def test_a_record_changes_its_model_and_its_objective_at_once(
+    engine: Engine, objective: dict[str, Any]
+) -> None:
+    """Outcomes that move to or from its exposures are no part of sums by the record before."""
+    store = SqlStore(engine)
+    case, other = Case(store), Case(store)
+    given = {"candidate": "4", "slowerThan": None}
+    before = case.record({**given, "objective": {"outcome": "y", "covariate": "z"}})
+    after = replace(case.record({**given, "objective": objective}), model=f"m{other.number}")
+    met = {"step": 0, "code": 200, "attempts": 1, "durationMs": 1.0, "version": "4"}
+    told = [
+        {"unit": unit, "outcome": "y", "value": value, "observedAt": "2026-01-01T00:00:02Z"}
+        for unit, value in (("a", 1.0), ("b", 0.0))
+    ]
+    store.put_rollout(before)
+    case.send(
+        [
+            {**met, "inferenceId": n, "unit": unit, "arm": ARMS[n], "at": "2026-01-01T00:00:01Z"}
+            for n, unit in enumerate(("a", "b"))
+        ]
+    )
+    case.send(told)
+    other.send(told[:1])
+
+    store.put_rollout(after)
+    followed = case.tables(engine)
+    read = store.read_aggregates(after, NOW)
+    with writing(engine) as connection:
+        count_units_afresh(connection, after)
+
+    assert followed == case.tables(engine)
+    assert_swept(engine, read, after)
 
 
 def read_at_last(store: SqlStore, rollout: Rollout, at: datetime) -> Aggregates:

@@ -139,11 +139,14 @@ class SqlStore(Checked):
                 connection.execute(mine.values(**row))
             else:
                 connection.execute(insert(ROLLOUTS).values(id=rollout.id, **row))
+            is_counted_otherwise = before is None or _is_counted_otherwise(before, rollout, row)
+            if is_counted_otherwise:
+                # Sums by the record before cannot follow outcomes that are attached by this one.
+                start_count(connection, rollout)
             if before is None or before["model"] != rollout.model:
                 met = select(UNITS.c.unit).where(UNITS.c.rollout == rollout.id)
                 _attach(connection, OUTCOMES.c.unit.in_(met))
-            if before is None or _is_counted_otherwise(before, rollout, row):
-                start_count(connection, rollout)
+            if is_counted_otherwise:
                 count_more(connection, rollout)
 
     def count_stale(self) -> None:
