@@ -5,13 +5,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from experiments_process import COMMAND, serving
-from sqlalchemy import Engine, Table, func, select, update
+from sqlalchemy import Connection, Engine, Table, func, select, update
 
 from fairlead_experiments.adapters import retention as adapter
 from fairlead_experiments.adapters.database import is_server, open_engine
@@ -300,6 +300,51 @@ def test_outcomes_of_nothing_go_by_their_time(
         left = set(connection.scalars(select(OUTCOMES.c.subject)))
     assert {"inference:late", "unit:m9:held", "unit:m1:u1"} <= left
     assert len(left) == before - 3
+
+
+class Between(SqlArchive):
+    """Something else is written between what a pass reads and what it removes."""
+
+    def __init__(self, engine: Engine, meanwhile: Callable[[], object]) -> None:
+        super().__init__(engine)
+        self._others = iter([meanwhile])
+
+    @contextmanager
+    def _writing(self, *, is_long: bool = False) -> Iterator[Connection]:
+        for other in self._others:
+            other()
+        with super()._writing(is_long=is_long) as connection:
+            yield connection
+
+
+def test_an_outcome_that_is_taken_over_while_a_pass_looks_stays(
+    case: Case, exposure: Build, record: Build
+) -> None:
+    """An exposure that comes months late gets its unit's outcome, or the pass; never both."""
+    case.clock.now = datetime(2026, 9, 1, tzinfo=UTC)
+    case.experiments.put_rollout("r1", record(model="m1"))
+    told = {"outcome": "squared_error", "value": 1, "unit": "u1", "model": "m1"}
+    case.experiments.take_outcomes([{**told, "observedAt": "2026-02-01T00:00:00Z"}])
+    late = [exposure(unit="u1", at="2026-01-15T00:00:00Z")]
+    archive = Between(case.engine, lambda: case.experiments.take_exposures(late))
+
+    removed = list(archive.remove_outcomes(keep=KEEP, now=case.clock.now))
+
+    assert (removed, case.rows(OUTCOMES), case.rows(UNIT_OUTCOMES)) == ([0], 1, 1)
+
+
+def test_a_record_that_comes_while_a_pass_looks_keeps_its_covariates(
+    case: Case, record: Build
+) -> None:
+    """What an open rollout may look back to is asked when rows go, not when the pass began."""
+    case.clock.now = datetime(2026, 9, 1, tzinfo=UTC)
+    told = {"outcome": "y", "value": 1, "unit": "u1", "model": "m1"}
+    case.experiments.take_outcomes([{**told, "observedAt": "2026-05-03T00:00:00Z"}])
+    objective = {**record()["objective"], "covariate": "y"}
+    opened = record(model="m1", startedAt="2026-08-01T00:00:00Z", objective=objective)
+    archive = Between(case.engine, lambda: case.experiments.put_rollout("r1", opened))
+
+    assert list(archive.remove_outcomes(keep=KEEP, now=case.clock.now)) == [0]
 
 
 def test_a_units_outcome_of_a_closed_rollout_is_no_other_rollouts(

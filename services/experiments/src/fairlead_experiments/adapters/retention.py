@@ -148,8 +148,6 @@ class SqlArchive(Checked):
         They were observed longer than `keep` ago; of a unit whose model has an open rollout with a
         covariate, longer than `keep` before that rollout began.
         """
-        with self._reading() as connection:
-            floors = _floors(connection, keep + _SLACK)
         key = OUTCOMES.c.subject, OUTCOMES.c.outcome, OUTCOMES.c.moment
         old = OUTCOMES.c.observed_at < microseconds(now - keep)
         after: tuple[Any, ...] = ("", "", 0)
@@ -157,10 +155,10 @@ class SqlArchive(Checked):
             page = select(OUTCOMES).where(old, tuple_(*key) > after).order_by(*key)
             with self._reading() as connection:
                 rows = connection.execute(page.limit(AT_ONCE)).all()
-                gone = _unheld(connection, rows, floors)
+                gone = _unheld(connection, rows, keep + _SLACK)
             if gone:
                 with self._writing() as connection:
-                    gone = _unheld(connection, gone, floors)
+                    gone = _unheld(connection, _again(connection, gone), keep + _SLACK)
                     delete_rows(connection, OUTCOMES, [(*r[:3], r.observed_at) for r in gone])
             yield len(gone)
             if len(rows) < AT_ONCE:
@@ -218,8 +216,18 @@ def _floors(connection: Connection, keep: timedelta) -> dict[str, int]:
     return floors
 
 
-def _unheld(connection: Connection, rows: Sequence[Any], floors: dict[str, int]) -> list[Any]:
+def _again(connection: Connection, rows: Sequence[Any]) -> list[Any]:
+    """Read outcomes again: a late exposure may have taken one over, a later value its place."""
+    known = {(*row[:3], row.observed_at) for row in rows}
+    subjects = among(connection, OUTCOMES.c.subject, sorted({row.subject for row in rows}))
+    moments = among(connection, OUTCOMES.c.moment, sorted({row.moment for row in rows}))
+    found = connection.execute(select(OUTCOMES).where(subjects, moments))
+    return [row for row in found if (*row[:3], row.observed_at) in known]
+
+
+def _unheld(connection: Connection, rows: Sequence[Any], keep: timedelta) -> list[Any]:
     """Answer the outcomes that belong to no exposure and are no covariate."""
+    floors = _floors(connection, keep)
     ids = among(
         connection,
         EXPOSURES.c.inference_id,
