@@ -347,6 +347,17 @@ def test_a_record_that_comes_while_a_pass_looks_keeps_its_covariates(
     assert list(archive.remove_outcomes(keep=KEEP, now=case.clock.now)) == [0]
 
 
+def test_a_start_of_any_year_stops_no_pass(case: Case, outcome: Build, record: Build) -> None:
+    """Before the first year that has a date there is none; a pass goes on all the same."""
+    objective = {**record()["objective"], "covariate": "y"}
+    opened = record(model="m1", startedAt="0001-01-01T00:00:00Z", objective=objective)
+    case.experiments.put_rollout("r1", opened)
+    case.experiments.take_outcomes([outcome(inferenceId="none")])
+    case.clock.now = DECIDED + KEEP + timedelta(days=1)
+
+    assert case.run().rows == 1
+
+
 def test_a_units_outcome_of_a_closed_rollout_is_no_other_rollouts(
     case: Case, fill: Any, exposure: Build, record: Build
 ) -> None:

@@ -44,6 +44,7 @@ _SLACK = timedelta(days=1)
 A pass is made more often than that, so none that the rollout saw is older.
 """
 
+_MICROSECOND = timedelta(microseconds=1)
 _DROP_WAITS = "SET LOCAL lock_timeout = '1s'"  # Whoever reads waits behind a drop that waits.
 _OPEN = ROLLOUTS.c.closed_at.is_(None)
 _CONCLUDED = ROLLOUTS.c.last_analysis.is_not(None)
@@ -211,7 +212,7 @@ def _floors(connection: Connection, keep: timedelta) -> dict[str, int]:
     for document in connection.scalars(select(ROLLOUTS.c.document).where(_OPEN)):
         rollout = load_rollout(document)
         if rollout.objective and rollout.objective.covariate:
-            floor = microseconds(rollout.started_at - keep)
+            floor = microseconds(rollout.started_at) - keep // _MICROSECOND
             floors[rollout.model] = min(floor, floors.get(rollout.model, floor))
     return floors
 
