@@ -42,6 +42,27 @@ def test_an_exposure_and_its_outcome_reach_the_analysis(
     assert found["steps"][0]["candidate"]["mean"] == 0.04
 
 
+def test_an_interval_of_all_numbers_is_none(
+    client: Any, exposure: Build, outcome: Build, record: Build
+) -> None:
+    """One value that dwarfs the smallest effect worth finding leaves an analysis, in JSON."""
+    objective = {**record()["objective"], "minimumEffect": 1e-100}
+    met = [
+        exposure(inferenceId=f"i{n}", unit=f"u{n}", arm=("stable", "candidate")[n % 2])
+        for n in range(4)
+    ]
+    told = [outcome(inferenceId=f"i{n}", value=0 if n else 1e100) for n in range(4)]
+    client.put("/v1/rollouts/r1", json=record(objective=objective))
+    client.post("/v1/exposures", json={"exposures": met})
+    client.post("/v1/outcomes", json={"outcomes": told})
+
+    answer = client.get("/v1/rollouts/r1/analysis")
+
+    assert answer.status_code == 200
+    found = answer.json()["objective"]
+    assert (found["effect"], found["ciLow"], found["ciHigh"]) == (-5e99, None, None)
+
+
 def test_a_record_comes_back_as_it_was_put(client: Any, record: Build) -> None:
     """PUT, GET and the list answer the same record with its id."""
     wanted = {"id": "r1", **record()}

@@ -5,6 +5,7 @@ Three judges look, each with states of its own; the verdict is the first that ap
 objective), `insufficient` (a judge has too little to look at), `holding`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -506,9 +507,10 @@ def _interval(estimate: Estimate | None, objective: Objective) -> dict[str, floa
     tau = sequential.tau_from(objective.minimum_effect, objective.alpha)
     half = sequential.radius(estimate.se, tau, objective.alpha)
     log_e = sequential.log_evalue(estimate.effect, estimate.se, tau)
+    is_bounded = math.isfinite(half)  # JSON has no infinity: an interval of all numbers is none.
     return {
-        "ciLow": estimate.effect - half,
-        "ciHigh": estimate.effect + half,
+        "ciLow": estimate.effect - half if is_bounded else None,
+        "ciHigh": estimate.effect + half if is_bounded else None,
         "evalue": sequential.finite(log_e),
     }
 
