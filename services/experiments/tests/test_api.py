@@ -246,6 +246,26 @@ def test_what_is_not_there(client: Any, method: str, path: str, status: int) -> 
     is_error(client.request(method, path), status)
 
 
+@pytest.mark.parametrize(
+    ("path", "status", "field"),
+    [
+        ("/v1/rollouts/%00", 404, None),
+        ("/v1/rollouts/r%00/analysis", 404, None),
+        ("/v1/rollouts/%00/decisions", 404, None),
+        ("/v1/rollouts/%00/report", 404, None),
+        ("/v1/rollouts?model=%00", 422, "model"),
+        ("/v1/models/m%00/shadow", 422, "model"),
+        ("/v1/models/m/shadow?stable=%00", 422, "stable"),
+        ("/v1/models/m/shadow?shadow=%00", 422, "shadow"),
+    ],
+)
+def test_what_no_database_can_be_asked_for(
+    client: Any, path: str, status: int, field: str | None
+) -> None:
+    """PostgreSQL takes no NUL in a text: whoever asks for one is told so, on both databases."""
+    assert is_error(client.get(path), status)["field"] == field
+
+
 def test_an_unknown_rollouts_exposures_are_kept(
     client: Any, exposure: Build, record: Build
 ) -> None:

@@ -9,6 +9,8 @@ from fairlead_experiments.app.ports import Clock, Store
 from fairlead_experiments.app.validation import (
     Item,
     Rejection,
+    check_query,
+    is_identifier,
     read_decision,
     read_exposures,
     read_outcomes,
@@ -86,6 +88,8 @@ class Experiments:
         self, model: str, *, stable: str | None, shadow: str | None, tolerance: float
     ) -> list[Document]:
         """Answer how a model's shadows compare with what answered, the latest first."""
+        for name, text in (("model", model), ("stable", stable), ("shadow", shadow)):
+            check_query(name, text)
         now = self._clock()
         seen = self._store.list_seen(model, stable=stable, shadow=shadow, now=now)
         return [build_comparison(one, tolerance) for one in seen]
@@ -98,13 +102,14 @@ class Experiments:
 
     def get_rollout(self, rollout_id: str) -> Rollout:
         """Answer the record of a rollout."""
-        rollout = self._store.get_rollout(rollout_id)
+        rollout = self._store.get_rollout(rollout_id) if is_identifier(rollout_id) else None
         if rollout is None:
             raise NotFoundError("no rollout has this id")
         return rollout
 
     def list_rollouts(self, model: str | None = None) -> list[Rollout]:
         """Answer the records of all rollouts, or of one model's."""
+        check_query("model", model)
         return self._store.list_rollouts(model)
 
     def put_decision(self, rollout_id: str, decision_id: str, document: Item) -> Decision:

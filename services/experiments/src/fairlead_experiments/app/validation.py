@@ -111,6 +111,21 @@ def read_tolerance(text: str) -> float:
     return number
 
 
+def is_identifier(text: str) -> bool:
+    """Tell whether something may be called by a text: no record has another id."""
+    return _ID.fullmatch(text) is not None
+
+
+def check_query(name: str, text: str | None) -> None:
+    """Refuse what a database cannot be asked for.
+
+    Raises:
+        BadRequestError: It has a control character; PostgreSQL takes no NUL.
+    """
+    if text is not None and _CONTROL.search(text):
+        raise BadRequestError("must not have control characters", field=name)
+
+
 def read_rollout(rollout_id: str, document: Item) -> Rollout:
     """Read the record of a rollout.
 
