@@ -74,9 +74,10 @@ class Recorder:
     def __init__(self) -> None:
         self.kept: list[Rollout] = []
 
-    def put_rollout(self, rollout: Rollout) -> None:
+    def put_rollout(self, rollout: Rollout) -> Rollout:
         """See Store."""
         self.kept.append(rollout)
+        return rollout
 
 
 @pytest.fixture(scope="module")

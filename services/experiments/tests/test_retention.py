@@ -235,6 +235,34 @@ def test_a_closed_record_is_kept_up_to_date_and_never_counted_again(
     assert (case.rows(COUNTERS), case.experiments.analyse("r1")) == before
 
 
+@pytest.mark.parametrize("is_concluded", [True, False])
+def test_a_closed_rollout_is_told_by_what_it_was_counted_by(
+    case: Case, exposure: Build, outcome: Build, record: Build, *, is_concluded: bool
+) -> None:
+    """Another objective for the counts that stay would make an analysis of neither, or none."""
+    case.experiments.put_rollout("r1", record(model="m1", decidedAt="2026-01-02T00:00:00Z"))
+    case.experiments.take_exposures([exposure()])
+    case.experiments.take_outcomes([outcome()])
+    case.clock.now = DECIDED + KEEP + timedelta(seconds=1)
+    archive = SqlArchive(case.engine)
+    archive.close(decided_before=case.clock.now - KEEP, now=case.clock.now)
+    before = case.experiments.analyse("r1")
+    if is_concluded:
+        case.run()
+    changed = {**record()["objective"], "kind": "ratio", "denominator": "orders"}
+    guards = {**record()["guardrails"], "latency": None}
+
+    kept = case.experiments.put_rollout(
+        "r1", record(model="m1", objective=changed, guardrails=guards, reason="x")
+    )
+
+    assert kept == case.experiments.get_rollout("r1")
+    assert (kept.reason, kept.objective and kept.objective.denominator) == ("x", None)
+    assert case.experiments.analyse("r1") == before
+    case.run()
+    assert case.experiments.analyse("r1") == before
+
+
 class Died(BaseException):
     """The process, in the middle of a pass."""
 

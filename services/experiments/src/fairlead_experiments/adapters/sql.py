@@ -122,10 +122,11 @@ class SqlStore(Checked):
         with self._reading() as connection:
             return pairs.read(connection, model, stable, shadow, microseconds(now))
 
-    def put_rollout(self, rollout: Rollout) -> None:
+    def put_rollout(self, rollout: Rollout) -> Rollout:
         """Keep or replace the record; what depends on it is counted afresh if it changed.
 
-        Of a closed rollout the counts stay: what they were counted from may be gone.
+        Of a closed rollout the counts stay, for what they were counted from may be gone; and with
+        them what the record says of how they are counted.
         """
         with self._writing(is_long=True) as connection:
             kept = select(ROLLOUTS).where(ROLLOUTS.c.id == rollout.id)
@@ -133,8 +134,9 @@ class SqlStore(Checked):
             mine = update(ROLLOUTS).where(ROLLOUTS.c.id == rollout.id)
             row = _record_row(rollout)
             if before and before["closed_at"] is not None:
-                connection.execute(mine.values(document=row["document"]))
-                return
+                rollout = _with_counted(rollout, load_rollout(before["document"]))
+                connection.execute(mine.values(document=dump_rollout(rollout)))
+                return rollout
             if before:
                 connection.execute(mine.values(**row))
             else:
@@ -148,6 +150,7 @@ class SqlStore(Checked):
                 _attach(connection, OUTCOMES.c.unit.in_(met))
             if is_counted_otherwise:
                 count_more(connection, rollout)
+        return rollout
 
     def count_stale(self) -> None:
         """Have counted afresh what an earlier release counted in another way, and has all its rows.
@@ -265,6 +268,21 @@ def _record_row(rollout: Rollout) -> dict[str, Any]:
         "counted_by": COUNTED_BY,
         "decided_at": microseconds(rollout.decided_at) if rollout.decided_at else None,
     }
+
+
+# --- records --------------------------------------------------------------------------------
+
+
+def _with_counted(rollout: Rollout, counted: Rollout) -> Rollout:
+    """Answer a record, with what another says of how its rollout is counted."""
+    return replace(
+        rollout,
+        model=counted.model,
+        stable=counted.stable,
+        candidate=counted.candidate,
+        objective=counted.objective,
+        latency=counted.latency,
+    )
 
 
 # --- exposures ------------------------------------------------------------------------------

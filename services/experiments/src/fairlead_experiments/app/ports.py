@@ -44,8 +44,11 @@ class Store(Protocol):
     ) -> list[Seen]:
         """Answer what was seen of a model's shadows, the latest first, as far as it is asked for."""
 
-    def put_rollout(self, rollout: Rollout) -> None:
-        """Keep or replace the record of a rollout."""
+    def put_rollout(self, rollout: Rollout) -> Rollout:
+        """Keep or replace the record of a rollout; answer it as it is kept.
+
+        Of a closed rollout what its counts were made by stays as it was.
+        """
 
     def get_rollout(self, rollout: str) -> Rollout | None:
         """Answer the record, or None."""

@@ -95,10 +95,8 @@ class Experiments:
         return [build_comparison(one, tolerance) for one in seen]
 
     def put_rollout(self, rollout_id: str, document: Item) -> Rollout:
-        """Keep or replace the record of a rollout."""
-        rollout = read_rollout(rollout_id, document)
-        self._store.put_rollout(rollout)
-        return rollout
+        """Keep or replace the record of a rollout; answer it as it is kept."""
+        return self._store.put_rollout(read_rollout(rollout_id, document))
 
     def get_rollout(self, rollout_id: str) -> Rollout:
         """Answer the record of a rollout."""
