@@ -424,6 +424,27 @@ def test_a_record_changes_its_model_and_its_objective_at_once(
     assert_swept(engine, read, after)
 
 
+def test_counts_are_read_by_the_record_they_were_made_by(engine: Engine) -> None:
+    """Whoever read the record before it changed is asked to read it again."""
+    store = SqlStore(engine)
+    case = Case(store)
+    given = {"candidate": "4", "slowerThan": None}
+    before = {**given, "objective": {"outcome": "y", "kind": "ratio", "denominator": "z"}}
+    after = {**given, "objective": {"outcome": "y"}}
+    met = {"step": 0, "code": 200, "attempts": 1, "durationMs": 1.0, "version": "4"}
+    at = "2026-01-01T00:00:00Z"
+    case.send(before)
+    case.send([{**met, "inferenceId": 1, "unit": "a", "arm": "candidate", "at": at}])
+    case.send([{"inferenceId": 1, "outcome": "y", "value": 1.0, "observedAt": at}])
+    case.send(after)
+
+    with pytest.raises(StoreUnavailableError) as raised:
+        store.read_aggregates(case.record(before), NOW)
+
+    assert "changed" in raised.value.reason
+    assert store.read_aggregates(case.record(after), NOW).outcomes == {"candidate": 1}
+
+
 def read_at_last(store: SqlStore, rollout: Rollout, at: datetime) -> Aggregates:
     """Look again where many windows have ended: each look gets further."""
     for _ in range(50):

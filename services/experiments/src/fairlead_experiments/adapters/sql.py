@@ -238,6 +238,7 @@ class SqlStore(Checked):
         now = microseconds(at)
         for _ in range(_STEPS):
             with self._reading() as connection:
+                _check_record(connection, rollout)
                 if not is_behind(connection, rollout, now):
                     return aggregates.read(connection, rollout, at)
             with self._writing() as connection:
@@ -283,6 +284,13 @@ def _with_counted(rollout: Rollout, counted: Rollout) -> Rollout:
         objective=counted.objective,
         latency=counted.latency,
     )
+
+
+def _check_record(connection: Connection, rollout: Rollout) -> None:
+    """Raise if a rollout is counted by another record by now than the caller has."""
+    kept = _records(connection, {rollout.id}).get(rollout.id)
+    if kept is not None and _with_counted(rollout, kept) != rollout:
+        raise StoreUnavailableError("the rollout's record has just changed: ask again")
 
 
 # --- exposures ------------------------------------------------------------------------------

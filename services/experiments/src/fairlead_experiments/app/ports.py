@@ -68,6 +68,8 @@ class Store(Protocol):
     def read_aggregates(self, rollout: Rollout, at: datetime) -> Aggregates:
         """Answer what was counted for a rollout, as of one moment.
 
+        Raises `StoreUnavailableError`, too, when the record is another by now.
+
         Args:
             rollout: Its record.
             at: The time now, in UTC: units whose window is not over by then wait.
