@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, delete
 
 from fairlead_experiments.adapters import details
-from fairlead_experiments.adapters.database import open_engine
+from fairlead_experiments.adapters.database import migrate, open_engine
 from fairlead_experiments.adapters.schema import METADATA
 from fairlead_experiments.adapters.sql import SqlStore
 from fairlead_experiments.app.validation import read_exposures, read_outcomes, read_rollout
@@ -318,7 +318,7 @@ def test_sums_are_those_of_the_rule(
 def prepared() -> Engine:
     """One database for all examples: making its tables takes longer than an example."""
     engine = open_engine("sqlite://")
-    METADATA.create_all(engine)
+    migrate(engine)
     return engine
 
 

@@ -18,10 +18,12 @@ from sqlalchemy import Engine, func, select, text
 
 from fairlead_experiments.adapters.database import migrate, migrations, open_engine, writing
 from fairlead_experiments.adapters.preparation import Preparation
+from fairlead_experiments.adapters.retention import SqlArchive
 from fairlead_experiments.adapters.schema import EXPOSURES, METADATA
 from fairlead_experiments.adapters.sql import SqlStore
 from fairlead_experiments.app.documents import dump_rollout
-from fairlead_experiments.app.validation import read_rollout
+from fairlead_experiments.app.errors import StoreUnavailableError
+from fairlead_experiments.app.validation import read_exposures, read_rollout
 from fairlead_experiments.domain.records import Kind
 from fairlead_experiments.entrypoints.cli import URL_VARIABLE, main
 
@@ -118,6 +120,31 @@ def test_migrations_make_the_tables_of_the_schema(engine: Engine) -> None:
         options = {"compare_type": True, "include_name": is_no_partition}
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, METADATA) == []
+
+
+def test_a_service_counts_no_more_when_a_later_release_takes_over(
+    engine: Engine, store: SqlStore, exposure: Build, record: Build
+) -> None:
+    """What the release before added after the tables have changed would be counted by nobody."""
+    rollout = read_rollout("r1", record())
+    exposures, _ = read_exposures([exposure()], now=datetime.now(UTC))
+    store.put_rollout(rollout)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    for use in (
+        store.check,
+        lambda: store.add_exposures(exposures),
+        lambda: store.put_rollout(rollout),
+        lambda: store.read_aggregates(rollout, datetime.now(UTC)),
+        lambda: SqlArchive(engine).remove_rows(),
+    ):
+        with pytest.raises(StoreUnavailableError) as found:
+            use()
+        assert "later release" in found.value.reason
+
+    with engine.connect() as connection:
+        assert connection.execute(select(EXPOSURES)).all() == []
 
 
 def test_what_an_earlier_release_kept_is_counted(empty_url: str, record: Build) -> None:

@@ -13,12 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, func, select
 
-from fairlead_experiments.adapters.database import open_engine
+from fairlead_experiments.adapters.database import migrate, open_engine
 from fairlead_experiments.adapters.schema import (
     BAD_UNITS,
     COUNTERS,
     EXPOSURES,
-    METADATA,
     MOMENTS,
     OUTCOMES,
     REQUESTS,
@@ -402,7 +401,7 @@ def test_each_unit_is_bad_once_by_its_earliest_bad_request(
     rollout = read_rollout("r1", {**RECORD, "guardrails": guardrails})
 
     engine = open_engine("sqlite://")
-    METADATA.create_all(engine)
+    migrate(engine)
     store = SqlStore(engine)
     for place in range(0, len(arrived), size):
         if place <= recorded < place + size:

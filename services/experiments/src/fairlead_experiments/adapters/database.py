@@ -4,11 +4,13 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import orjson
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import (
     URL,
@@ -33,6 +35,7 @@ from sqlalchemy.sql.schema import Table
 
 from fairlead_experiments.app.errors import StoreUnavailableError
 
+_LATER = "the tables are of a later release than this one: start that release again"
 _WRITER_LOCK = 0x666C2D657870  # "fl-exp": the advisory lock of the one writer on PostgreSQL.
 _WRITING = "fairlead_writing"
 _SQLITE, _POSTGRESQL, _DRIVER = "sqlite", "postgresql", "postgresql+psycopg"
@@ -214,6 +217,10 @@ def writing(engine: Engine, *, is_long: bool = False) -> Iterator[Connection]:
 class Checked:
     """Whatever keeps rows in a database, and uses it only while its tables are up to date.
 
+    While a later release takes over, it brings the tables up to date and counts afresh beside a
+    process of this one. What that process added then would be counted in the way of this release,
+    and by nobody again: so it writes no more, and what is sent goes to the other.
+
     Args:
         engine: The database.
         check_tables: Raises while the tables are not up to date.
@@ -233,6 +240,7 @@ class Checked:
     def _writing(self, *, is_long: bool = False) -> Iterator[Connection]:
         self._check_tables()
         with writing(self._engine, is_long=is_long) as connection:
+            check_release(connection)
             yield connection
 
 
@@ -301,14 +309,30 @@ def migrate(engine: Engine) -> None:
         try:
             command.upgrade(migrations(connection), "head")
         except CommandError as error:
-            reason = "the tables are of a later release than this one: start that release again"
-            raise StoreUnavailableError(reason) from error
+            raise StoreUnavailableError(_LATER) from error
 
 
 def migrations(connection: Connection) -> Config:
     """Answer the configuration of the packaged migrations over an open transaction."""
+    config = _packaged()
+    config.attributes["connection"] = connection
+    return config
+
+
+def _packaged() -> Config:
     config = Config()
     config.set_main_option("script_location", "fairlead_experiments.adapters:migrations")
     config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
     return config
+
+
+@cache
+def _head() -> str | None:
+    """The last migration of this release."""
+    return ScriptDirectory.from_config(_packaged()).get_current_head()
+
+
+def check_release(connection: Connection) -> None:
+    """Raise if the tables are another release's by now."""
+    if connection.scalar(text("SELECT version_num FROM alembic_version")) != _head():
+        raise StoreUnavailableError(_LATER)

@@ -21,13 +21,12 @@ from sqlalchemy import (
     func,
     insert,
     select,
-    text,
     update,
 )
 
 from fairlead_experiments.adapters import aggregates, pairs
 from fairlead_experiments.adapters.bulk import delete_rows, insert_rows
-from fairlead_experiments.adapters.database import Checked, among
+from fairlead_experiments.adapters.database import Checked, among, check_release
 from fairlead_experiments.adapters.ledger import Ledger, Measured, UnitKey
 from fairlead_experiments.adapters.partitions import make_room
 from fairlead_experiments.adapters.recount import catch_up, count_more, is_behind, start_count
@@ -60,7 +59,11 @@ _exposure_row = attrgetter(*EXPOSURES.columns.keys())
 _outcome_row = attrgetter(*OUTCOMES.columns.keys())
 
 COUNTED_BY = 2
-"""How this release counts; what another one counted is counted afresh once, at the start."""
+"""How this release counts; what another one counted is counted afresh once, at the start.
+
+Who changes it adds a migration, be it an empty one: by that a process of the release before knows
+that it must count no more.
+"""
 
 _STEPS = 5
 """How often one look counts some more; the next look goes on from there."""
@@ -70,9 +73,9 @@ class SqlStore(Checked):
     """Keeps exposures, outcomes and rollouts in a database (see `app.ports.Store`)."""
 
     def check(self) -> None:
-        """Raise unless the database answers."""
+        """Raise unless the database answers, and its tables are of this release."""
         with self._reading() as connection:
-            connection.execute(text("SELECT 1"))
+            check_release(connection)
 
     def add_exposures(self, exposures: Sequence[Exposure]) -> Counts:
         """Keep each exposure the first time its inference id comes, unless its rollout is closed."""
@@ -238,6 +241,7 @@ class SqlStore(Checked):
         now = microseconds(at)
         for _ in range(_STEPS):
             with self._reading() as connection:
+                check_release(connection)
                 _check_record(connection, rollout)
                 if not is_behind(connection, rollout, now):
                     return aggregates.read(connection, rollout, at)
