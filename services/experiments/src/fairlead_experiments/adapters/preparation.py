@@ -11,6 +11,7 @@ from fairlead_experiments.app.errors import StoreUnavailableError
 
 _log = logging.getLogger(__name__)
 _BETWEEN = 1.0  # seconds
+_STEP = 5.0
 REST = 0.05
 """Seconds between two steps of long work, in which batches that wait for the database come in."""
 
@@ -31,6 +32,7 @@ class Preparation:
         self._reason = "the tables are being brought up to date"
         self._is_done = threading.Event()
         self._is_ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="preparation", daemon=True)
 
     def check(self) -> None:
         """Raise unless the tables are up to date, with the reason why they are not."""
@@ -45,11 +47,13 @@ class Preparation:
 
     def start(self) -> None:
         """Begin to try; then count what is being counted afresh, beside the requests."""
-        threading.Thread(target=self._run, name="preparation", daemon=True).start()
+        self._thread.start()
 
     def stop(self) -> None:
-        """Try no more."""
+        """Try no more, and wait a while for the step that is under way."""
         self._is_ended.set()
+        if self._thread.is_alive():
+            self._thread.join(_STEP)
 
     def _run(self) -> None:
         while not self._is_ended.is_set():
