@@ -91,7 +91,7 @@ def run_agent(settings: AgentSettings) -> None:
             stack.callback(_finish, shipping, settings.last_words)
             stack.enter_context(_looping("ship", shipping, stop))
         else:
-            stack.enter_context(_looping("keep", _keeping(settings, home, admin, meter), stop))
+            stack.enter_context(_looping("keep", _keeping(settings, home, admin), stop))
         app = create_app(
             report=applier.report,
             envoy=admin,
@@ -198,7 +198,12 @@ def _shipping(
     tail = LogTail(home.access_log, Position(home.position))
     experiments = HttpExperiments(settings.experiments_url)
     shipper = Shipper(log=tail, decode=decode_line, experiments=experiments, meter=meter)
-    rotation = _rotation(settings, home, tail, meter)
+
+    def drop(lines: int) -> None:
+        _log.error("The log is full; its older part is dropped", extra={"lines": lines})
+        meter.dropped("full", lines)
+
+    rotation = Rotation(home.access_log, tail, settings.log_limit, settings.log_most, drop)
     # The last words begin although the loop may still wait for an answer.
     turn = threading.Lock()
 
@@ -212,31 +217,18 @@ def _shipping(
     return step
 
 
-def _keeping(
-    settings: AgentSettings, home: Home, admin: EnvoyAdmin, meter: PrometheusMeter
-) -> Callable[[], float]:
-    """Keep the log within its room for an agent that is told where exposures go."""
+def _keeping(settings: AgentSettings, home: Home, admin: EnvoyAdmin) -> Callable[[], float]:
+    """Keep the log within its room where nobody is told of exposures, nor misses one."""
     tail = LogTail(home.access_log, Position(home.position))
-    rotation = _rotation(settings, home, tail, meter)
+    rotation = Rotation(home.access_log, tail, settings.log_limit, settings.log_most)
 
     def step() -> float:
         tail.open()
         if rotation.step():
             admin.reopen_logs()
-        meter.backlog(tail.backlog())
         return IDLE
 
     return step
-
-
-def _rotation(
-    settings: AgentSettings, home: Home, tail: LogTail, meter: PrometheusMeter
-) -> Rotation:
-    def drop(lines: int) -> None:
-        _log.error("The log is full; its older part is dropped", extra={"lines": lines})
-        meter.dropped("full", lines)
-
-    return Rotation(home.access_log, tail, settings.log_limit, settings.log_most, drop)
 
 
 def _finish(step: Callable[[], float], seconds: float) -> None:
