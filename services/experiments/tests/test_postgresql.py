@@ -151,21 +151,45 @@ def test_a_batch_reads_no_more_after_its_table_has_grown(
     store.put_rollout(read_rollout("r1", record()))
     for number in range(15):  # psycopg prepares the sixth, PostgreSQL plans for good five later.
         _send(store, exposure, f"before-{number}")
+    _grow(copied)
+
+    _send(store, exposure, "after")
+
+    assert _walked(copied, "seq_tup_read") < 50_000
+
+
+def test_a_new_record_reads_nothing_of_other_rollouts(
+    copied: Engine, record: Build, exposure: Build
+) -> None:
+    """A rollout begins at once beside 100,000 exposures of another one, and is counted."""
+    store = SqlStore(copied)
+    store.put_rollout(read_rollout("r1", record()))
+    _send(store, exposure, "before")
+    _grow(copied)
+
+    store.put_rollout(read_rollout("r2", record()))
+
+    assert _walked(copied, "seq_tup_read + COALESCE(idx_tup_fetch, 0)") < 50_000
+
+
+def _grow(engine: Engine) -> None:
+    """Add 100,000 exposures like one that is there, in a moment that leaves no figures."""
     names = ", ".join(c.name for c in EXPOSURES.columns if c.name != "inference_id")
     grown = (
         "WITH one AS MATERIALIZED (SELECT * FROM exposures LIMIT 1) "  # noqa: S608 - our own names
         f"INSERT INTO exposures (inference_id, {names}) "
         f"SELECT 'grown-' || n, {names} FROM one, generate_series(1, 100000) AS n"
     )
-    with copied.begin() as connection:
+    with engine.begin() as connection:
         connection.execute(text(grown))
 
-    _send(store, exposure, "after")
 
-    copied.dispose()  # A connection that ends hands its figures over.
-    walked = text("SELECT sum(seq_tup_read) FROM pg_stat_user_tables")
-    with copied.connect() as connection:
-        assert connection.scalar(walked) < 50_000
+def _walked(engine: Engine, counter: str) -> int:
+    """Answer how many rows have been read, by a counter of PostgreSQL's."""
+    engine.dispose()  # A connection that ends hands its figures over.
+    walked = text(f"SELECT sum({counter}) FROM pg_stat_user_tables")  # noqa: S608 - our own words
+    with engine.connect() as connection:
+        return int(connection.scalar(walked) or 0)
 
 
 def _send(store: SqlStore, exposure: Build, name: str) -> None:

@@ -35,7 +35,7 @@ from fairlead_experiments.domain.counting import (
 )
 from fairlead_experiments.domain.records import Rollout
 
-AT_ONCE = 20_000
+AT_ONCE = 10_000
 """Rows of units that one transaction counts: a part of a second of the one writer."""
 
 DETAILED_AT_ONCE = 1_000
@@ -70,20 +70,19 @@ def count_more(connection: Connection, rollout: Rollout) -> bool:
     if start is None:
         return True
     at_once = DETAILED_AT_ONCE if is_detailed(rollout) else AT_ONCE
-    ordered = select(UNITS.c.unit).where(between(UNITS, rollout.id, start)).order_by(UNITS.c.unit)
-    end = connection.scalar(ordered.offset(at_once - 1).limit(1))
+    rows = select(UNITS.c.unit).where(between(UNITS, rollout.id, start)).order_by(UNITS.c.unit)
+    end = connection.scalar(rows.offset(at_once - 1).limit(1))
     note_counted(connection, rollout.id, end)
-    count_requests(connection, rollout, start, end)
-    connection.execute(delete(DETAILS).where(between(DETAILS, rollout.id, start, end)))
-    count = _count_detailed if is_detailed(rollout) else _count_plain
-    count(connection, rollout, start, end)
+    mine = between(UNITS, rollout.id, start, end)
+    units = sorted(connection.scalars(select(UNITS.c.unit).where(mine).distinct()))
+    if units:
+        count_requests(connection, rollout, units)
+        connection.execute(delete(DETAILS).where(between(DETAILS, rollout.id, start, end)))
+        if is_detailed(rollout):
+            Ledger(connection, {rollout.id: rollout}).count_afresh(rollout, units)
+        else:
+            _count_plain(connection, rollout, start, end)
     return end is None
-
-
-def _count_detailed(connection: Connection, rollout: Rollout, start: str, end: str | None) -> None:
-    units = select(UNITS.c.unit).where(between(UNITS, rollout.id, start, end)).distinct()
-    names = sorted(connection.scalars(units))
-    Ledger(connection, {rollout.id: rollout}).count_afresh(rollout, names)
 
 
 def _count_plain(connection: Connection, rollout: Rollout, start: str, end: str | None) -> None:

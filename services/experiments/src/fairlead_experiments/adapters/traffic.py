@@ -22,7 +22,7 @@ from sqlalchemy import (
 from fairlead_experiments.adapters.bulk import add_rows, replace_rows
 from fairlead_experiments.adapters.database import among
 from fairlead_experiments.adapters.ledger import add_counts
-from fairlead_experiments.adapters.progress import between, counted_to, is_counted
+from fairlead_experiments.adapters.progress import counted_to, is_counted
 from fairlead_experiments.adapters.schema import BAD_UNITS, EXPOSURES, REQUESTS
 from fairlead_experiments.domain.counting import CountKey, is_bad, judge_request
 from fairlead_experiments.domain.effect import Arm
@@ -110,12 +110,22 @@ def count_unassigned(connection: Connection, rollout: Rollout) -> None:
     _count(connection, rollout, mine, is_assigned=0)
 
 
-def count_requests(connection: Connection, rollout: Rollout, start: str, end: str | None) -> None:
-    """Count the requests of units of which none is counted: those after one, up to another."""
-    mine = _units_of(rollout, start, end)
+def count_requests(connection: Connection, rollout: Rollout, units: Sequence[str]) -> None:
+    """Count the requests of units of which none is counted.
+
+    Args:
+        connection: A writing transaction.
+        rollout: Whose requests.
+        units: All of the rollout's units from the first of them to the last, in their order.
+    """
+    mine = _requests_of(connection, rollout, units)
     _count(connection, rollout, mine, is_assigned=1)
     for kind, is_bad_ in _bad(rollout).items():
-        known = and_(between(BAD_UNITS, rollout.id, start, end), BAD_UNITS.c.kind == str(kind))
+        known = and_(
+            BAD_UNITS.c.rollout == rollout.id,
+            BAD_UNITS.c.kind == str(kind),
+            BAD_UNITS.c.unit.between(units[0], units[-1]),
+        )
         connection.execute(delete(BAD_UNITS).where(known))
         _find_first(connection, and_(mine, is_bad_), kind)
         key = BAD_UNITS.c.step, BAD_UNITS.c.arm
@@ -124,15 +134,16 @@ def count_requests(connection: Connection, rollout: Rollout, start: str, end: st
         add_counts(connection, rollout.id, counted)
 
 
-def _units_of(rollout: Rollout, start: str, end: str | None) -> ColumnElement[bool]:
+def _requests_of(
+    connection: Connection, rollout: Rollout, units: Sequence[str]
+) -> ColumnElement[bool]:
     """The requests of units, by the index of these.
 
-    The rollout is asked for in a way that no index is for: for each few units SQLite would go
-    through all of the rollout otherwise, and so would PostgreSQL while it has no figures.
+    The rollout is asked for in a way that no index is for: a database without figures would go
+    through all of the rollout for each few units.
     """
     of_rollout = func.coalesce(EXPOSURES.c.rollout, "") == rollout.id
-    mine = and_(of_rollout, EXPOSURES.c.unit > start)
-    return mine if end is None else and_(mine, EXPOSURES.c.unit <= end)
+    return and_(of_rollout, among(connection, EXPOSURES.c.unit, units))
 
 
 def _stood_in(rollout: Rollout) -> ColumnElement[bool]:
