@@ -1,7 +1,6 @@
 """Exposures reach the experiments service, each counted once, whatever is killed."""
 
 import errno
-import json
 import os
 import re
 import threading
@@ -16,6 +15,7 @@ import pytest
 from gateway_client import ask_all
 from gateway_experiments import FakeExperiments
 from gateway_lab import ROLLOUT, Gateway, plan, running, wait_for
+from gateway_log import line
 
 from fairlead_gateway.adapters.experiments import HttpExperiments
 from fairlead_gateway.adapters.files import write_atomically
@@ -187,27 +187,6 @@ def test_only_predictions_of_a_rollout_are_exposures(
 
 
 # --- without processes ----------------------------------------------------------------------------
-
-
-def line(number: int, **changes: Any) -> bytes:
-    """Make a line of the log."""
-    fields = {
-        "id": f"i{number}",
-        "model": "iris",
-        "rollout": ROLLOUT,
-        "step": 0,
-        "arm": "candidate",
-        "cluster": "iris-v4",
-        "version": "4",
-        "unit": f"u{number}",
-        "start": "1795262721850",
-        "code": 200,
-        "flags": "-",
-        "details": "via_upstream",
-        "attempts": 1,
-        "duration": 3,
-    }
-    return json.dumps(fields | changes).encode() + b"\n"
 
 
 class Harness:

@@ -1,7 +1,6 @@
 """Whatever order things happen in, and wherever the agent is killed: no line of the log is lost."""
 
 import errno
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from unittest import mock
 
+from gateway_log import line
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -140,8 +140,9 @@ class KilledAnywhere(RuleBasedStateMachine):
     def write(self, lines: int) -> None:
         """Envoy writes lines."""
         for _ in range(lines):
-            self.written.add(name := f"i{len(self.written)}")
-            self.envoy.write(line_of(name))
+            number = len(self.written)
+            self.written.add(f"i{number}")
+            self.envoy.write(line(number))
 
     @rule(times=st.integers(1, 4))
     def ship(self, times: int) -> None:
@@ -199,27 +200,6 @@ class KilledAnywhere(RuleBasedStateMachine):
         for _ in range(10 + len(self.written)):
             self.step_agent()
         assert self.service.seen == self.written
-
-
-def line_of(inference_id: str) -> bytes:
-    """Make a line of the log."""
-    fields = {
-        "id": inference_id,
-        "model": "iris",
-        "rollout": "r1",
-        "step": 0,
-        "arm": "candidate",
-        "cluster": "iris-v4",
-        "version": "4",
-        "unit": "u1",
-        "start": "1795262721850",
-        "code": 200,
-        "flags": "-",
-        "details": "via_upstream",
-        "attempts": 1,
-        "duration": 3,
-    }
-    return json.dumps(fields).encode() + b"\n"
 
 
 KilledAnywhere.TestCase.settings = settings(stateful_step_count=30)
