@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy import Connection, Engine, delete, func, select, update
 
 from fairlead_experiments.adapters import details, recount, sql
 from fairlead_experiments.adapters.database import reading, writing
@@ -193,6 +193,13 @@ def count_at_once(monkeypatch: pytest.MonkeyPatch, units: int) -> None:
     monkeypatch.setattr(recount, "DETAILED_AT_ONCE", units)
 
 
+def count_whole(connection: Connection, rollout: Rollout) -> None:
+    """Count all of a rollout afresh."""
+    start_count(connection, rollout)
+    while not count_more(connection, rollout):
+        pass
+
+
 @pytest.mark.parametrize("at_once", [1, 1000], ids=["one at a time", "at once"])
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
@@ -230,9 +237,7 @@ def test_counts_that_follow_equal_counts_made_afresh(
     read = store.read_aggregates(rollout, NOW)
 
     with writing(engine) as connection:
-        start_count(connection, rollout)
-        while not count_more(connection, rollout):
-            pass
+        count_whole(connection, rollout)
 
     assert followed == case.tables(engine)
     assert read == store.read_aggregates(rollout, NOW)
@@ -418,9 +423,7 @@ def test_a_record_changes_its_model_and_its_objective_at_once(
     followed = case.tables(engine)
     read = store.read_aggregates(after, NOW)
     with writing(engine) as connection:
-        start_count(connection, after)
-        while not count_more(connection, after):
-            pass
+        count_whole(connection, after)
 
     assert followed == case.tables(engine)
     assert_swept(engine, read, after)

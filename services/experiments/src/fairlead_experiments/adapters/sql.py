@@ -163,9 +163,9 @@ class SqlStore(Checked):
         has_rows = ROLLOUTS.c.last_analysis.is_(None)
         stale = select(ROLLOUTS.c.id).where(ROLLOUTS.c.counted_by != COUNTED_BY, has_rows)
         with self._writing(is_long=True) as connection:
-            for rollout in connection.scalars(stale).all():
-                start_count(connection, _records(connection, {rollout})[rollout])
-                done = update(ROLLOUTS).where(ROLLOUTS.c.id == rollout)
+            for rollout in _records(connection, connection.scalars(stale)).values():
+                start_count(connection, rollout)
+                done = update(ROLLOUTS).where(ROLLOUTS.c.id == rollout.id)
                 connection.execute(done.values(counted_by=COUNTED_BY))
 
     def count_some(self) -> bool:
@@ -273,9 +273,6 @@ def _record_row(rollout: Rollout) -> dict[str, Any]:
         "counted_by": COUNTED_BY,
         "decided_at": microseconds(rollout.decided_at) if rollout.decided_at else None,
     }
-
-
-# --- records --------------------------------------------------------------------------------
 
 
 def _with_counted(rollout: Rollout, counted: Rollout) -> Rollout:
