@@ -163,8 +163,7 @@ def _is_routed(version: str, production: str | None, snapshot: Snapshot) -> bool
         )
         statuses.append(replace(serving, rollout=trial))
     plans = [plan for status in statuses if (plan := traffic_plan(snapshot, status))]
-    plans.extend(
-        [{**plan, "timeout": int(plan["timeout"])} for plan in plans]
-    )  # as Kubernetes has it
+    # Kubernetes has whole seconds as a whole number, and the agent's digest is of that.
+    plans += [{**plan, "timeout": int(plan["timeout"])} for plan in plans]
     applied = snapshot.applied
     return applied is not None and any(applied.has(plan) for plan in plans)
